@@ -1,0 +1,1 @@
+"""Train a small segmentation network in a cycle with a prompted foundation model."""

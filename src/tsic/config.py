@@ -1,0 +1,163 @@
+"""Everything that determines a run, as frozen dataclasses; each field says what it does."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tsic.cycle import Objective
+from tsic.teacher.teacher import Gradient, MappingKind, MaskStride, PromptKind
+
+Recipe = Literal["cycle", "paper", "release"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the labelled images are and how a training crop is made."""
+
+    name: str = "folder"
+    """Reader: `folder` (images, masks and a classes YAML), `camvid`."""
+    root: str = "."
+    """The dataset's folder."""
+    classes: str | None = None
+    """Classes YAML of a `folder`; by default `classes.yaml` in its root."""
+    train_split: str = "train"
+    """Split to train on."""
+    val_split: str = "val"
+    """Split that chooses the best checkpoint."""
+    crop: tuple[int, int] = (512, 512)
+    """Training crop, height and width in pixels."""
+    resize: tuple[int, int] | None = None
+    """Size that training images are brought to before `scale`; by default their own."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the random resize ratio (public code: 0.5 to 2)."""
+    max_class_share: float = 0.75
+    """No class may cover more of a crop's labelled pixels, if ten tries find such a crop."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    photometric: bool = True
+    """Random brightness, contrast, saturation and hue (SSD's ranges)."""
+    batch_size: int = 8
+    """Images per optimiser step, over all devices and accumulated batches."""
+    workers: int = 2
+    """Processes that load images; 0 loads them in the training process."""
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The network that ships."""
+
+    name: str = "compact"
+    """`compact`, an architecture of segmentation_models_pytorch, a Hugging Face id or folder, or
+    the import path of a module (`package.module:Class`)."""
+    encoder: str = "resnet18"
+    """Encoder of a segmentation_models_pytorch architecture; any timm name."""
+    weights: Literal["imagenet", "none"] = "none"
+    """Where the encoder starts."""
+    output_stride: int | None = None
+    """Stride of the encoder's last map where the architecture has a choice (paper: 8)."""
+    auxiliary: bool = False
+    """Train an auxiliary head on an inner stage (paper: true)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the architecture."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The prompted foundation model."""
+
+    name: str = "none"
+    """Hugging Face id or folder of a SAM, SAM 2 or SAM 2.1; `tiny-sam` or `tiny-sam2` (random
+    weights); `none` trains the student alone."""
+    mapping: MappingKind = "light"
+    """Mapping decoder: `light`, `uper` (paper), or `uper-released` (public code)."""
+    channels: int | None = None
+    """Width of the mapping decoder; by default 128 for `light`, 512 for `uper`."""
+    prompt: PromptKind = "class"
+    """One mask per `class`, the class `index` as one channel (public code), or `none`."""
+    gradient: Gradient = "through"
+    """Whether the teacher's losses reach the student through class prompts."""
+    max_classes: int = 8
+    """Class prompts per image, those of largest expected area."""
+    rounds: int = 1
+    """Decoding rounds; from the second on the decoded masks are the prompt."""
+    class_tokens: bool = True
+    """Add a learned token per class to class prompts."""
+    mask_stride: MaskStride = 16
+    """Pixels per cell of the grid that masks are decoded on: SAM's 16, or the public code's 4."""
+    lora_rank: int = 4
+    """Rank of LoRA on the encoder's queries and values; 0 runs it without gradient (paper: 4)."""
+    trains_encoder: bool = False
+    """Train the encoder's own weights, for models without pretrained ones."""
+    recompute_encoder: bool = False
+    """Recompute the encoder in the backward pass: less memory, more time."""
+    warmup_steps: int = 500
+    """Optimiser steps in which the student trains alone (public code: 501)."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a polynomial schedule."""
+
+    lr: float = 1e-3
+    """Learning rate of the student (paper: 1e-4, VOC 1e-3)."""
+    teacher_lr: float | None = None
+    """Learning rate of the teacher's decoders and, if trained, its encoder; by default `lr`."""
+    lora_lr: float | None = None
+    """Learning rate of LoRA; by default `teacher_lr`."""
+    weight_decay: float = 0.01
+    """Decoupled decay; none on norms, biases and position embeddings."""
+    lr_warmup_steps: int = 0
+    """Steps of linear rise from 0 to the learning rate."""
+    power: float = 0.9
+    """Exponent of the polynomial decay to 0 at `max_steps`."""
+    clip: float | None = None
+    """Largest norm of the gradient; by default no limit."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the student, which is then what is evaluated and
+    saved; by default none. Try 0.999."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Machine, precision, and how often to look."""
+
+    precision: Precision = "auto"
+    """`auto` takes bf16 where a short measurement finds it faster than float32."""
+    accelerator: str = "auto"
+    """Lightning's accelerator: `cpu`, `gpu`, `auto`."""
+    devices: int = 1
+    """Processes, each with one device (DDP)."""
+    accumulate: int = 1
+    """Micro-batches per optimiser step."""
+    val_every: int = 500
+    """Optimiser steps between validations."""
+    save_every: int = 200
+    """Optimiser steps between writes of `last.ckpt`."""
+    log_every: int = 20
+    """Optimiser steps between logged losses."""
+    pictures: int = 4
+    """Validation images in each panel of pictures."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run."""
+
+    recipe: Recipe = "cycle"
+    """Presets of `teacher` and `objective`: `cycle`, `paper` or `release`."""
+    seed: int = 0
+    """Determines initial weights, which images a step sees, and their augmentation."""
+    max_steps: int = 10_000
+    """Optimiser steps."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where the labelled images are and how a training crop is made."""
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """The network that ships."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """The prompted foundation model."""
+    objective: Objective = field(default_factory=Objective)
+    """Weights and rules of the losses."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """AdamW with a polynomial schedule."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Machine, precision, and how often to look."""

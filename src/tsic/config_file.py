@@ -1,0 +1,259 @@
+"""The only reader and writer of a run's YAML."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import jsonargparse
+import yaml
+
+from tsic.config import RunConfig
+from tsic.errors import ConfigError, nearest
+from tsic.recipes import RECIPES
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def known_keys(config_class: type = RunConfig, prefix: str = "") -> list[str]:
+    """All dotted keys of a configuration, sections included."""
+    keys = []
+    for item in dataclasses.fields(config_class):
+        keys.append(prefix + item.name)
+        if dataclasses.is_dataclass(item.type):
+            assert isinstance(item.type, type)
+            keys += known_keys(item.type, f"{prefix}{item.name}.")
+    return keys
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration: defaults, recipe, parent file, file, then overrides.
+
+    Args:
+        path: YAML file that states differences from the defaults; it may name one parent, relative
+            to itself, as ``base: other.yaml``. ``None`` starts from the defaults.
+        overrides: Command-line words, ``--data.root DIR`` or ``--data.root=DIR``.
+
+    Returns:
+        The complete configuration.
+
+    Raises:
+        ConfigError: Naming every unknown key with the nearest right one, and every wrong value.
+    """
+    written = _read_file(Path(path)) if path is not None else {}
+    words = _normalised(overrides)
+    unknown = [key for key, _ in _leaves(written)] + [word[2:] for word in words[::2]]
+    _refuse_unknown(unknown, path)
+    recipe = _last_value(words, "--recipe") or written.get("recipe", "cycle")
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe '{recipe}' is unknown; {nearest(str(recipe), RECIPES)}")
+    merged = _merge(RECIPES[recipe], written)
+    config = _parse(merged, words)
+    _check_values(config)
+    return config
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the fully resolved configuration; ``load_config`` reads it back equal."""
+    path.write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+
+
+def to_plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as nested dictionaries of plain YAML values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """Dotted keys whose values differ, as ``key: one -> other``."""
+    left, right = (dict(_leaves(to_plain(config))) for config in (one, other))
+    return [
+        f"{key}: {left.get(key)} -> {right.get(key)}"
+        for key in sorted({*left, *right})
+        if left.get(key) != right.get(key)
+    ]
+
+
+def parser(prog: str = "tsic train") -> jsonargparse.ArgumentParser:
+    """The typed parser of every key, which also writes ``--help``."""
+    built = jsonargparse.ArgumentParser(prog=prog, exit_on_error=False, default_env=False)
+    built.add_argument("--config", action="config", help="YAML file of differences from defaults")
+    built.add_class_arguments(RunConfig)
+    return built
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """A YAML mapping merged over its parent's."""
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError(
+            f"configuration file '{path}' does not exist; {nearest(path.name, siblings)}"
+        )
+    try:
+        written = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise ConfigError(
+            f"'{path}' is not valid YAML{line}; check indentation and quotes"
+        ) from error
+    if not isinstance(written, dict):
+        raise ConfigError(f"'{path}' must hold keys and values, got a {type(written).__name__}")
+    base = written.pop("base", None)
+    return _merge(_read_file(path.parent / base), written) if base else written
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        inner = merged.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(inner, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _leaves(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf; `student.options` is one leaf."""
+    for key, value in nested.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and dotted != "student.options":
+            yield from _leaves(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _normalised(words: Sequence[str]) -> list[str]:
+    """Overrides as alternating ``--key`` and value, with underscores in keys."""
+    flat: list[str] = []
+    for word in words:
+        if word.startswith("--") and len(flat) % 2 == 0:
+            key, equals, value = word.partition("=")
+            flat += ["--" + key[2:].replace("-", "_"), *([value] if equals else [])]
+        elif len(flat) % 2 == 1:
+            flat.append(word)
+        else:
+            raise ConfigError(
+                f"'{word}' must follow a key such as --max_steps; quote lists: '[1,2]'"
+            )
+    if len(flat) % 2:
+        raise ConfigError(f"{flat[-1]} must be followed by a value")
+    return flat
+
+
+def _last_value(words: Sequence[str], key: str) -> str | None:
+    values = [value for name, value in zip(words[::2], words[1::2], strict=True) if name == key]
+    return values[-1] if values else None
+
+
+def _refuse_unknown(keys: Sequence[str], path: str | Path | None) -> None:
+    known = known_keys()
+    wrong = [key for key in keys if key not in known and not key.startswith("student.options.")]
+    if wrong:
+        source = f" in '{path}'" if path else ""
+        told = "; ".join(f"'{key}' ({_near_key(key, known)})" for key in wrong)
+        plural = "keys" if len(wrong) > 1 else "key"
+        raise ConfigError(f"unknown {plural}{source}: {told}; see tsic train --help")
+
+
+def _near_key(key: str, known: Sequence[str]) -> str:
+    answer = nearest(key, known).split("? ")[0]
+    return f"{answer}?" if answer.startswith("did you mean") else "nothing near it"
+
+
+def _parse(merged: Mapping[str, Any], words: Sequence[str]) -> RunConfig:
+    """Types checked by jsonargparse; on a mistake, every leaf is tried alone to name them all."""
+    typed = parser()
+    arguments = [f"--config={yaml.safe_dump(dict(merged))}"] if merged else []
+    try:
+        with redirect_stderr(io.StringIO()):
+            parsed = typed.parse_args([*arguments, *words])
+    except jsonargparse.ArgumentError as error:
+        leaves = [
+            *_leaves(merged),
+            *((key[2:], value) for key, value in zip(words[::2], words[1::2], strict=True)),
+        ]
+        wrong = [f"{key} {why}" for key, value in leaves if (why := _why_wrong(key, value))]
+        raise ConfigError("; ".join(wrong) or str(error)) from error
+    built = typed.instantiate_classes(parsed)
+    values = {item.name: built[item.name] for item in dataclasses.fields(RunConfig)}
+    return RunConfig(**values)
+
+
+def _why_wrong(key: str, value: Any) -> str | None:
+    """What is wrong with one value, in one line; ``None`` when it is right."""
+    word = value if isinstance(value, str) else json.dumps(value)
+    try:
+        with redirect_stderr(io.StringIO()):
+            parser().parse_args([f"--{key}={word}"])
+    except jsonargparse.ArgumentError:
+        expected = _type_of(key)
+        if get_origin(expected) is Literal:
+            rule = f"must be one of {', '.join(map(str, get_args(expected)))}"
+        else:
+            plain = isinstance(expected, type) and not get_args(expected)
+            rule = f"must be of type {expected.__name__ if plain else expected}"
+        return f"{rule}, got {value!r}"
+    return None
+
+
+def _type_of(key: str) -> Any:
+    """Declared type of a dotted key."""
+    here: Any = RunConfig
+    for name in key.split("."):
+        here = next(item.type for item in dataclasses.fields(here) if item.name == name)
+    return here
+
+
+def _check_values(config: RunConfig) -> None:
+    """Rules that types do not express, all reported at once."""
+    per_step = config.trainer.accumulate * config.trainer.devices
+    rules = [
+        (config.max_steps >= 1, f"max_steps must be >= 1, got {config.max_steps}"),
+        (
+            config.trainer.devices >= 1 and config.trainer.accumulate >= 1,
+            "trainer.devices and trainer.accumulate must be >= 1",
+        ),
+        (
+            per_step >= 1
+            and config.data.batch_size >= 1
+            and config.data.batch_size % max(per_step, 1) == 0,
+            f"data.batch_size must be a multiple of trainer.devices x trainer.accumulate = "
+            f"{per_step}, got {config.data.batch_size}",
+        ),
+        (
+            min(config.data.crop) >= 16,
+            f"data.crop must be at least 16 x 16, got {config.data.crop}",
+        ),
+        (
+            0 < config.data.scale[0] <= config.data.scale[1],
+            f"data.scale must be two rising positive ratios, got {config.data.scale}",
+        ),
+        (config.teacher.rounds >= 1, f"teacher.rounds must be >= 1, got {config.teacher.rounds}"),
+        (
+            config.teacher.max_classes >= 1,
+            f"teacher.max_classes must be >= 1, got {config.teacher.max_classes}",
+        ),
+        (
+            config.teacher.lora_rank >= 0,
+            f"teacher.lora_rank must be >= 0, got {config.teacher.lora_rank}",
+        ),
+        (config.objective.temperature > 0, "objective.temperature must be > 0"),
+        (
+            config.optim.ema is None or 0 < config.optim.ema < 1,
+            f"optim.ema must lie between 0 and 1, got {config.optim.ema}",
+        ),
+        (config.trainer.val_every >= 1, "trainer.val_every must be >= 1"),
+        (config.trainer.save_every >= 1, "trainer.save_every must be >= 1"),
+        (config.trainer.log_every >= 1, "trainer.log_every must be >= 1"),
+    ]
+    broken = [message for holds, message in rules if not holds]
+    if broken:
+        raise ConfigError("; ".join(broken))

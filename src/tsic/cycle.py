@@ -1,0 +1,179 @@
+"""One step of the Teacher-Student Interactive Cycle: student, prompt, teacher, named losses."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tsic import losses
+from tsic.grid import resize, resize_labels, size_of
+from tsic.student import Student, StudentOutput
+from tsic.teacher import Teacher, TeacherOutput
+
+FeatureLoss = Literal["attention", "mean_mse"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights and rules of the cycle's losses; the defaults are the ``cycle`` recipe."""
+
+    auxiliary_weight: float = 0.4
+    """Cross-entropy of the student's auxiliary head, where it has one (paper: 0.4)."""
+    teacher_weight: float = 1.0
+    """L_seg, the teacher's cross-entropy (paper: 1)."""
+    mask_weight: float = 1.0
+    """Cross-entropy and Dice of each class-prompted mask (ours; the paper has none)."""
+    kl_weight: float = 1.0
+    """L_kd-p, teacher to student at every pixel (public code: 5, with `kl_average: elements`)."""
+    ensemble_weight: float = 0.0
+    """Inner-loop ensemble: mean of both logits to teacher (public code: 1)."""
+    feature_weight: float = 1.0
+    """L_kd-f, teacher's features to student's (public code: 1)."""
+    temperature: float = 1.0
+    """Softening of both KL terms (public code: 5)."""
+    kl_average: losses.KlAverage = "pixels"
+    """Sum over classes and average labelled pixels, or average all `elements` (public code)."""
+    feature_loss: FeatureLoss = "attention"
+    """Distance of unit-length attention maps, or of channel means (public code: `mean_mse`)."""
+    detach_teacher: bool = True
+    """Whether the teacher stands still in L_kd-p and L_kd-f (public code: false)."""
+    detach_ensemble: bool = True
+    """Whether the mean of both logits stands still as the target (public code: false)."""
+    ohem: bool = False
+    """Cross-entropy on hard pixels only (public code: true)."""
+    ohem_threshold: float | None = 0.7
+    """Pixels whose class has less than this probability are hard (public code: 0.7)."""
+    ohem_min_kept: int = 100_000
+    """At least this many pixels per image are kept (public code: 100,000)."""
+    average: losses.Average = "valid"
+    """Divide cross-entropies by the pixels that count, or by `all` (public code)."""
+    ignore_index: int = 255
+    """Label of pixels that no loss looks at."""
+
+
+@dataclass(frozen=True)
+class CycleOutput:
+    """One step's weighted losses by name, and what both networks said.
+
+    Attributes:
+        losses: Scalars whose sum is minimised.
+        student: The student's output.
+        teacher: The teacher's output; ``None`` while it is off.
+    """
+
+    losses: dict[str, Tensor]
+    student: StudentOutput
+    teacher: TeacherOutput | None
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all losses, float32 ``()``."""
+        return torch.stack(list(self.losses.values())).sum()
+
+
+class Cycle(nn.Module):
+    """The student prompts the teacher, the teacher teaches the student.
+
+    Gradient of the student's cross-entropy reaches the student only; that of the teacher's terms
+    reaches the teacher and, through class prompts with ``gradient: through``, the student; that of
+    the distillation terms reaches the student, and the teacher where nothing is detached.
+
+    Args:
+        student: Network that ships.
+        teacher: Prompted foundation model; ``None`` gives plain training of the student.
+        objective: Weights and rules of the losses.
+    """
+
+    def __init__(
+        self, student: Student, teacher: Teacher | None, objective: Objective | None = None
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.objective = objective or Objective()
+
+    def forward(self, images: Tensor, labels: Tensor, *, with_teacher: bool = True) -> CycleOutput:
+        """Run one step.
+
+        Args:
+            images: RGB in [0, 1], float ``(B, 3, H, W)``.
+            labels: Class ids, int64 ``(B, H, W)``, 255 ignored.
+            with_teacher: False during warm-up: the student trains alone.
+
+        Returns:
+            Named losses and both outputs.
+        """
+        student: StudentOutput = self.student(images)
+        named = self._student_losses(student, labels)
+        if self.teacher is None or not with_teacher:
+            return CycleOutput(named, student, None)
+        teacher: TeacherOutput = self.teacher(images, student.logits)
+        named |= self._teacher_losses(teacher, labels)
+        named |= self._distillation(student, teacher, labels)
+        return CycleOutput(named, student, teacher)
+
+    def _student_losses(self, student: StudentOutput, labels: Tensor) -> dict[str, Tensor]:
+        named = {"student_ce": self._cross_entropy(student.logits, labels)}
+        if student.auxiliary is not None:
+            auxiliary = self._cross_entropy(student.auxiliary, labels)
+            named["auxiliary_ce"] = self.objective.auxiliary_weight * auxiliary
+        return named
+
+    def _teacher_losses(self, teacher: TeacherOutput, labels: Tensor) -> dict[str, Tensor]:
+        weights = self.objective
+        named = {"teacher_ce": weights.teacher_weight * self._cross_entropy(teacher.logits, labels)}
+        if weights.mask_weight and teacher.masks is not None and teacher.class_ids is not None:
+            grid = resize_labels(labels, size_of(teacher.masks))
+            named["mask"] = weights.mask_weight * losses.mask_loss(
+                teacher.masks, teacher.class_ids, grid, ignore_index=weights.ignore_index
+            )
+        return named
+
+    def _distillation(
+        self, student: StudentOutput, teacher: TeacherOutput, labels: Tensor
+    ) -> dict[str, Tensor]:
+        weights = self.objective
+        named = {}
+        labels = resize_labels(labels, size_of(teacher.logits))
+        student_logits = resize(student.logits, size_of(teacher.logits))
+        if weights.kl_weight:
+            target = _held(teacher.logits, weights.detach_teacher)
+            named["kl"] = weights.kl_weight * self._kl(student_logits, target, labels)
+        if weights.ensemble_weight:
+            mean = _held((student_logits + teacher.logits.float()) / 2, weights.detach_ensemble)
+            named["ensemble_kl"] = weights.ensemble_weight * self._kl(teacher.logits, mean, labels)
+        if weights.feature_weight:
+            compare = {
+                "attention": losses.feature_attention,
+                "mean_mse": losses.feature_mean_mse,
+            }[weights.feature_loss]
+            target = _held(teacher.features, weights.detach_teacher)
+            named["feature"] = weights.feature_weight * compare(student.features[-1], target)
+        return named
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        rules = self.objective
+        return losses.cross_entropy(
+            logits,
+            labels,
+            average=rules.average,
+            ohem_threshold=rules.ohem_threshold,
+            ohem_min_kept=rules.ohem_min_kept if rules.ohem else None,
+            ignore_index=rules.ignore_index,
+        )
+
+    def _kl(self, logits: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        rules = self.objective
+        return losses.pixel_kl(
+            logits,
+            target,
+            labels,
+            temperature=rules.temperature,
+            average=rules.kl_average,
+            ignore_index=rules.ignore_index,
+        )
+
+
+def _held(target: Tensor, is_held: bool) -> Tensor:
+    return target.detach() if is_held else target

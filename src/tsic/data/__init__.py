@@ -1,0 +1,1 @@
+"""From files to batches: class tables, readers, augmentation, sampling, checks."""

@@ -1,0 +1,86 @@
+"""Find what is wrong with a dataset before training starts."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tsic.data.datasets import Problem, SegmentationDataset
+from tsic.data.images import read_mask, size_mismatch, verify_image
+from tsic.errors import DataError
+
+MAX_LISTED = 10
+"""How many problems one message lists."""
+
+
+def check_dataset(
+    dataset: SegmentationDataset,
+    *,
+    workers: int = 4,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Problem]:
+    """Decode every mask and image of a split and collect all problems.
+
+    Args:
+        dataset: What to check.
+        workers: Threads; decoding runs outside Python's lock.
+        on_progress: Called with (pairs done, pairs in all) after each pair.
+
+    Returns:
+        Unpaired files first, then problems in the order of the samples; empty when all is well.
+    """
+    problems = list(dataset.unpaired)
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        found = pool.map(lambda index: _check_sample(dataset, index), range(len(dataset)))
+        for done, of_sample in enumerate(found, start=1):
+            problems += of_sample
+            if on_progress is not None:
+                on_progress(done, len(dataset))
+    return problems
+
+
+def require_clean(
+    dataset: SegmentationDataset,
+    *,
+    workers: int = 4,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Stop with one message if anything in the dataset is wrong.
+
+    Args:
+        dataset: What to check.
+        workers: As in `check_dataset`.
+        on_progress: As in `check_dataset`.
+
+    Raises:
+        DataError: If there is a problem; lists up to 10 files and how many more there are.
+    """
+    problems = check_dataset(dataset, workers=workers, on_progress=on_progress)
+    if not problems:
+        return
+    lines = [f"\n  {problem}" for problem in problems[:MAX_LISTED]]
+    if len(problems) > MAX_LISTED:
+        lines.append(f"\n  and {len(problems) - MAX_LISTED} more")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise DataError(f"{dataset.name} split '{dataset.split}' has {count}:{''.join(lines)}")
+
+
+def _check_sample(dataset: SegmentationDataset, index: int) -> list[Problem]:
+    """All problems of one pair."""
+    sample = dataset.samples[index]
+    problems = []
+    image_size = ids = None
+    try:
+        image_size = verify_image(sample.image)
+    except DataError as error:
+        detail = str(error).removeprefix(f"{sample.image}: ")
+        problems.append(Problem("unreadable", sample.image, detail))
+    try:
+        ids = read_mask(sample.mask)
+    except DataError as error:
+        detail = str(error).removeprefix(f"{sample.mask}: ")
+        problems.append(Problem("unreadable", sample.mask, detail))
+    if image_size and ids is not None and image_size != ids.shape:
+        detail = size_mismatch(image_size, ids.shape)
+        problems.append(Problem("size mismatch", sample.image, detail))
+    if ids is not None and (unknown := dataset.unknown_ids(ids)):
+        problems.append(Problem("unknown id", sample.mask, unknown))
+    return problems

@@ -1,0 +1,285 @@
+"""Class tables: names, colours, and which value in a mask file means which class."""
+
+import colorsys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from tsic.errors import ConfigError, DataError, nearest
+
+IGNORE = 255
+"""Label of pixels that no loss and no metric counts."""
+
+MAX_FILE_VALUE = 65535
+"""Largest class id that a mask file (16 bits) can hold."""
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a dataset, in the order of their train ids.
+
+    Args:
+        names: One name per class; position is the train id, ``K <= 255`` of them.
+        palette: One RGB colour per class, each channel in ``[0, 255]``.
+        label_map: Value in the mask file -> train id in ``[0, K)``, or 255 for ignored pixels.
+
+    Raises:
+        ConfigError: If a name stands twice or is empty, the palette does not fit the names, or
+            the map holds a value that no file or class can have.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    label_map: Mapping[int, int] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "palette", tuple(tuple(colour) for colour in self.palette))
+        object.__setattr__(self, "label_map", dict(self.label_map))
+        self._check_names()
+        self._check_palette()
+        self._check_label_map()
+
+    def _check_names(self) -> None:
+        """Names must be 1 to 255 different, non-empty texts."""
+        if not 1 <= self.num_classes <= IGNORE:
+            raise ConfigError(f"classes must be 1 to {IGNORE} names, got {self.num_classes}")
+        for train_id, name in enumerate(self.names):
+            if not isinstance(name, str) or not name.strip():
+                raise ConfigError(
+                    f"classes[{train_id}] must be a name, got {name!r}; put it in quotes"
+                )
+            if name in self.names[:train_id]:
+                raise ConfigError(f"classes: name '{name}' stands twice; names must differ")
+
+    def _check_palette(self) -> None:
+        """One colour of three bytes per class."""
+        if len(self.palette) != self.num_classes:
+            raise ConfigError(
+                f"palette must hold one colour per class, got {len(self.palette)} colours for "
+                f"{self.num_classes} classes"
+            )
+        for name, colour in zip(self.names, self.palette, strict=True):
+            if len(colour) != 3 or not all(_is_int(c) and 0 <= c <= 255 for c in colour):
+                raise ConfigError(
+                    f"color of class '{name}' must be three numbers from 0 to 255, got {colour}"
+                )
+
+    def _check_label_map(self) -> None:
+        """Keys are values that a file can hold, values are train ids or 255."""
+        for value, train_id in self.label_map.items():
+            if not _is_int(value) or not 0 <= value <= MAX_FILE_VALUE:
+                raise ConfigError(f"id must be a number from 0 to {MAX_FILE_VALUE}, got {value!r}")
+            if train_id != IGNORE and not 0 <= train_id < self.num_classes:
+                raise ConfigError(
+                    f"id {value} is mapped to class {train_id}, but there are only "
+                    f"{self.num_classes} classes"
+                )
+        unused = set(range(self.num_classes)) - set(self.label_map.values())
+        if unused:
+            raise ConfigError(f"class '{self.names[min(unused)]}' has no id in the mask files")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, ``K``."""
+        return len(self.names)
+
+    @classmethod
+    def from_names(
+        cls,
+        names: Sequence[str],
+        *,
+        palette: Sequence[Colour] | None = None,
+        ignore: Iterable[int] = (IGNORE,),
+    ) -> Self:
+        """Make the table of masks whose values are the positions of the names.
+
+        Args:
+            names: Class names in the order of their ids.
+            palette: RGB colours; `default_palette` when left out.
+            ignore: Values in the mask files that mean "no label".
+
+        Returns:
+            The table.
+
+        Raises:
+            ConfigError: As the class itself.
+        """
+        label_map = dict.fromkeys(ignore, IGNORE) | {i: i for i in range(len(names))}
+        colours = default_palette(len(names)) if palette is None else tuple(palette)
+        return cls(tuple(names), colours, label_map)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the table into what JSON can hold; `from_dict` reads it back."""
+        return {
+            "names": list(self.names),
+            "palette": [list(colour) for colour in self.palette],
+            "label_map": {str(value): train_id for value, train_id in self.label_map.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a table from `to_dict`.
+
+        Args:
+            values: Mapping with the keys ``names``, ``palette`` and ``label_map``.
+
+        Returns:
+            A table equal to the one that was written.
+
+        Raises:
+            ConfigError: If a key is missing or holds something else.
+        """
+        try:
+            return cls(
+                tuple(values["names"]),
+                tuple(_colour("palette", colour) for colour in values["palette"]),
+                {int(value): int(train_id) for value, train_id in values["label_map"].items()},
+            )
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"a class table must hold names, palette and label_map, got {values!r}"
+            ) from error
+
+
+def default_palette(num_classes: int) -> tuple[Colour, ...]:
+    """Choose distinct colours that stay readable over a photograph.
+
+    Hues follow the golden ratio, so that any first few colours lie far apart; lightness and
+    saturation alternate, so that later ones differ from their neighbours in hue.
+
+    Args:
+        num_classes: How many colours, ``K``.
+
+    Returns:
+        ``K`` different RGB colours, each channel in ``[0, 255]``.
+    """
+    colours = []
+    for i in range(num_classes):
+        hue = (0.6 + i * 0.618034) % 1.0
+        lightness = (0.50, 0.33, 0.68)[i % 3]
+        saturation = (0.85, 0.55)[i // 3 % 2]
+        red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return tuple(colours)
+
+
+def read_classes(path: str | Path) -> ClassTable:
+    """Read a class table from a small YAML file.
+
+    Short form, where an id is a position: ``classes: [road, sky]``. Long form, where ``id`` may
+    also be a list of ids that become one class, and ``id`` and ``color`` may be left out:
+    ``classes: [{name: road, id: 7, color: [128, 64, 128]}]``. ``ignore: [11, 255]`` lists the
+    values that mean "no label"; it is ``[255]`` when left out.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The table.
+
+    Raises:
+        DataError: If the file cannot be read.
+        ConfigError: If its content is not a class table; the message names file and key.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise DataError(f"{path}: class table cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        return _parse(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def write_classes(path: str | Path, classes: ClassTable) -> None:
+    """Write a class table so that `read_classes` reads an equal one.
+
+    Args:
+        path: The YAML file to write.
+        classes: The table.
+    """
+    ids = {
+        train_id: [value for value, target in classes.label_map.items() if target == train_id]
+        for train_id in (*range(classes.num_classes), IGNORE)
+    }
+    entries = [
+        {"name": name, "id": ids[i][0] if len(ids[i]) == 1 else ids[i], "color": list(colour)}
+        for i, (name, colour) in enumerate(zip(classes.names, classes.palette, strict=True))
+    ]
+    content = {"classes": entries, "ignore": ids[IGNORE]}
+    Path(path).write_text(
+        yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None),
+        encoding="utf-8",
+    )
+
+
+def _parse(content: Any) -> ClassTable:
+    """Turn the YAML's content into a table."""
+    if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
+        raise ConfigError("key 'classes' must hold a list of classes, as in classes: [road, sky]")
+    _check_keys("", content, ("classes", "ignore"))
+    ignore = _ids("ignore", content.get("ignore", [IGNORE]))
+
+    names: list[Any] = []
+    palette: list[Colour] = []
+    label_map: dict[int, int] = {}
+    for i, (entry, colour) in enumerate(
+        zip(content["classes"], default_palette(len(content["classes"])), strict=True)
+    ):
+        settings = entry if isinstance(entry, dict) else {"name": entry}
+        _check_keys(f"classes[{i}].", settings, ("name", "id", "color"))
+        names.append(settings.get("name"))
+        palette.append(_colour(f"classes[{i}].color", settings.get("color", colour)))
+        for value in _ids(f"classes[{i}].id", settings.get("id", i)):
+            if value in label_map:
+                raise ConfigError(
+                    f"classes[{i}].id: {value} already belongs to '{names[label_map[value]]}'"
+                )
+            label_map[value] = i
+    for value in ignore:
+        # The usual 255 is a mere default and gives way to a class that claims it.
+        if value in label_map and "ignore" in content:
+            raise ConfigError(f"ignore: {value} is also the id of '{names[label_map[value]]}'")
+        label_map.setdefault(value, IGNORE)
+    return ClassTable(tuple(names), tuple(palette), label_map)
+
+
+def _check_keys(prefix: str, settings: Mapping[Any, Any], known: Sequence[str]) -> None:
+    """Refuse a key that nothing reads."""
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"unknown key '{prefix}{key}'; {nearest(str(key), known)}")
+
+
+def _ids(key: str, value: Any) -> list[int]:
+    """Read one mask value or a list of them."""
+    values = value if isinstance(value, list) else [value]
+    if not all(_is_int(v) and 0 <= v <= MAX_FILE_VALUE for v in values):
+        raise ConfigError(f"{key} must be a number from 0 to {MAX_FILE_VALUE}, got {value!r}")
+    return values
+
+
+def _colour(key: str, value: Any) -> Colour:
+    """Read one RGB colour."""
+    try:
+        red, green, blue = value
+    except (TypeError, ValueError):
+        raise ConfigError(f"{key} must be three numbers from 0 to 255, got {value!r}") from None
+    return red, green, blue
+
+
+def _is_int(value: object) -> bool:
+    """Tell a whole number from YAML's true and false."""
+    return isinstance(value, int) and not isinstance(value, bool)

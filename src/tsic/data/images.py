@@ -1,0 +1,126 @@
+"""Decode one image or mask file, or say in one line what is wrong with it."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from tsic.data.classes import MAX_FILE_VALUE
+from tsic.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+"""File name endings, in lower case, that count as images or masks."""
+
+T = TypeVar("T")
+
+
+def read_image(path: Path) -> Tensor:
+    """Read an image of any colour mode, upright.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        RGB uint8 ``(3, H, W)``, EXIF orientation applied.
+
+    Raises:
+        DataError: If the file cannot be decoded or has more than 8 bits per channel.
+    """
+    pixels = _decode(path, _rgb_pixels)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_mask(path: Path) -> npt.NDArray[Any]:
+    """Read the class ids of a mask as they stand in the file.
+
+    Args:
+        path: Mask file with one channel: 1-bit, 8-bit or 16-bit grey, or palette indices.
+
+    Returns:
+        Ids, uint8, uint16 or int32 ``(H, W)``, from 0 to 65535.
+
+    Raises:
+        DataError: If the file cannot be decoded or holds colours.
+    """
+    return _decode(path, _class_ids)
+
+
+def verify_image(path: Path) -> tuple[int, int]:
+    """Decode an image as cheaply as finds a damaged file.
+
+    JPEG is decoded at an eighth of its size, which still walks through the whole file.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        Height and width as `read_image` would return them.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    return _decode(path, _verified_size)
+
+
+def _decode(path: Path, extract: Callable[[Image.Image], T]) -> T:
+    """Open an image file and turn whatever goes wrong into one error that names it."""
+    try:
+        with Image.open(path) as image:
+            return extract(image)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        reason = str(error).replace(f" {str(path)!r}", "")
+        raise DataError(f"{path}: cannot be decoded ({reason}); replace the file") from error
+
+
+def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Upright RGB, uint8 (H, W, 3)."""
+    _check_depth(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "P":  # Pillow wants transparency resolved before it drops it
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _class_ids(image: Image.Image) -> npt.NDArray[Any]:
+    """Single-channel ids (H, W)."""
+    if image.mode not in {"1", "L", "P", "I", "I;16", "I;16L", "I;16B"}:
+        raise DataError(
+            f"mask holds {image.mode} colours, which are not read yet; save it with one channel "
+            "of class ids"
+        )
+    ids = np.asarray(image)
+    if image.mode == "I" and not 0 <= ids.min() <= ids.max() <= MAX_FILE_VALUE:
+        raise DataError(f"mask holds ids outside 0 to {MAX_FILE_VALUE}")
+    return ids.astype(np.uint8) if image.mode == "1" else ids
+
+
+def _verified_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of the upright image, after decoding it."""
+    _check_depth(image)
+    width, height = image.size
+    image.draft("RGB", (width // 8, height // 8))
+    image.load()
+    # Asked for after loading, since Pillow itself turns TIFF (size and all) and then forgets it.
+    quarter_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (width, height) if quarter_turned else (height, width)
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Refuse grey values that do not fit into 8 bits."""
+    if image.mode.startswith(("I", "F")):
+        raise DataError("image has more than 8 bits per channel; save it with 8")
+
+
+def size_mismatch(image_size: Iterable[int], mask_size: Iterable[int]) -> str:
+    """Say that an image and its mask differ in size, both as (height, width)."""
+    image, mask = ("x".join(map(str, size)) for size in (image_size, mask_size))
+    return f"image is {image} but its mask is {mask} (height x width); they must be equal"

@@ -1,0 +1,48 @@
+"""Mistakes a user can make, each told in one sentence with a way out."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TsicError(Exception):
+    """Base of every error that the command line prints in one line, exit code 2."""
+
+
+class ConfigError(TsicError, ValueError):
+    """A configuration key or value that cannot work."""
+
+
+class ShapeError(TsicError, ValueError):
+    """A tensor or image whose size does not fit."""
+
+
+class DataError(TsicError, ValueError):
+    """A file of a dataset that is missing, unreadable or holds what it should not."""
+
+
+class CheckpointError(TsicError, RuntimeError):
+    """A saved run or student that cannot be read back."""
+
+
+class NonFiniteLossError(TsicError, ArithmeticError):
+    """A loss became NaN or infinite; training stopped before the weights were touched."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Finish an error message about a wrong name with the nearest right one and all choices.
+
+    Args:
+        name: What the user wrote.
+        choices: What may be written.
+
+    Returns:
+        ``"did you mean 'x'? choices: a, b, x"``, without the question when nothing is near.
+
+    Example:
+        >>> nearest("camvit", ["camvid", "folder"])
+        "did you mean 'camvid'? choices: camvid, folder"
+    """
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    question = f"did you mean '{close[0]}'? " if close else ""
+    return f"{question}choices: {', '.join(choices)}"

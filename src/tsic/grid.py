@@ -1,0 +1,93 @@
+"""Resizing and cutting of maps that cover one image at different strides."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def size_of(maps: Tensor) -> Size:
+    """Height and width of ``(..., H, W)``."""
+    return maps.shape[-2], maps.shape[-1]
+
+
+def resize(maps: Tensor, size: Size) -> Tensor:
+    """Bilinear resize of ``(B, C, h, w)`` maps that cover the same image; float32 inside."""
+    if size_of(maps) == size:
+        return maps.float()
+    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def resize_labels(labels: Tensor, size: Size) -> Tensor:
+    """Nearest resize of int64 ``(B, H, W)`` labels: each cell takes the label at its centre."""
+    if size_of(labels) == size:
+        return labels
+    # Doubles hold every class id exactly; interpolate knows no integers.
+    resized = F.interpolate(labels[:, None].double(), size=size, mode="nearest-exact")
+    return resized[:, 0].to(labels.dtype)
+
+
+def resize_images(images: Tensor, size: Size | None) -> Tensor:
+    """Antialiased resize of float ``(B, 3, H, W)`` images; ``None`` leaves them alone."""
+    if size is None or size_of(images) == tuple(size):
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def fit_to_image(cells: Tensor, padded: Size, size: Size) -> Tensor:
+    """Cut a map of the padded image back to the image, resampling where a cell would be cut.
+
+    Args:
+        cells: Map of the padded image, float ``(B, C, h, w)`` with ``h`` dividing its height.
+        padded: Height and width of the padded image, in pixels.
+        size: Height and width of the image in its top left corner, in pixels.
+
+    Returns:
+        The map's part over the image, ``(B, C, ceil(H / stride), ceil(W / stride))``: a plain
+        crop where the stride divides the side, else bilinear samples at the centres of cells
+        that share the side evenly.
+
+    Example:
+        >>> import torch
+        >>> ramp = torch.arange(4.0).view(1, 1, 1, 4)  # 4 cells of 8 px cover 32 px
+        >>> fit_to_image(ramp, (8, 32), (8, 24))
+        tensor([[[[0., 1., 2.]]]])
+        >>> fit_to_image(ramp, (8, 32), (8, 20))[0, 0, 0, 1]  # centre at 10 px, cell 10/8 - 1/2
+        tensor(0.7500)
+    """
+    if padded == size:
+        return cells
+    for axis in (0, 1):
+        cells = _fit_axis(cells, 2 + axis, padded[axis], size[axis])
+    return cells
+
+
+def _fit_axis(cells: Tensor, dim: int, padded: int, side: int) -> Tensor:
+    """Fit one side of a map."""
+    stride = padded // cells.shape[dim]
+    count = -(-side // stride)
+    if side % stride == 0:
+        return cells.narrow(dim, 0, count)
+    at = (torch.arange(count, device=cells.device) + 0.5) * (side / (count * stride)) - 0.5
+    return sample_axis(cells, dim, at)
+
+
+def sample_axis(cells: Tensor, dim: int, at: Tensor) -> Tensor:
+    """Sample a map linearly along one axis, which ``interpolate`` does only from a map's corner.
+
+    Args:
+        cells: Float map with ``n`` cells along ``dim``.
+        dim: Axis to sample along.
+        at: Float ``(m,)``, where to sample, in cells: 0 is the centre of the first, ``n - 1`` that
+            of the last; beyond them the border's value counts.
+
+    Returns:
+        The map with ``m`` cells along ``dim``.
+    """
+    last = cells.shape[dim] - 1
+    at = at.clamp(0, last)
+    lower = at.long()
+    upper = (lower + 1).clamp(max=last)
+    weight = (at - lower).to(cells.dtype).view([-1 if d == dim else 1 for d in range(cells.ndim)])
+    return torch.lerp(cells.index_select(dim, lower), cells.index_select(dim, upper), weight)

@@ -1,0 +1,215 @@
+"""The cycle's losses as pure functions of tensors."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tsic.errors import ShapeError
+from tsic.grid import resize, size_of
+
+Average = Literal["valid", "all"]
+KlAverage = Literal["pixels", "elements"]
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    average: Average = "valid",
+    ohem_threshold: float | None = None,
+    ohem_min_kept: int | None = None,
+    ignore_index: int = 255,
+) -> Tensor:
+    """Per-pixel cross-entropy on the label grid, over all or only over the hard pixels.
+
+    Logits are resized bilinearly to the labels. With ``ohem_min_kept``, hard are the pixels whose
+    true class has a probability below ``max(ohem_threshold, p_n)``, where ``p_n`` is the value at
+    0-based index ``n = min(ohem_min_kept * B, valid - 1)`` of the ascending probabilities; without
+    a threshold, the ``ohem_min_kept * B`` pixels of largest loss. The choice carries no gradient.
+
+    Args:
+        logits: Unnormalised scores ``(B, K, h, w)`` that cover the labelled image.
+        labels: Class ids, int64 ``(B, H, W)``, each in ``[0, K)`` or ``ignore_index``.
+        average: Divide by the pixels that count (``valid``; with OHEM the kept) or by every
+            pixel of the batch, ignored and dropped ones included (``all``, the public code).
+        ohem_threshold: Probability above which a pixel is easy.
+        ohem_min_kept: Pixels per image kept in any case; ``None`` switches OHEM off.
+        ignore_index: Label of pixels left out.
+
+    Returns:
+        Loss in nats, float32 ``()``; exactly 0 when no pixel is labelled.
+
+    Raises:
+        ShapeError: If batch sizes differ or ``labels`` is not ``(B, H, W)``.
+
+    Source:
+        OHEM: Shrivastava et al., arXiv:1604.03540; the pixel rule and the ``all`` average are those
+        of the authors' public code (mmsegmentation's sampler), restated in ``docs/paper.md``.
+    """
+    _check_labels(logits, labels)
+    logits = resize(logits, size_of(labels))
+    pixel_loss = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    counted = labels != ignore_index
+    if ohem_min_kept is not None:
+        counted = _hard_pixels(pixel_loss.detach(), counted, ohem_threshold, ohem_min_kept)
+    divisor = labels.numel() if average == "all" else counted.sum().clamp(min=1)
+    return (pixel_loss * counted).sum() / divisor
+
+
+def _hard_pixels(
+    pixel_loss: Tensor, valid: Tensor, threshold: float | None, min_kept: int
+) -> Tensor:
+    """Choose the pixels that OHEM keeps; all arguments and the answer are ``(B, H, W)``."""
+    kept = torch.zeros_like(valid)
+    losses = pixel_loss[valid]
+    if losses.numel() == 0:
+        return kept
+    count = min_kept * valid.shape[0]
+    if threshold is None:
+        chosen = torch.zeros_like(losses, dtype=torch.bool)
+        chosen[losses.topk(min(count, losses.numel())).indices] = True
+    else:
+        probability = torch.exp(-losses)
+        nth = probability.kthvalue(min(count, losses.numel() - 1) + 1).values
+        chosen = probability < nth.clamp(min=threshold)
+    kept[valid] = chosen
+    return kept
+
+
+def pixel_kl(
+    logits: Tensor,
+    target_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    average: KlAverage = "pixels",
+    ignore_index: int = 255,
+) -> Tensor:
+    """Pull one class distribution towards another at every pixel: ``KL(target || prediction)``.
+
+    Scaled by ``temperature**2`` so that the gradient keeps its size as the temperature changes.
+    Gradient reaches both arguments: the caller detaches what should stand still.
+
+    Args:
+        logits: Prediction, unnormalised ``(B, K, h, w)``.
+        target_logits: Target, unnormalised ``(B, K, h, w)``.
+        labels: Class ids, int64 ``(B, h, w)`` on the same grid; only ``ignore_index`` is looked at.
+        temperature: Softening divisor, > 0.
+        average: ``pixels`` sums over classes and averages over labelled pixels; ``elements``
+            averages over batch, classes and all pixels, ignored ones too (the public code; it is
+            ``K`` times smaller).
+        ignore_index: Label of pixels left out by ``pixels``.
+
+    Returns:
+        Loss in nats, float32 ``()``; exactly 0 when ``pixels`` finds no labelled pixel.
+
+    Raises:
+        ShapeError: If shapes differ.
+        ValueError: If ``temperature`` is not positive.
+
+    Source:
+        Hinton et al., arXiv:1503.02531, section 2.
+
+    Example:
+        >>> import torch
+        >>> student = torch.tensor([0.0, 0.0]).view(1, 2, 1, 1)
+        >>> teacher = torch.tensor([0.0, 100.0]).view(1, 2, 1, 1)
+        >>> pixel_kl(student, teacher, torch.zeros(1, 1, 1, dtype=torch.int64))  # ln 2
+        tensor(0.6931)
+    """
+    if logits.shape != target_logits.shape:
+        raise ShapeError(
+            f"both logits must have one shape, got {tuple(logits.shape)} and "
+            f"{tuple(target_logits.shape)}; resize one to the other's grid"
+        )
+    _check_labels(logits, labels)
+    if labels.shape[-2:] != logits.shape[-2:]:
+        raise ShapeError(
+            f"labels must lie on the logits' grid {tuple(logits.shape[-2:])}, got "
+            f"{tuple(labels.shape[-2:])}; use resize_labels"
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}")
+    log_prediction = F.log_softmax(logits.float() / temperature, dim=1)
+    log_target = F.log_softmax(target_logits.float() / temperature, dim=1)
+    divergence = F.kl_div(log_prediction, log_target, reduction="none", log_target=True)
+    if average == "elements":
+        return divergence.mean() * temperature**2
+    valid = labels != ignore_index
+    return (divergence.sum(1) * valid).sum() / valid.sum().clamp(min=1) * temperature**2
+
+
+def mask_loss(
+    mask_logits: Tensor, class_ids: Tensor, labels: Tensor, *, ignore_index: int = 255
+) -> Tensor:
+    """Teach each prompted mask to cover its class: binary cross-entropy plus Dice.
+
+    Args:
+        mask_logits: Decoded masks, unnormalised ``(B, N, h, w)``.
+        class_ids: Class of each mask, int64 ``(B, N)``.
+        labels: Class ids, int64 ``(B, h, w)`` on the same grid.
+        ignore_index: Label of pixels left out.
+
+    Returns:
+        Mean over masks, float32 ``()``; 0 when no pixel is labelled.
+
+    Source:
+        SAM trains its masks with focal and Dice terms (Kirillov et al., arXiv:2304.02643,
+        appendix A); plain binary cross-entropy stands for the focal term because the prompts
+        already find the object.
+    """
+    valid = (labels != ignore_index)[:, None].float()
+    truth = (labels[:, None] == class_ids[:, :, None, None]).float()
+    mask_logits = mask_logits.float()
+    bce = F.binary_cross_entropy_with_logits(mask_logits, truth, reduction="none") * valid
+    per_pixel = bce.sum() / (valid.sum() * mask_logits.shape[1]).clamp(min=1)
+    probability = mask_logits.sigmoid() * valid
+    overlap = 2 * (probability * truth).sum((2, 3)) + 1
+    dice = 1 - overlap / (probability.sum((2, 3)) + (truth * valid).sum((2, 3)) + 1)
+    return per_pixel + dice.mean()
+
+
+def feature_mean_mse(features: Tensor, target: Tensor) -> Tensor:
+    """Squared difference of the channel means of two feature maps, as in the public code.
+
+    Args:
+        features: ``(B, C, h, w)``; its grid is the one compared on.
+        target: ``(B, D, h', w')``, resized to that grid.
+
+    Returns:
+        Mean over batch and pixels, float32 ``()``. Gradient reaches both arguments.
+    """
+    target = resize(target, size_of(features))
+    return F.mse_loss(features.float().mean(1), target.mean(1))
+
+
+def feature_attention(features: Tensor, target: Tensor) -> Tensor:
+    """Distance between two maps of where the networks look, whatever their channels and scale.
+
+    Each map is the sum of squared channels, brought to unit length over the image's pixels.
+
+    Args:
+        features: ``(B, C, h, w)``; its grid is the one compared on.
+        target: ``(B, D, h', w')``; its map is resized to that grid.
+
+    Returns:
+        Mean over images of the squared distance of unit vectors, in ``[0, 2]``, float32 ``()``.
+        Gradient reaches both arguments.
+
+    Source:
+        Attention transfer, Zagoruyko and Komodakis, arXiv:1612.03928, equation 2 with p = 2.
+    """
+    here = features.float().square().sum(1, keepdim=True)
+    there = resize(target.float().square().sum(1, keepdim=True), size_of(features))
+    here, there = F.normalize(here.flatten(1)), F.normalize(there.flatten(1))
+    return (here - there).square().sum(1).mean()
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:
+        raise ShapeError(
+            f"logits must be (B, K, h, w) and labels (B, H, W) of one batch, got "
+            f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        )

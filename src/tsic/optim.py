@@ -1,0 +1,60 @@
+"""AdamW with one parameter group per part of the cycle, and a polynomial schedule."""
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from tsic.config import OptimConfig
+from tsic.cycle import Cycle
+
+
+def build_optimizer(
+    cycle: Cycle, config: OptimConfig, max_steps: int
+) -> tuple[Optimizer, LambdaLR]:
+    """Group what trains into student, LoRA and decoders, each with and without weight decay.
+
+    Norms, biases, position and token embeddings and scalar gains are not decayed.
+
+    Args:
+        cycle: Student and, if there is one, teacher.
+        config: Learning rates and decay.
+        max_steps: Step at which the polynomial decay reaches 0.
+
+    Returns:
+        Optimiser and the schedule to step once per optimiser step.
+    """
+    teacher_lr = config.lr if config.teacher_lr is None else config.teacher_lr
+    lora_lr = teacher_lr if config.lora_lr is None else config.lora_lr
+    parts = {"student": (config.lr, _trainable(cycle.student))}
+    if cycle.teacher is not None:
+        named = list(_trainable(cycle.teacher))
+        is_lora = {id(p) for name, p in named if name.endswith((".down", ".up_q", ".up_v"))}
+        parts["lora"] = (lora_lr, ((n, p) for n, p in named if id(p) in is_lora))
+        parts["decoders"] = (teacher_lr, ((n, p) for n, p in named if id(p) not in is_lora))
+    groups = []
+    for part, (lr, named_parameters) in parts.items():
+        for name, parameter in named_parameters:
+            decays = parameter.ndim > 1 and "embed" not in name and "token" not in name
+            groups.append((f"{part}/{'decay' if decays else 'plain'}", lr, decays, parameter))
+    by_name = {
+        name: {
+            "name": name,
+            "lr": lr,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "params": [p for other, _, _, p in groups if other == name],
+        }
+        for name, lr, decays, _ in groups
+    }
+    optimizer = AdamW(list(by_name.values()))
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / (config.lr_warmup_steps + 1))
+        return rise * max(0.0, 1 - step / max_steps) ** config.power
+
+    return optimizer, LambdaLR(optimizer, factor)
+
+
+def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)

@@ -1,0 +1,306 @@
+"""Pictures of labels, overlays and prompted masks, and panels that set them side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+from tsic.data.classes import IGNORE, ClassTable
+from tsic.errors import ShapeError
+
+Pixels = NDArray[np.uint8]
+Array = NDArray[Any]
+
+VOID_COLOUR = (16, 16, 20)
+"""Nearly black: where there is no label, or one that no class has."""
+
+_PAPER = (250, 250, 248)
+_INK = (34, 34, 38)
+_GAP = 6
+
+
+def colour_labels(labels: Tensor | Array, classes: ClassTable) -> Pixels:
+    """Paint every class id in its colour.
+
+    Args:
+        labels: Class ids, any integer type, ``(H, W)``; what is not in ``[0, K)`` becomes
+            `VOID_COLOUR`.
+        classes: Names and colours of the ``K`` classes.
+
+    Returns:
+        RGB picture, uint8 ``(H, W, 3)``.
+
+    Raises:
+        ShapeError: If ``labels`` is not a single map.
+    """
+    ids = _to_array(labels).astype(np.int64)
+    if ids.ndim != 2:
+        raise ShapeError(f"labels must be (H, W), got {ids.shape}; pass one image at a time")
+    table = np.full((IGNORE + 1, 3), VOID_COLOUR, dtype=np.uint8)
+    table[: classes.num_classes] = classes.palette
+    painted: Pixels = table[np.where((ids < 0) | (ids > IGNORE), IGNORE, ids)]
+    return painted
+
+
+def to_pixels(image: Tensor | Array) -> Pixels:
+    """Turn any image that the package uses into RGB bytes.
+
+    Args:
+        image: uint8 in ``[0, 255]`` or float in ``[0, 1]``; ``(3, H, W)`` or ``(H, W, 3)``. Of an
+            image that could be either, a tensor is read as the former and an array as the latter.
+
+    Returns:
+        RGB picture, uint8 ``(H, W, 3)``.
+
+    Raises:
+        ShapeError: If neither the first nor the last axis has three channels.
+    """
+    array = _to_array(image)
+    if array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
+        raise ShapeError(f"an image must be (3, H, W) or (H, W, 3), got {array.shape}")
+    is_planar = array.shape[0] == 3 and (array.shape[2] != 3 or isinstance(image, Tensor))
+    if is_planar:
+        array = array.transpose(1, 2, 0)
+    if array.dtype == np.uint8:
+        pixels: Pixels = np.ascontiguousarray(array)
+        return pixels
+    scaled = np.clip(np.nan_to_num(array.astype(np.float32)), 0.0, 1.0) * 255.0
+    rounded: Pixels = np.rint(scaled).astype(np.uint8)
+    return rounded
+
+
+def overlay(
+    image: Tensor | Array,
+    labels: Tensor | Array,
+    classes: ClassTable,
+    alpha: float = 0.5,
+) -> Pixels:
+    """Lay the colours of labels over an image; pixels without a label stay as they are.
+
+    Args:
+        image: As for `to_pixels`, of the labels' height and width.
+        labels: Class ids ``(H, W)``.
+        classes: Names and colours of the classes.
+        alpha: Opacity of the colours, 0 to 1.
+
+    Returns:
+        RGB picture, uint8 ``(H, W, 3)``.
+
+    Raises:
+        ShapeError: If image and labels differ in size.
+        ValueError: If ``alpha`` is out of its range.
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
+    pixels, colours = to_pixels(image), colour_labels(labels, classes)
+    if pixels.shape != colours.shape:
+        raise ShapeError(
+            f"image and labels must have one size, got {pixels.shape[0]}x{pixels.shape[1]} and "
+            f"{colours.shape[0]}x{colours.shape[1]}"
+        )
+    ids = _to_array(labels)
+    is_labelled = ((ids >= 0) & (ids < classes.num_classes))[..., None]
+    mixed = np.rint((1.0 - alpha) * pixels + alpha * colours).astype(np.uint8)
+    return np.where(is_labelled, mixed, pixels)
+
+
+def colour_masks(
+    masks: Tensor,
+    class_ids: Sequence[int] | Tensor,
+    classes: ClassTable,
+    size: tuple[int, int],
+    image: Tensor | Array | None = None,
+) -> Pixels:
+    """Show prompted masks as soft colours, each as opaque as its probability.
+
+    Where masks overlap their colours are averaged by probability; the opacity is that of the
+    likeliest mask.
+
+    Args:
+        masks: Mask logits, float ``(P, h, w)``; resized bilinearly to ``size``.
+        class_ids: Class of each mask, ``P`` ids in ``[0, K)``.
+        classes: Names and colours of the classes.
+        size: Height and width of the picture.
+        image: Shown in grey below the masks, of that height and width; black without it.
+
+    Returns:
+        RGB picture, uint8 ``(*size, 3)``.
+
+    Raises:
+        ShapeError: If the masks are not ``(P, h, w)``, their classes are not ``P``, or the image
+            has another size.
+        ValueError: If a class id is out of range.
+    """
+    ids = [int(class_id) for class_id in class_ids]
+    if masks.ndim != 3 or masks.shape[0] != len(ids):
+        raise ShapeError(
+            f"masks must be (P, h, w) with one class each, got {tuple(masks.shape)} "
+            f"and {len(ids)} classes"
+        )
+    if any(not 0 <= class_id < classes.num_classes for class_id in ids):
+        raise ValueError(f"class ids must be in [0, {classes.num_classes}), got {ids}")
+    ground = np.zeros((*size, 3), dtype=np.float32)
+    if image is not None:
+        pixels = to_pixels(image)
+        if pixels.shape[:2] != tuple(size):
+            raise ShapeError(
+                f"image must be {size[0]}x{size[1]}, got {pixels.shape[0]}x{pixels.shape[1]}"
+            )
+        ground += pixels.mean(axis=2, keepdims=True, dtype=np.float32) * np.float32(0.6)
+    if not ids:
+        return np.rint(ground).astype(np.uint8)
+    logits = masks.detach().to("cpu", torch.float32)[None]
+    logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)[0]
+    opacity: NDArray[np.float32] = logits.sigmoid().numpy()  # (P, H, W)
+    colours = np.asarray([classes.palette[class_id] for class_id in ids], dtype=np.float32)
+    total = np.maximum(opacity.sum(axis=0), np.float32(1e-6))[..., None]
+    mixed = np.einsum("phw,pc->hwc", opacity, colours) / total
+    strongest = opacity.max(axis=0)[..., None]
+    shown: Pixels = np.rint(ground * (1.0 - strongest) + mixed * strongest).astype(np.uint8)
+    return shown
+
+
+def panel(
+    rows: Sequence[Sequence[Image.Image | Pixels]],
+    titles: Sequence[str],
+    legend: ClassTable | None = None,
+    *,
+    tile_width: int | None = None,
+) -> Image.Image:
+    """Set pictures side by side, one row per image, with titles above and colours below.
+
+    Args:
+        rows: Pictures, as many in each row as there are titles; scaled to one width, their
+            height following.
+        titles: Text above each column.
+        legend: Classes whose colours and names are listed below; none without it.
+        tile_width: Width of each picture; that of the first one when left out.
+
+    Returns:
+        RGB picture.
+
+    Raises:
+        ShapeError: If there is no picture, or a row is not as long as the titles.
+    """
+    if not rows or not titles:
+        raise ShapeError("a panel must have at least one row and one column")
+    for number, row in enumerate(rows):
+        if len(row) != len(titles):
+            raise ShapeError(
+                f"row {number} must hold {len(titles)} pictures, one per title, got {len(row)}"
+            )
+    width = tile_width or _to_image(rows[0][0]).width
+    tiles = [[_fit(_to_image(picture), width) for picture in row] for row in rows]
+    font_size = int(min(22, max(11, width * 0.062)))
+    lines = _wrap_titles(titles, width, font_size)
+    title_height = len(lines[0]) * int(1.3 * font_size) + _GAP
+    total = len(titles) * (width + _GAP) + _GAP
+    entries = _place_legend(legend, total, font_size) if legend is not None else []
+    heights = [max(tile.height for tile in row) for row in tiles]
+    legend_height = (entries[-1][1] + int(1.9 * font_size)) if entries else 0
+    height = title_height + sum(heights) + _GAP * (len(rows) + 1) + legend_height
+    canvas = Image.new("RGB", (total, height), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(font_size)
+    for column, text_lines in enumerate(lines):
+        x = _GAP + column * (width + _GAP)
+        for number, line in enumerate(text_lines):
+            y = _GAP + number * int(1.3 * font_size)
+            draw.text((x + width / 2, y), line, font=font, fill=_INK, anchor="ma")
+    y = title_height + _GAP
+    for tile_row, row_height in zip(tiles, heights, strict=True):
+        for column, tile in enumerate(tile_row):
+            canvas.paste(tile, (_GAP + column * (width + _GAP), y))
+        y += row_height + _GAP
+    for x, dy, name, colour in entries:
+        _draw_entry(draw, (x, y + dy), name, colour, font_size)
+    return canvas
+
+
+def save_png(picture: Image.Image | Pixels, path: str | Path) -> None:
+    """Write a picture as PNG, whole or not at all.
+
+    Args:
+        picture: RGB picture.
+        path: File to write; its folder is made if need be.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    _to_image(picture).save(part, format="PNG")
+    part.replace(path)
+
+
+def _to_array(values: Tensor | Array) -> Array:
+    """Bring a tensor to the CPU as an array; bfloat16 becomes float32."""
+    if isinstance(values, Tensor):
+        detached = values.detach().cpu()
+        if detached.dtype == torch.bfloat16:
+            detached = detached.float()
+        array: Array = detached.numpy()
+        return array
+    return values
+
+
+def _to_image(picture: Image.Image | Pixels) -> Image.Image:
+    return picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
+
+
+def _fit(picture: Image.Image, width: int) -> Image.Image:
+    """Scale a picture to a width; enlarged pixels stay visible as squares."""
+    if picture.width == width:
+        return picture
+    height = max(1, round(picture.height * width / picture.width))
+    method = Image.Resampling.LANCZOS if width < picture.width else Image.Resampling.NEAREST
+    return picture.resize((width, height), method)
+
+
+def _wrap_titles(titles: Sequence[str], width: int, font_size: int) -> list[list[str]]:
+    """Break titles into lines that fit their column, all into equally many."""
+    font = ImageFont.load_default(font_size)
+    wrapped = []
+    for title in titles:
+        lines = [""]
+        for word in title.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and font.getlength(longer) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        wrapped.append(lines)
+    most = max(len(lines) for lines in wrapped)
+    return [[""] * (most - len(lines)) + lines for lines in wrapped]
+
+
+def _place_legend(
+    legend: ClassTable, width: int, font_size: int
+) -> list[tuple[int, int, str, tuple[int, int, int]]]:
+    """Find a place for each class in rows: column, row, name, colour."""
+    font = ImageFont.load_default(font_size)
+    entries = []
+    x, y = _GAP, 0
+    for name, colour in zip(legend.names, legend.palette, strict=True):
+        needed = int(1.5 * font_size + font.getlength(name) + 1.2 * font_size)
+        if x > _GAP and x + needed > width:
+            x, y = _GAP, y + int(1.6 * font_size)
+        entries.append((x, y, name, colour))
+        x += needed
+    return entries
+
+
+def _draw_entry(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], name: str, colour: tuple[int, int, int],
+    font_size: int,
+) -> None:  # fmt: skip
+    """Draw one colour of the legend with its name."""
+    x, y = at
+    box = (x, y + 0.25 * font_size, x + font_size, y + 1.25 * font_size)
+    draw.rounded_rectangle(box, radius=0.2 * font_size, fill=colour, outline=(120, 120, 124))
+    font = ImageFont.load_default(font_size)
+    draw.text((x + 1.4 * font_size, y + 0.75 * font_size), name, font=font, fill=_INK, anchor="lm")

@@ -1,0 +1,46 @@
+"""The three recipes: one code path, three sets of choices."""
+
+from typing import Any
+
+from tsic.cycle import Objective
+
+# What the authors' public code does (`docs/paper.md`); `paper` differs where it must to work.
+_RELEASE: dict[str, Any] = {
+    "teacher": {
+        "mapping": "uper-released",
+        "prompt": "index",
+        "gradient": "stop",
+        "class_tokens": False,
+        "mask_stride": 4,
+        "lora_rank": 4,
+        "warmup_steps": 501,  # the public code tests `iteration > 500`
+    },
+    "objective": {
+        "mask_weight": 0.0,
+        "kl_weight": 5.0,
+        "ensemble_weight": 1.0,
+        "feature_weight": 1.0,
+        "temperature": 5.0,
+        "kl_average": "elements",
+        "feature_loss": "mean_mse",
+        "detach_teacher": False,
+        "detach_ensemble": False,
+        "ohem": True,
+        "average": "all",
+    },
+}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "cycle": {},
+    "paper": {
+        **_RELEASE,
+        "teacher": {**_RELEASE["teacher"], "mapping": "uper"},
+        "objective": {**_RELEASE["objective"], "detach_teacher": True},
+    },
+    "release": _RELEASE,
+}
+
+
+def objective_of(recipe: str) -> Objective:
+    """The loss weights of a recipe, as ``Cycle`` takes them."""
+    return Objective(**RECIPES[recipe].get("objective", {}))

@@ -1,0 +1,392 @@
+"""One run from configuration to a folder with the trained student."""
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from tsic.callbacks import CsvLog, Panels, ShowProgress
+from tsic.checkpoint import save_student
+from tsic.config import RunConfig, TeacherConfig
+from tsic.config_file import differences, load_config, save_config
+from tsic.cycle import Cycle
+from tsic.data.check import require_clean
+from tsic.data.classes import ClassTable
+from tsic.data.datamodule import SegmentationData
+from tsic.data.datasets import SegmentationDataset, open_dataset
+from tsic.data.transforms import TrainTransform
+from tsic.device import resolve_precision
+from tsic.errors import CheckpointError, ConfigError
+from tsic.evaluate import Report, evaluate
+from tsic.student import build_student
+from tsic.teacher import Teacher, build_teacher
+from tsic.training import CycleModule
+
+# Keys that may change between the parts of a resumed run: none of them changes its weights.
+_FREE = ("data.workers", "trainer.log_every", "trainer.save_every", "trainer.pictures", "data.root")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The fully resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def last(self) -> Path:
+        """Where an interrupted run goes on from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the student's best validation mIoU."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """Every logged number."""
+        return self.path / "metrics.csv"
+
+    @property
+    def samples(self) -> Path:
+        """Panels of pictures."""
+        return self.path / "samples"
+
+    @property
+    def evaluation(self) -> Path:
+        """Scores of the student that ships, and of its teacher."""
+        return self.path / "evaluation.json"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves.
+
+    Attributes:
+        folder: The run's files.
+        student: Scores of the student that ships, on the validation split.
+        teacher: Scores of its teacher; ``None`` without one.
+        seconds: Wall time of this part of the run.
+    """
+
+    folder: RunFolder
+    student: Report
+    teacher: Report | None
+    seconds: float
+
+
+def train(
+    config: RunConfig, folder: str | Path, *, resume: bool = False, label: str = "train"
+) -> RunResult:
+    """Train what a configuration says, into a folder.
+
+    Args:
+        config: Everything that determines the run.
+        folder: The run's folder, made if need be.
+        resume: Go on from ``checkpoints/last.ckpt`` if the folder has one.
+        label: What the progress bar calls it.
+
+    Returns:
+        The files and scores.
+
+    Raises:
+        ConfigError: If the folder holds another run, or the configuration cannot work.
+        DataError: If the data would hurt the training.
+        NonFiniteLossError: If a loss is NaN or infinite.
+    """
+    start = time.monotonic()
+    files = RunFolder(Path(folder))
+    config, resumes = _enter(config, files, resume=resume)
+    train_set, val_set = _open_data(config)
+    module = build_module(config, train_set.classes)
+    data = _data(config, train_set, val_set)
+    trainer = _trainer(config, files, val_set, label, resumes=resumes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer.fit(module, data, ckpt_path=files.last if resumes else None, weights_only=False)
+    student, teacher = _finish(config, files, module, val_set, trainer)
+    return RunResult(files, student, teacher, time.monotonic() - start)
+
+
+def build_module(config: RunConfig, classes: ClassTable) -> CycleModule:
+    """Build student, teacher and losses with the initial weights that the seed gives.
+
+    The student's initial weights depend on the seed and the student alone, so that runs with and
+    without a teacher start from the same one.
+    """
+    seed_everything(config.seed, verbose=False)
+    student = build_student(
+        config.student.name,
+        num_classes=classes.num_classes,
+        encoder=config.student.encoder,
+        weights=config.student.weights,
+        output_stride=config.student.output_stride,
+        auxiliary=config.student.auxiliary,
+        options=config.student.options,
+    )
+    seed_everything(config.seed, verbose=False)
+    teacher = build_configured_teacher(config.teacher, classes.num_classes)
+    return CycleModule(
+        Cycle(student, teacher, config.objective),
+        config.optim,
+        num_classes=classes.num_classes,
+        max_steps=config.max_steps,
+        warmup_steps=config.teacher.warmup_steps,
+        seed=config.seed,
+        view=config.data.resize,
+    )
+
+
+def build_configured_teacher(config: TeacherConfig, num_classes: int) -> Teacher | None:
+    """Build the teacher that a configuration names; ``None`` for ``none``."""
+    if config.name == "none":
+        return None
+    return build_teacher(
+        config.name,
+        num_classes=num_classes,
+        mapping=config.mapping,
+        channels=config.channels,
+        prompt=config.prompt,
+        gradient=config.gradient,
+        max_classes=config.max_classes,
+        rounds=config.rounds,
+        class_tokens=config.class_tokens,
+        mask_stride=config.mask_stride,
+        lora_rank=config.lora_rank,
+        trains_encoder=config.trains_encoder,
+        recompute_encoder=config.recompute_encoder,
+    )
+
+
+def load_run(folder: str | Path, which: str = "best") -> tuple[CycleModule, RunConfig]:
+    """Rebuild student and teacher of a run from its configuration and a checkpoint.
+
+    Args:
+        folder: The run's folder.
+        which: ``best`` or ``last``.
+
+    Returns:
+        The module in evaluation mode and its configuration.
+
+    Raises:
+        CheckpointError: If the folder holds no such checkpoint, or it cannot be read.
+    """
+    files = RunFolder(Path(folder))
+    path = files.best if which == "best" and files.best.is_file() else files.last
+    if not files.config.is_file() or not path.is_file():
+        raise CheckpointError(
+            f"'{folder}' holds no trained run: config.yaml or {path.name} is missing"
+        )
+    config = load_config(files.config)
+    classes = open_dataset(
+        config.data.name, config.data.root, config.data.val_split, config.data.classes
+    ).classes
+    module = build_module(config, classes)
+    _load_weights(module, path)
+    return module.eval(), config
+
+
+def scorers(module: CycleModule) -> dict[str, Callable[[Tensor], Tensor]]:
+    """How each role of a module scores whole images: ``student`` and, with one, ``teacher``."""
+
+    def student(images: Tensor) -> Tensor:
+        return module.answer(images, with_teacher=False)[0]
+
+    def teacher(images: Tensor) -> Tensor:
+        answer = module.answer(images, with_teacher=True)[1]
+        assert answer is not None
+        return answer.logits
+
+    return (
+        {"student": student}
+        if module.cycle.teacher is None
+        else {
+            "student": student,
+            "teacher": teacher,
+        }
+    )
+
+
+def _load_weights(module: CycleModule, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+    except (OSError, RuntimeError, KeyError, EOFError) as error:
+        raise CheckpointError(f"'{path}' is damaged ({error}); use the other checkpoint") from error
+    module.load_state_dict(state, strict=False)
+
+
+def _enter(config: RunConfig, files: RunFolder, *, resume: bool) -> tuple[RunConfig, bool]:
+    """Make or re-enter the folder; returns the resolved configuration and whether to resume."""
+    if "LOCAL_RANK" in os.environ:  # started by rank 0, which has done all this
+        return load_config(files.config), resume and files.last.is_file()
+    precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    config = replace(config, trainer=replace(config.trainer, precision=precision))
+    if files.config.is_file():
+        if not resume:
+            raise ConfigError(
+                f"'{files.path}' holds a run already; go on with --resume auto, or choose "
+                "another --name"
+            )
+        changed = [
+            change
+            for change in differences(load_config(files.config), config)
+            if not change.startswith(_FREE)
+        ]
+        if changed and files.last.is_file():
+            raise ConfigError(
+                f"cannot resume '{files.path}' with another configuration ({'; '.join(changed)}); "
+                "use its own config.yaml or choose another --name"
+            )
+    files.samples.mkdir(parents=True, exist_ok=True)
+    save_config(config, files.config)
+    return config, resume and files.last.is_file()
+
+
+def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Both splits, checked."""
+    data = config.data
+    train_set = open_dataset(data.name, data.root, data.train_split, data.classes)
+    val_set = open_dataset(data.name, data.root, data.val_split, data.classes)
+    if "LOCAL_RANK" not in os.environ:
+        require_clean(train_set)
+        require_clean(val_set)
+    return train_set, val_set
+
+
+def _data(
+    config: RunConfig, train_set: SegmentationDataset, val_set: SegmentationDataset
+) -> SegmentationData:
+    data = config.data
+    transform = TrainTransform(
+        data.crop,
+        scale=data.scale,
+        max_class_share=data.max_class_share,
+        flip=data.flip,
+        photometric=data.photometric,
+        resize=data.resize,
+    )
+    micro_batch = data.batch_size // (config.trainer.devices * config.trainer.accumulate)
+    return SegmentationData(
+        train_set,
+        val_set,
+        transform,
+        batch_size=micro_batch,
+        seed=config.seed,
+        workers=data.workers,
+        accumulate=config.trainer.accumulate,
+    )
+
+
+def _trainer(
+    config: RunConfig, files: RunFolder, val_set: SegmentationDataset, label: str, *, resumes: bool
+) -> Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    options = config.trainer
+    step = _step_of(files.last) if resumes else 0
+    loggers = [TensorBoardLogger(files.path, name="", version="tensorboard")]
+    is_main = "LOCAL_RANK" not in os.environ
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            files.last.parent,
+            filename="last",
+            every_n_train_steps=options.save_every,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        ),
+        ModelCheckpoint(
+            files.best.parent,
+            filename="best",
+            monitor="val/student_miou",
+            mode="max",
+            enable_version_counter=False,
+        ),
+        ShowProgress(config.max_steps, label, options.log_every),
+        Panels(files.samples, val_set, options.pictures),
+    ]
+    uses_ddp = options.devices > 1
+    return Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        # While the teacher warms up, and for prompts it does not use, weights have no gradient.
+        strategy=DDPStrategy(find_unused_parameters=config.teacher.name != "none")
+        if uses_ddp
+        else "auto",
+        precision=options.precision,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=config.optim.clip,
+        max_steps=config.max_steps,
+        max_epochs=-1,
+        val_check_interval=min(options.val_every, config.max_steps) * options.accumulate,
+        check_val_every_n_epoch=None,
+        log_every_n_steps=options.log_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=[*loggers, CsvLog(files.metrics, step)] if is_main else loggers,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _step_of(checkpoint: Path) -> int:
+    """Optimiser step at which a checkpoint was written."""
+    try:
+        return int(torch.load(checkpoint, map_location="meta", weights_only=False)["global_step"])
+    except (OSError, RuntimeError, KeyError, EOFError) as error:
+        raise CheckpointError(
+            f"'{checkpoint}' is damaged ({error}); delete it to start this run again"
+        ) from error
+
+
+def _finish(
+    config: RunConfig,
+    files: RunFolder,
+    module: CycleModule,
+    val_set: SegmentationDataset,
+    trainer: Trainer,
+) -> tuple[Report, Report | None]:
+    """Write the best student and its scores."""
+    trainer.save_checkpoint(files.last)
+    if files.best.is_file():
+        _load_weights(module, files.best)
+    module.eval()
+    device = module.device
+    reports = {
+        role: evaluate(score, val_set, device=device) for role, score in scorers(module).items()
+    }
+    written = {
+        "split": config.data.val_split,
+        **reports["student"].to_dict(),
+        "teacher": reports["teacher"].to_dict() if "teacher" in reports else None,
+    }
+    files.evaluation.write_text(json.dumps(written, indent=1))
+    facts: dict[str, Any] = {
+        "resize": list(config.data.resize) if config.data.resize else None,
+        "training": {
+            "crop": list(config.data.crop),
+            "steps": config.max_steps,
+            "seed": config.seed,
+            "recipe": config.recipe,
+            "teacher": config.teacher.name,
+            "val_miou": reports["student"].miou,
+        },
+    }
+    save_student(files.path, module.student, val_set.classes, facts)
+    return reports["student"], reports.get("teacher")

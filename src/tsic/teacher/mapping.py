@@ -1,0 +1,267 @@
+"""Mapping decoders: encoder features guided by prompted masks become class scores."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsic.teacher.foundation import Embedding
+
+Attention = Literal["released", "repaired"]
+
+
+@dataclass(frozen=True)
+class PromptedMasks:
+    """What the mask decoder answered, ready for a mapping decoder.
+
+    Attributes:
+        logits: Decoded masks ``(B, N, h, w)``.
+        guide: What a mapping decoder reads ``(B, M, h, w)``: all ``K`` classes' mask logits for
+            class prompts, the multimask outputs for an index prompt.
+        class_ids: Class of each decoded mask, int64 ``(B, N)``, or ``None``.
+    """
+
+    logits: Tensor
+    guide: Tensor
+    class_ids: Tensor | None
+
+
+class Mapping(Protocol):
+    """What the teacher asks of a mapping decoder."""
+
+    needs_levels: bool
+
+    def __call__(
+        self, images: Tensor, embedding: Embedding, masks: PromptedMasks | None
+    ) -> tuple[Tensor, Tensor]:
+        """Map to logits ``(B, K, H/4, W/4)`` and the features that distillation compares."""
+        ...
+
+
+def _conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """Convolution, batch norm, ReLU: the public code's ConvModule."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _resize(maps: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class UperMapping(nn.Module):
+    """The public code's mapping decoder: four-scale neck, UPerNet, attention by the masks.
+
+    The ``released`` attention subtracts the energies from their maximum over an axis of size one
+    and takes the softmax over that same axis, so it is 1 everywhere and the masks change nothing.
+    ``repaired`` takes the softmax over channels of the features' mean agreement with the masks,
+    scaled by ``C`` so that an indifferent answer is 1, and adds the result to the features.
+
+    Args:
+        dim: Channels of ``Embedding.levels``.
+        strides: Stride of each level in pixels; the neck brings them to 4, 8, 16 and 32.
+        num_classes: Classes ``K``.
+        neck_channels: Channels after the neck.
+        channels: Channels of UPerNet.
+        attention: Which attention.
+        dropout: Channel dropout before the classifier.
+
+    Source:
+        UPerNet: Xiao et al., arXiv:1807.10221. Neck, attention and numbers: the authors' public
+        code as described in ``docs/paper.md``.
+    """
+
+    needs_levels = True
+
+    def __init__(
+        self,
+        dim: int,
+        strides: tuple[int, ...],
+        num_classes: int,
+        *,
+        neck_channels: int = 768,
+        channels: int = 512,
+        attention: Attention = "repaired",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.scales = [
+            stride / target for stride, target in zip(strides, (4, 8, 16, 32), strict=True)
+        ]
+        self.neck_lateral = nn.ModuleList(nn.Conv2d(dim, neck_channels, 1) for _ in strides)
+        self.neck_out = nn.ModuleList(
+            nn.Conv2d(neck_channels, neck_channels, 3, padding=1) for _ in strides
+        )
+        self.pools = nn.ModuleDict(
+            {str(size): _conv(neck_channels, channels, 1) for size in (1, 2, 3, 6)}
+        )
+        self.pooled = _conv(neck_channels + 4 * channels, channels, 3)
+        self.lateral = nn.ModuleList(_conv(neck_channels, channels, 1) for _ in strides[:-1])
+        self.smooth = nn.ModuleList(_conv(channels, channels, 3) for _ in strides[:-1])
+        self.fuse = _conv(len(strides) * channels, channels, 3)
+        self.query = _conv(channels, channels, 1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def neck(self, levels: tuple[Tensor, ...]) -> list[Tensor]:
+        """Bring levels of ``D`` channels to strides 4, 8, 16 and 32."""
+        maps = []
+        layers = zip(levels, self.scales, self.neck_lateral, self.neck_out, strict=True)
+        for level, scale, lateral, out in layers:
+            resized = F.interpolate(
+                lateral(level), scale_factor=scale, mode="bilinear", align_corners=False
+            )
+            maps.append(out(resized))
+        return maps
+
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        """UPerNet: pooled context at the coarsest map, added downwards, all maps fused."""
+        last = maps[-1]
+        pooled = [
+            _resize(conv(F.adaptive_avg_pool2d(last, int(size))), last)
+            for size, conv in self.pools.items()
+        ]
+        path = [lateral(m) for lateral, m in zip(self.lateral, maps[:-1], strict=True)]
+        path.append(self.pooled(torch.cat([last, *pooled], dim=1)))
+        for finer in range(len(path) - 2, -1, -1):
+            path[finer] = path[finer] + _resize(path[finer + 1], path[finer])
+        smoothed = [conv(m) for conv, m in zip(self.smooth, path[:-1], strict=True)]
+        return self.fuse(
+            torch.cat(
+                [smoothed[0], *(_resize(m, path[0]) for m in (*smoothed[1:], path[-1]))], dim=1
+            )
+        )
+
+    def attend(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Weigh channels by their agreement with the pixelwise maximum of the masks."""
+        guide = _resize(masks, features).amax(1).flatten(1)[:, :, None]  # (B, hw, 1)
+        energy = torch.bmm(self.query(features).flatten(2), guide)  # (B, C, 1)
+        if self.attention == "released":
+            energy = energy.amax(-1, keepdim=True) - energy
+            return features * energy.softmax(-1)[..., None]
+        channels, pixels = features.shape[1], guide.shape[1]
+        weights = channels * (energy / pixels).softmax(1)
+        return features + features * weights[..., None]
+
+    def forward(
+        self, images: Tensor, embedding: Embedding, masks: PromptedMasks | None
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Mapping``; the features are SAM's last map."""
+        features = self.decode(self.neck(embedding.levels))
+        if masks is not None:
+            features = self.attend(features, masks.guide)
+        return self.classifier(self.dropout(features)), embedding.image
+
+
+class LightMapping(nn.Module):
+    """A light top-down decoder that starts as if there were no prompt and learns to use it.
+
+    Encoder maps of one stride are projected and added; strides that the encoder lacks (SAM has
+    only 16) come from a small convolutional stem on the image, which sees the edges a stride-16
+    patch cannot. Masks enter twice, both times through weights that start at zero: as a guide
+    added to the finest features, and class by class on the scores.
+
+    Args:
+        hidden_channels: Channels of each encoder map.
+        hidden_strides: Stride of each encoder map in pixels.
+        num_classes: Classes ``K``.
+        mask_channels: Channels ``M`` of the guide; 0 when there is no prompt.
+        is_per_class: Whether channel ``k`` of the guide is class ``k``.
+        channels: Width of the decoder.
+    """
+
+    needs_levels = False
+
+    def __init__(
+        self,
+        hidden_channels: tuple[int, ...],
+        hidden_strides: tuple[int, ...],
+        num_classes: int,
+        *,
+        mask_channels: int,
+        is_per_class: bool,
+        channels: int = 128,
+    ) -> None:
+        super().__init__()
+        self.strides = hidden_strides
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(inputs, channels, 1, bias=False) for inputs in hidden_channels
+        )
+        self.stem: Stem | None = None if 4 in hidden_strides else Stem(channels)
+        steps = sorted({4, 8, *hidden_strides}, reverse=True)
+        self.refine = nn.ModuleDict({str(stride): _separable(channels) for stride in steps})
+        self.norm = nn.ModuleDict({str(stride): nn.GroupNorm(8, channels) for stride in steps})
+        self.guide = nn.Conv2d(mask_channels, channels, 1) if mask_channels else None
+        self.class_gain = nn.Parameter(torch.zeros(num_classes)) if is_per_class else None
+        self.classifier = nn.Sequential(_separable(channels), nn.Conv2d(channels, num_classes, 1))
+        if self.guide is not None:
+            for parameter in self.guide.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(
+        self, images: Tensor, embedding: Embedding, masks: PromptedMasks | None
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Mapping``; the features are the decoder's at stride 8."""
+        maps: dict[int, Tensor] = {} if self.stem is None else self.stem(images)
+        for lateral, hidden, stride in zip(
+            self.lateral, embedding.hidden, self.strides, strict=True
+        ):
+            projected = lateral(hidden)
+            maps[stride] = maps[stride] + projected if stride in maps else projected
+        features, kept = self._top_down(maps)
+        if masks is None or self.guide is None:
+            return self.classifier(features), kept
+        guide = _resize(masks.guide, features)
+        logits = self.classifier(features + self.guide(guide.sigmoid()))
+        if self.class_gain is not None:
+            logits = logits + self.class_gain[:, None, None] * guide.clamp(-10, 10)
+        return logits, kept
+
+    def _top_down(self, maps: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """Add coarse to fine; returns the maps at stride 4 and at stride 8."""
+        path: dict[int, Tensor] = {}
+        below: Tensor | None = None
+        for stride in sorted(maps, reverse=True):
+            here = maps[stride]
+            if below is not None:
+                here = here + _resize(below, here)
+            below = path[stride] = self.refine[str(stride)](self.norm[str(stride)](here))
+        return path[4], path[8]
+
+
+class Stem(nn.Module):
+    """Three strided convolutions on the image: maps at strides 4 and 8."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(8, 32),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, channels, 3, stride=2, padding=1, bias=False),
+        )
+        self.second = nn.Sequential(
+            nn.GroupNorm(8, channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=8, bias=False),
+        )
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Map normalised ``(B, 3, H, W)`` images to maps keyed by stride."""
+        fine = self.first(images)
+        return {4: fine, 8: self.second(fine)}
+
+
+def _separable(channels: int) -> nn.Sequential:
+    """Depthwise then pointwise convolution, norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.GroupNorm(8, channels),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,259 @@
+"""The SAM family as foundation models: the door to transformers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+from transformers.models.sam.modeling_sam import SamModel
+from transformers.models.sam2.modeling_sam2 import Sam2Model
+from typing_extensions import override
+
+from tsic.errors import CheckpointError, ConfigError, nearest
+from tsic.teacher.foundation import Embedding, Foundation
+
+
+class Sam(Foundation):
+    """SAM (Kirillov et al., arXiv:2304.02643): a plain ViT whose maps all have stride 16.
+
+    Position embeddings are interpolated to the canvas (bicubic, as the public code does); at the
+    configured square they are used as they are, so the embedding equals transformers' own.
+    """
+
+    def __init__(self, model: transformers.SamModel) -> None:
+        super().__init__(model)
+        config = model.config.vision_config
+        self.multiple = config.patch_size
+        self.dim = config.output_channels
+        self._depths = tuple(config.global_attn_indexes)
+        self.hidden_channels = (config.hidden_size,) * len(self._depths)
+        self.hidden_strides = (config.patch_size,) * len(self._depths)
+
+    @property
+    @override
+    def encoder(self) -> nn.Module:
+        return self.model.vision_encoder
+
+    @override
+    def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
+        encoder = self.model.vision_encoder
+        hidden = encoder.patch_embed.projection(images).permute(0, 2, 3, 1)
+        if encoder.pos_embed is not None:
+            hidden = hidden + self._positions_at(hidden.shape[1], hidden.shape[2])
+        kept = []
+        for depth, layer in enumerate(encoder.layers):
+            hidden = self._run(layer, hidden)
+            if depth in self._depths:
+                kept.append(hidden)
+        image = encoder.neck(hidden)
+        shallow = tuple(encoder.neck(state) for state in kept[:-1]) if with_levels else ()
+        maps = tuple(state.permute(0, 3, 1, 2) for state in kept)
+        return Embedding(image, maps, (*shallow, image))
+
+    def _positions_at(self, height: int, width: int) -> Tensor:
+        table = self.model.vision_encoder.pos_embed
+        if table.shape[1:3] == (height, width):
+            return table
+        return F.interpolate(
+            table.permute(0, 3, 1, 2), (height, width), mode="bicubic", align_corners=False
+        ).permute(0, 2, 3, 1)
+
+    @override
+    def positions(self, height: int, width: int) -> Tensor:
+        encoded = self.model.shared_image_embedding(self._grid(height, width))
+        return encoded.permute(2, 0, 1)[None]
+
+    @override
+    def decode(
+        self,
+        image: Tensor,
+        dense: Tensor,
+        sparse: Tensor | None,
+        fine: tuple[Tensor, ...],
+        *,
+        multimask: bool,
+    ) -> Tensor:
+        masks, _ = self.model.mask_decoder(
+            image_embeddings=image,
+            image_positional_embeddings=self.positions(*image.shape[-2:]),
+            sparse_prompt_embeddings=None if sparse is None else sparse[:, None],
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+        )
+        return masks[:, 0]
+
+
+class Sam2(Foundation):
+    """SAM 2 and 2.1 (Ravi et al., arXiv:2408.00714) on single images: a hierarchical encoder.
+
+    Maps at strides 4, 8, 16 and 32; any canvas of whole stride-32 cells, positions interpolated by
+    the model itself. The mask decoder always answers as in training: its switch to another
+    candidate by stability, meant for clicks, is off.
+    """
+
+    def __init__(self, model: Sam2Model) -> None:
+        super().__init__(model)
+        vision = model.config.vision_config
+        first = vision.backbone_config.patch_stride[0]
+        stages = len(vision.backbone_config.blocks_per_stage)
+        self.hidden_strides = tuple(first * 2**stage for stage in range(stages))
+        self.hidden_channels = tuple(vision.backbone_config.embed_dim_per_stage)
+        self.multiple = self.hidden_strides[-1]
+        self.dim = vision.fpn_hidden_size
+        model.mask_decoder.dynamic_multimask_via_stability = False
+
+    @property
+    @override
+    def encoder(self) -> nn.Module:
+        return self.model.vision_encoder
+
+    @override
+    def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
+        encoder = self.model.vision_encoder
+        backbone = encoder.backbone
+        hidden = backbone.patch_embed(images)
+        hidden = hidden + backbone._get_pos_embed(hidden.shape[1:3])
+        kept = []
+        for depth, block in enumerate(backbone.blocks):
+            hidden = self._run(block, hidden)
+            if depth in backbone.stage_ends:
+                kept.append(hidden)
+        coarse_first, _ = encoder.neck(kept)
+        levels = tuple(coarse_first[::-1])
+        image = levels[2] + self.model.no_memory_embedding.reshape(1, -1, 1, 1)
+        decoder = self.model.mask_decoder
+        fine = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))
+        maps = tuple(state.permute(0, 3, 1, 2) for state in kept)
+        return Embedding(image, maps, levels if with_levels else (), fine)
+
+    @override
+    def positions(self, height: int, width: int) -> Tensor:
+        encoded = self.model.shared_image_embedding(self._grid(height, width))
+        return encoded.permute(2, 0, 1)[None]
+
+    @override
+    def decode(
+        self,
+        image: Tensor,
+        dense: Tensor,
+        sparse: Tensor | None,
+        fine: tuple[Tensor, ...],
+        *,
+        multimask: bool,
+    ) -> Tensor:
+        if sparse is None:
+            # Without a point SAM 2 is trained to see two empty ones.
+            sparse = self.blank_token().expand(image.shape[0], 2, -1)
+        masks, *_ = self.model.mask_decoder(
+            image_embeddings=image,
+            image_positional_embeddings=self.positions(*image.shape[-2:]),
+            sparse_prompt_embeddings=sparse[:, None],
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            high_resolution_features=list(fine),
+        )
+        return masks[:, 0]
+
+
+def _tiny_sam() -> SamModel:
+    """A 1.4 M parameter SAM: an eight-layer ViT of 96 channels."""
+    vision = transformers.SamVisionConfig(
+        hidden_size=96,
+        output_channels=64,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        image_size=256,
+        window_size=7,
+        global_attn_indexes=[1, 3, 5, 7],
+        num_pos_feats=32,
+        initializer_range=0.02,  # transformers' 1e-10 is meant for weights that get loaded
+    )
+    prompt = transformers.SamPromptEncoderConfig(hidden_size=64, image_size=256)
+    decoder = transformers.SamMaskDecoderConfig(
+        hidden_size=64, mlp_dim=256, num_attention_heads=4, iou_head_hidden_dim=64
+    )
+    return SamModel(
+        transformers.SamConfig(
+            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
+        )
+    )
+
+
+def _tiny_sam2() -> Sam2Model:
+    """A 1.9 M parameter SAM 2: a four-stage hierarchical encoder of 32 to 256 channels."""
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=32,
+        blocks_per_stage=[1, 2, 4, 1],
+        embed_dim_per_stage=[32, 64, 128, 256],
+        num_attention_heads_per_stage=[1, 2, 4, 8],
+        window_size_per_stage=[8, 4, 14, 7],
+        global_attention_blocks=[4, 6],
+    )
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=[256, 128, 64, 32], fpn_hidden_size=64
+    )
+    prompt = transformers.Sam2PromptEncoderConfig(hidden_size=64)
+    decoder = transformers.Sam2MaskDecoderConfig(
+        hidden_size=64, mlp_dim=256, num_attention_heads=4, iou_head_hidden_dim=64
+    )
+    return Sam2Model(
+        transformers.Sam2Config(
+            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
+        )
+    )
+
+
+TINY: dict[str, Callable[[], SamModel | Sam2Model]] = {
+    "tiny-sam": _tiny_sam,
+    "tiny-sam2": _tiny_sam2,
+}
+_FAMILIES = {
+    "sam": (SamModel, Sam),
+    "sam2": (Sam2Model, Sam2),
+    # Meta's SAM 2 checkpoints describe the video model; its image half is what we load.
+    "sam2_video": (Sam2Model, Sam2),
+}
+
+
+def load_foundation(name: str) -> Foundation:
+    """Load a promptable foundation model; ``tiny-*`` needs no download.
+
+    Args:
+        name: Hugging Face id (``facebook/sam-vit-base``, ``facebook/sam2.1-hiera-tiny``), local
+            folder in the same format, or ``tiny-sam`` / ``tiny-sam2``: random weights that are the
+            same every time, so that they need not be saved.
+
+    Returns:
+        The model in float32.
+
+    Raises:
+        ConfigError: If ``name`` is none of these, or a model of another family.
+        CheckpointError: If the files cannot be found, fetched or read.
+    """
+    if name in TINY:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = TINY[name]()
+        return _FAMILIES[model.config.model_type][1](model)
+    if "/" not in name and not Path(name).is_dir():
+        raise ConfigError(
+            f"teacher.name '{name}' is neither a folder nor a Hugging Face id such as "
+            f"facebook/sam-vit-base; {nearest(name, [*TINY, 'none'])}"
+        )
+    try:
+        family = transformers.AutoConfig.from_pretrained(name).model_type
+        if family not in _FAMILIES:
+            raise ConfigError(
+                f"teacher.name '{name}' is a '{family}' model; {nearest(family, _FAMILIES)}"
+            )
+        model_class, foundation_class = _FAMILIES[family]
+        model = model_class.from_pretrained(name, dtype=torch.float32)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"teacher.name '{name}' could not be loaded ({reason}); give the folder of a "
+            "downloaded checkpoint, or go online once so that it can be fetched"
+        ) from error
+    return foundation_class(model)

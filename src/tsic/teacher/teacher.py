@@ -1,0 +1,282 @@
+"""The teacher: a prompted foundation model and the decoder that maps its masks to classes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsic.prompt import LOGIT_RANGE, Prompts, class_prompts, index_prompt
+from tsic.teacher.canvas import Canvas
+from tsic.teacher.foundation import MEAN, STD, Embedding, Foundation
+from tsic.teacher.lora import attach_lora
+from tsic.teacher.mapping import LightMapping, Mapping, PromptedMasks, UperMapping
+from tsic.teacher.sam import load_foundation
+
+PromptKind = Literal["none", "index", "class"]
+Gradient = Literal["through", "stop"]
+MappingKind = Literal["light", "uper", "uper-released"]
+# Strides at which the mask decoder runs: SAM's own, or the public code's.
+MaskStride = Literal[16, 4]
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """What the teacher says about a batch; every map covers exactly the image.
+
+    Attributes:
+        logits: Class scores ``(B, K, ceil(H/4), ceil(W/4))``.
+        features: Map ``(B, D, h, w)`` that distillation compares.
+        masks: Decoded masks ``(B, N, h, w)``, ``None`` without a prompt.
+        class_ids: Class of each mask, int64 ``(B, N)``; ``None`` unless prompted by class.
+    """
+
+    logits: Tensor
+    features: Tensor
+    masks: Tensor | None = None
+    class_ids: Tensor | None = None
+
+
+class Teacher(nn.Module):
+    """Embed the image, prompt with the student's masks, decode masks, map to classes.
+
+    Trainable are the prompt encoder, the mask decoder, the mapping decoder and LoRA; the image
+    encoder's own weights are frozen unless ``trains_encoder``.
+
+    Args:
+        foundation: Promptable segmenter.
+        mapping: Mapping decoder for it.
+        num_classes: Classes ``K``.
+        prompt: ``class`` gives one mask per class, ``index`` the class index as one float channel
+            (public code), ``none`` leaves the mask decoder out.
+        gradient: Whether the teacher's losses reach the student ``through`` class prompts.
+        max_classes: Class prompts per image, those of largest expected area.
+        rounds: Decoding rounds; from the second on, decoded masks are the prompt.
+        class_tokens: Add a learned token per class to class prompts, starting as "no point".
+        mask_stride: Pixels per cell of the grid on which masks are decoded.
+        lora_rank: Rank of the encoder's adapters; 0 runs the encoder without gradient.
+        trains_encoder: Train the encoder's own weights: for foundation models without pretrained
+            weights.
+        recompute_encoder: Trade time for memory in the encoder's backward pass.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        foundation: Foundation,
+        mapping: Mapping,
+        num_classes: int,
+        *,
+        prompt: PromptKind = "class",
+        gradient: Gradient = "through",
+        max_classes: int = 8,
+        rounds: int = 1,
+        class_tokens: bool = True,
+        mask_stride: MaskStride = 16,
+        lora_rank: int = 4,
+        trains_encoder: bool = False,
+        recompute_encoder: bool = False,
+    ) -> None:
+        super().__init__()
+        self.foundation = foundation
+        self.mapping = mapping
+        self.prompt = prompt
+        self.gradient = gradient
+        self.max_classes = max_classes
+        self.rounds = rounds
+        self.mask_stride = mask_stride
+        self.class_tokens: nn.Embedding | None = None
+        if prompt == "class" and class_tokens:
+            self.class_tokens = nn.Embedding(num_classes, foundation.dim)
+            nn.init.zeros_(self.class_tokens.weight)
+        foundation.recompute = recompute_encoder
+        self._freeze(lora_rank, trains_encoder)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def _freeze(self, lora_rank: int, trains_encoder: bool) -> None:
+        model = self.foundation.model
+        # Without a prompt only the encoder is used; with one, all but the position table trains.
+        self.foundation.requires_grad_(self.prompt != "none")
+        model.shared_image_embedding.requires_grad_(False)
+        model.prompt_encoder.shared_embedding.requires_grad_(False)
+        self.foundation.encoder.requires_grad_(trains_encoder)
+        if lora_rank > 0:
+            attach_lora(self.foundation.encoder, lora_rank)
+
+    def forward(self, images: Tensor, student_logits: Tensor) -> TeacherOutput:
+        """Answer a batch of images with class scores, guided by the student's masks.
+
+        Args:
+            images: RGB in [0, 1], float ``(B, 3, H, W)``, any size.
+            student_logits: The student's scores ``(B, K, h, w)`` on any grid that covers the image.
+
+        Returns:
+            See ``TeacherOutput``.
+        """
+        canvas = Canvas(images.shape[-2], images.shape[-1], self.foundation.multiple)
+        padded = canvas.pad((images - self.mean) / self.std)
+        embedding = self.embed(padded)
+        masks = self.decode_masks(embedding, student_logits, canvas)
+        logits, features = self.mapping(padded, embedding, masks)
+        return TeacherOutput(
+            canvas.crop(logits),
+            canvas.crop(features),
+            None if masks is None else canvas.crop(masks.logits),
+            None if masks is None else masks.class_ids,
+        )
+
+    def embed(self, padded: Tensor) -> Embedding:
+        """Run the image encoder on normalised canvas images, without gradient if none is needed."""
+        learns = any(p.requires_grad for p in self.foundation.encoder.parameters())
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return self.foundation.encode(padded, with_levels=self.mapping.needs_levels)
+
+    def decode_masks(
+        self, embedding: Embedding, student_logits: Tensor, canvas: Canvas
+    ) -> PromptedMasks | None:
+        """Prompt the mask decoder with the student's masks, as often as there are rounds."""
+        if self.prompt == "none":
+            return None
+        # A mask prompt lies on four times the grid that the mask decoder runs on.
+        stride = self.mask_stride // 4
+        if self.prompt == "index":
+            # The public code takes the index at the prompt's own resolution.
+            prompts = index_prompt(canvas.place(student_logits, stride, fill=0.0))
+            decoded = self._rounds(embedding, prompts, prompts.masks)
+            return PromptedMasks(decoded, decoded, None)
+        prompts = class_prompts(
+            student_logits, self.max_classes, has_gradient=self.gradient == "through"
+        )
+        placed = canvas.place(prompts.masks, stride, fill=-LOGIT_RANGE)
+        decoded = self._rounds(embedding, prompts, placed)
+        return PromptedMasks(decoded, self._scatter(decoded, prompts, canvas), prompts.class_ids)
+
+    def _rounds(self, embedding: Embedding, prompts: Prompts, masks: Tensor) -> Tensor:
+        """Decode ``(B, N, ...)`` prompts; later rounds prompt with the answer of the one before."""
+        decoded = self._decode(embedding, masks, prompts.class_ids)
+        for _ in range(self.rounds - 1):
+            again = decoded.amax(1, keepdim=True) if prompts.class_ids is None else decoded
+            again = again.clamp(-LOGIT_RANGE, LOGIT_RANGE)
+            decoded = self._decode(embedding, again, prompts.class_ids)
+        return decoded
+
+    def _decode(self, embedding: Embedding, masks: Tensor, class_ids: Tensor | None) -> Tensor:
+        """Decode ``(B, N, 4h, 4w)`` mask prompts to ``(B, N or 3, 4h, 4w)`` masks."""
+        batch, per_image = masks.shape[:2]
+        dense = self.foundation.embed_masks(masks.flatten(0, 1)[:, None])
+        height, width = dense.shape[-2:]
+        scales = (4, 2)[: len(embedding.fine)]
+
+        def per_prompt(maps: Tensor, scale: int) -> Tensor:
+            size = (scale * height, scale * width)
+            if maps.shape[-2:] != size:
+                maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+            return maps.repeat_interleave(per_image, 0)
+
+        decoded = self.foundation.decode(
+            per_prompt(embedding.image, 1),
+            dense,
+            self._tokens(class_ids),
+            tuple(map(per_prompt, embedding.fine, scales)),
+            multimask=class_ids is None,
+        )
+        return decoded.reshape(batch, -1, *decoded.shape[-2:])
+
+    def _tokens(self, class_ids: Tensor | None) -> Tensor | None:
+        """One token per prompt ``(B * N, 1, D)`` that tells the class, or ``None``."""
+        if self.class_tokens is None or class_ids is None:
+            return None
+        return (self.foundation.blank_token() + self.class_tokens(class_ids)).reshape(
+            class_ids.numel(), 1, -1
+        )
+
+    def _scatter(self, decoded: Tensor, prompts: Prompts, canvas: Canvas) -> Tensor:
+        """Put decoded masks over the log-odds of all ``K`` classes: ``(B, K, 4h, 4w)``."""
+        assert prompts.log_odds is not None
+        assert prompts.class_ids is not None
+        stride = canvas.height // decoded.shape[-2]
+        everything = canvas.place(prompts.log_odds, stride, fill=-LOGIT_RANGE)
+        index = prompts.class_ids[:, :, None, None].expand_as(decoded)
+        return everything.scatter(1, index, decoded.to(everything.dtype))
+
+
+def build_teacher(
+    name: str,
+    *,
+    num_classes: int,
+    mapping: MappingKind = "light",
+    channels: int | None = None,
+    prompt: PromptKind = "class",
+    gradient: Gradient = "through",
+    max_classes: int = 8,
+    rounds: int = 1,
+    class_tokens: bool = True,
+    mask_stride: MaskStride = 16,
+    lora_rank: int = 4,
+    trains_encoder: bool = False,
+    recompute_encoder: bool = False,
+) -> Teacher:
+    """Build a teacher on a foundation model, the only place where their sizes meet.
+
+    Args:
+        name: Hugging Face id or folder of a SAM, SAM 2 or SAM 2.1, or ``tiny-sam`` / ``tiny-sam2``.
+        num_classes: Classes ``K``.
+        mapping: ``light`` (top-down, per-class masks), ``uper`` (the paper's UPerNet with its
+            attention repaired) or ``uper-released`` (as in the public code, where it is 1).
+        channels: Width of the mapping decoder; by default 128 for ``light``, 512 for ``uper``.
+        prompt: See ``Teacher``, as all that follow.
+        gradient: See ``Teacher``.
+        max_classes: See ``Teacher``.
+        rounds: See ``Teacher``.
+        class_tokens: See ``Teacher``.
+        mask_stride: See ``Teacher``.
+        lora_rank: See ``Teacher``.
+        trains_encoder: See ``Teacher``.
+        recompute_encoder: See ``Teacher``.
+
+    Returns:
+        The teacher; its foundation model comes with the weights that ``name`` has.
+
+    Raises:
+        ConfigError: If ``name`` is not a known kind of model.
+        CheckpointError: If its files cannot be loaded.
+    """
+    foundation = load_foundation(name)
+    decoder: Mapping
+    if mapping == "light":
+        per_class = prompt == "class"
+        multimask = foundation.model.config.mask_decoder_config.num_multimask_outputs
+        decoder = LightMapping(
+            foundation.hidden_channels,
+            foundation.hidden_strides,
+            num_classes,
+            mask_channels={"class": num_classes, "index": multimask, "none": 0}[prompt],
+            is_per_class=per_class,
+            channels=channels or 128,
+        )
+    else:
+        decoder = UperMapping(
+            foundation.dim,
+            foundation.hidden_strides,
+            num_classes,
+            channels=channels or 512,
+            attention="released" if mapping == "uper-released" else "repaired",
+        )
+    return Teacher(
+        foundation,
+        decoder,
+        num_classes,
+        prompt=prompt,
+        gradient=gradient,
+        max_classes=max_classes,
+        rounds=rounds,
+        class_tokens=class_tokens,
+        mask_stride=mask_stride,
+        lora_rank=lora_rank,
+        trains_encoder=trains_encoder,
+        recompute_encoder=recompute_encoder,
+    )

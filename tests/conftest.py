@@ -1,0 +1,66 @@
+"""Fixtures that every test may use: fixed seeds, no network, and two data sets."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tsic.data.classes import ClassTable, write_classes
+
+CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    """Start every test from the same random state."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries still draw from the legacy state
+
+
+@pytest.fixture(scope="session")
+def camvid_root() -> Path:
+    """Root of the real CamVid, where it lies beside the repository."""
+    if not CAMVID.is_dir():
+        pytest.skip("CamVid is not at ../shared/data/camvid")
+    return CAMVID
+
+
+@pytest.fixture
+def folder_dataset(tmp_path: Path) -> Path:
+    """Root of a plain folder: 6 train and 3 val images, 64x96, with a square and a disc each.
+
+    Classes 0 ground, 1 square, 2 disc; the first row of every mask is 255.
+    """
+    root = tmp_path / "shapes"
+    dice = np.random.default_rng(7)
+    for split, count in (("train", 6), ("val", 3)):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for i in range(count):
+            image, mask = _draw_shapes(dice)
+            Image.fromarray(image).save(root / split / "images" / f"{i:03}.png")
+            Image.fromarray(mask).save(root / split / "masks" / f"{i:03}.png")
+    write_classes(root / "classes.yaml", ClassTable.from_names(("ground", "square", "disc")))
+    return root
+
+
+def _draw_shapes(dice: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Image uint8 (64, 96, 3) and mask uint8 (64, 96) of one square and one disc."""
+    rows, columns = np.mgrid[:64, :96]
+    mask = np.zeros((64, 96), np.uint8)
+    top, left = dice.integers(4, 36), dice.integers(4, 20)
+    mask[top : top + 24, left : left + 24] = 1
+    row, column = dice.integers(16, 48), dice.integers(62, 80)
+    mask[(rows - row) ** 2 + (columns - column) ** 2 <= 144] = 2
+    colours = np.array([[90, 120, 90], [200, 60, 50], [50, 80, 210]])
+    image = colours[mask] + dice.normal(0, 12, (64, 96, 3))
+    mask[0] = 255
+    return image.clip(0, 255).astype(np.uint8), mask

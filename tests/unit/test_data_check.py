@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tsic.data.check import check_dataset, require_clean
+from tsic.data.datasets import SegmentationDataset, open_dataset
+from tsic.errors import DataError
+
+
+def _open(root: Path) -> SegmentationDataset:
+    return open_dataset("folder", root, "train")
+
+
+def _break_everything(root: Path) -> None:
+    """One problem of each kind; pair 005 stays clean."""
+    images, masks = root / "train" / "images", root / "train" / "masks"
+    ids = np.zeros((64, 96), np.uint16)
+    ids[0, :3], ids[1, :2] = 300, 7
+    Image.fromarray(ids).save(masks / "000.png")
+    content = (images / "001.png").read_bytes()
+    (images / "001.png").write_bytes(content[: len(content) // 2])
+    Image.new("L", (10, 20)).save(masks / "002.png")
+    Image.new("RGB", (96, 64)).save(masks / "003.png")
+    (masks / "004.png").unlink()
+
+
+def test_check_finds_each_kind(folder_dataset: Path) -> None:
+    _break_everything(folder_dataset)
+    problems = check_dataset(_open(folder_dataset), workers=3)
+    assert [(p.kind, p.file.parent.name, p.file.name) for p in problems] == [
+        ("missing mask", "images", "004.png"),
+        ("unknown id", "masks", "000.png"),
+        ("unreadable", "images", "001.png"),
+        ("size mismatch", "images", "002.png"),
+        ("unreadable", "masks", "003.png"),
+    ]
+    assert problems[1].detail == (
+        "ids not in the class table: 7 (2 px), 300 (3 px); add them to classes or to ignore"
+    )
+    assert problems[3].detail == (
+        "image is 64x96 but its mask is 20x10 (height x width); they must be equal"
+    )
+    assert problems[4].detail.startswith("mask holds RGB colours")
+
+
+def test_check_reports_progress(folder_dataset: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    check_dataset(_open(folder_dataset), workers=2, on_progress=lambda *done: seen.append(done))
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_require_clean_is_silent_on_a_clean_set(folder_dataset: Path) -> None:
+    require_clean(_open(folder_dataset))
+
+
+def test_require_clean_lists_all_in_one_message(folder_dataset: Path) -> None:
+    _break_everything(folder_dataset)
+    message = r"^folder split 'train' has 5 problems:\n(  .*png: .*\n){4}  .*003\.png: mask holds"
+    with pytest.raises(DataError, match=message):
+        require_clean(_open(folder_dataset))
+
+
+def test_require_clean_counts_what_it_does_not_list(folder_dataset: Path) -> None:
+    for i in range(12):
+        Image.new("L", (4, 4)).save(folder_dataset / "train" / "masks" / f"alone{i:02}.png")
+    with pytest.raises(
+        DataError, match=r"12 problems:(\n  .*alone\d\d\.png: .*){10}\n  and 2 more"
+    ):
+        require_clean(_open(folder_dataset))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("000", r"masks/000\.png: ids not in the class table: 7 \(2 px\), 300 \(3 px\)"),
+        ("001", r"images/001\.png: cannot be decoded"),
+        ("002", r"images/002\.png: image is 64x96 but its mask is 20x10"),
+        ("003", r"masks/003\.png: mask holds RGB colours"),
+    ],
+)
+def test_read_names_the_file(folder_dataset: Path, file: str, message: str) -> None:
+    _break_everything(folder_dataset)
+    dataset = _open(folder_dataset)
+    index = [s.image.stem for s in dataset.samples].index(file)
+    with pytest.raises(DataError, match=message):
+        dataset.read(index)
+
+
+def test_many_unknown_ids_are_cut_short(folder_dataset: Path) -> None:
+    dataset = _open(folder_dataset)
+    detail = dataset.unknown_ids(np.arange(64).reshape(8, 8))
+    assert ", 12 (1 px), 51 more; add them" in detail
+    assert dataset.unknown_ids(np.array([[0, 1, 2, 255]])) == ""

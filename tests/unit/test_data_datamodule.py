@@ -1,0 +1,252 @@
+import multiprocessing
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from tsic.data.datamodule import Batch, Item, SegmentationData, collate
+from tsic.data.datasets import SegmentationDataset, open_dataset
+from tsic.data.transforms import TrainTransform
+from tsic.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def train(folder_dataset: Path) -> SegmentationDataset:
+    return open_dataset("folder", folder_dataset, "train")
+
+
+@pytest.fixture
+def val(folder_dataset: Path) -> SegmentationDataset:
+    return open_dataset("folder", folder_dataset, "val")
+
+
+def _data(
+    train: SegmentationDataset, val: SegmentationDataset | None = None, **options: Any
+) -> SegmentationData:
+    defaults = {"batch_size": 4, "seed": 3, "workers": 0}
+    return SegmentationData(train, val, TrainTransform((32, 48)), **(defaults | options))
+
+
+def _at(data: SegmentationData, step: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    """Act as if a trainer on CPU stood at this step and place."""
+    data.trainer = SimpleNamespace(
+        global_step=step,
+        global_rank=rank,
+        world_size=world_size,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+
+
+def _take(data: SegmentationData, count: int) -> list[Batch]:
+    return list(islice(data.train_dataloader(), count))
+
+
+def _samples(batches: list[Batch]) -> list[Item | DataError]:
+    return [
+        sample
+        for batch in batches
+        for sample in zip(batch["images"], batch["labels"], batch["names"], strict=True)
+    ]
+
+
+def _assert_equal(some: list[Batch], others: list[Batch]) -> None:
+    """Same names, images and labels in the same order, however they are batched."""
+    one, other = (collate(_samples(batches)) for batches in (some, others))
+    assert not isinstance(one, DataError)
+    assert not isinstance(other, DataError)
+    assert one["names"] == other["names"]
+    assert torch.equal(one["images"], other["images"])
+    assert torch.equal(one["labels"], other["labels"])
+
+
+def test_batches_hold_what_the_contract_says(train: SegmentationDataset) -> None:
+    batch = _take(_data(train), 1)[0]
+    assert batch.keys() == {"images", "labels", "names"}
+    assert (batch["images"].shape, batch["images"].dtype) == ((4, 3, 32, 48), torch.float32)
+    assert (batch["labels"].shape, batch["labels"].dtype) == ((4, 32, 48), torch.int64)
+    assert batch["names"][0].startswith("train/images/")
+    assert batch["images"].amin() >= 0
+    assert 0.5 < batch["images"].amax() <= 1
+    assert set(batch["labels"].unique().tolist()) <= {0, 1, 2, 255}
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_workers_do_not_change_the_batches(train: SegmentationDataset, start: int) -> None:
+    batches = []
+    for workers in (0, 1, 2):
+        data = _data(train, workers=workers)
+        _at(data, start)
+        batches.append(_take(data, 4))
+    _assert_equal(batches[0], batches[1])
+    _assert_equal(batches[0], batches[2])
+
+
+def test_one_sample_is_augmented_differently_each_time(train: SegmentationDataset) -> None:
+    batches = _take(_data(train, batch_size=6), 2)
+    place = batches[1]["names"].index(batches[0]["names"][0])
+    assert not torch.equal(batches[0]["images"][0], batches[1]["images"][place])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resume_sees_what_the_uninterrupted_run_sees(
+    train: SegmentationDataset, accumulate: int
+) -> None:
+    whole = _take(_data(train, accumulate=accumulate), 5 * accumulate)
+    resumed = _data(train, accumulate=accumulate)
+    _at(resumed, step=3)
+    _assert_equal(whole[3 * accumulate :], _take(resumed, 2 * accumulate))
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_two_ranks_see_what_one_sees(train: SegmentationDataset, start: int) -> None:
+    one = _data(train)
+    _at(one, start)
+    ranks = []
+    for rank in (0, 1):
+        data = _data(train, batch_size=2)
+        _at(data, start, rank, world_size=2)
+        ranks.append(_take(data, 3))
+    _assert_equal(_take(one, 3), [batch for pair in zip(*ranks, strict=True) for batch in pair])
+
+
+def test_loading_leaves_the_global_generator_alone(
+    train: SegmentationDataset, val: SegmentationDataset
+) -> None:
+    before = torch.get_rng_state()
+    data = _data(train, val)
+    _take(data, 3)
+    list(data.val_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_val_gives_each_image_once_over_the_ranks(val: SegmentationDataset) -> None:
+    names = []
+    for rank in (0, 1):
+        data = _data(val, val)
+        _at(data, rank=rank, world_size=2)
+        batches: list[Any] = list(data.val_dataloader())
+        assert all(batch["images"].shape == (1, 3, 64, 96) for batch in batches)
+        names.append([name for batch in batches for name in batch["names"]])
+    assert names == [
+        ["val/images/000.png", "val/images/002.png"],
+        ["val/images/001.png"],
+    ]
+
+
+def test_val_image_is_the_file(val: SegmentationDataset) -> None:
+    batch: Any = next(iter(_data(val, val).val_dataloader()))
+    image, label = val.read(0)
+    assert torch.equal(batch["images"][0], image / 255)
+    assert torch.equal(batch["labels"][0], label)
+
+
+def test_no_validation_split_gives_no_loader(train: SegmentationDataset) -> None:
+    assert _data(train).val_dataloader() == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_failing_read_surfaces_with_its_own_message(
+    train: SegmentationDataset, workers: int
+) -> None:
+    broken = train.samples[2].mask
+    broken.write_bytes(b"no mask")
+    data = _data(train, train, workers=workers, batch_size=6)
+    message = rf"^{broken}: cannot be decoded \(cannot identify image file\); replace the file$"
+    with pytest.raises(DataError, match=message):
+        _take(data, 1)
+    with pytest.raises(DataError, match=message):
+        list(data.val_dataloader())
+
+
+def test_collate_hands_on_the_first_error() -> None:
+    error = DataError("a")
+    item = (torch.zeros(3, 2, 2), torch.zeros(2, 2), "x")
+    assert collate([item, error, DataError("b")]) is error
+
+
+def test_workers_stop_with_their_loader(train: SegmentationDataset) -> None:
+    before = set(multiprocessing.active_children())
+    loader = _data(train, workers=2).train_dataloader()
+    batches: Iterator[Batch] = iter(loader)
+    next(batches)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    del batches, loader
+    assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+    ],
+)
+def test_wrong_numbers_are_named(
+    train: SegmentationDataset, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _data(train, **options)
+
+
+class _Recorder(LightningModule):
+    """Learns next to nothing, but notes which images it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 3, 1)
+        self.seen: list[str] = []
+        self.validated: list[str] = []
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        self.seen += batch["names"]
+        return self.head(batch["images"]).square().mean()
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self.validated += batch["names"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+# Lightning speaks up about small loaders, its own use of torch's pytree (2.6 on torch 2.15) and
+# a resumed run that writes its checkpoints elsewhere.
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*deprecated")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_lightning_takes_the_loader_as_endless_and_resumes(
+    train: SegmentationDataset, val: SegmentationDataset, tmp_path: Path
+) -> None:
+    def fit(run: str, steps: int, resume: Path | None = None) -> _Recorder:
+        trainer = Trainer(
+            max_steps=steps,
+            accumulate_grad_batches=2,
+            val_check_interval=4,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            callbacks=[ModelCheckpoint(tmp_path / run, every_n_train_steps=3, save_last=True)],
+        )
+        recorder = _Recorder()
+        data = _data(train, val, accumulate=2)
+        trainer.fit(recorder, datamodule=data, ckpt_path=resume)
+        assert trainer.num_training_batches == float("inf")
+        return recorder
+
+    whole, first = fit("whole", 5), fit("first", 3)
+    rest = fit("rest", 5, tmp_path / "first" / "last.ckpt")
+    assert len(whole.seen) == 5 * 2 * 4
+    assert whole.seen == first.seen + rest.seen
+    assert whole.validated == ["val/images/000.png", "val/images/001.png", "val/images/002.png"] * 2

@@ -1,0 +1,113 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tsic.data.images import read_image, read_mask, verify_image
+from tsic.errors import DataError
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """RGB uint8 (20, 30, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+
+
+def test_read_image_keeps_rgb(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), pixels)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("L", "png"), ("LA", "png"), ("1", "png"), ("RGBA", "png"), ("P", "png"), ("CMYK", "jpg")],
+)
+def test_read_image_converts_every_mode(
+    tmp_path: Path, pixels: np.ndarray, mode: str, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    original = Image.fromarray(pixels).convert(mode)
+    options: dict[str, Any] = {"transparency": bytes([0, 9])} if mode == "P" else {}
+    original.save(path, **options)
+    image = read_image(path)
+    assert image.shape == (3, 20, 30)
+    assert verify_image(path) == (20, 30)
+    if suffix == "png":
+        expected = np.asarray(original.convert("RGB"))
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize(("orientation", "size"), [(1, (20, 30)), (3, (20, 30)), (6, (30, 20))])
+def test_orientation_is_applied(
+    tmp_path: Path, pixels: np.ndarray, suffix: str, orientation: int, size: tuple[int, int]
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    image = read_image(path)
+    assert image.shape[1:] == size
+    assert verify_image(path) == size
+    if suffix in {"png", "tif"}:  # the lossless ones here
+        turned = {1: pixels, 3: np.rot90(pixels, 2), 6: np.rot90(pixels, -1)}[orientation]
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), turned)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_truncated_file_is_named(
+    tmp_path: Path, pixels: np.ndarray, suffix: str, share: float
+) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(pixels.repeat(4, 0).repeat(4, 1)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    for read in (read_image, verify_image):
+        with pytest.raises(DataError, match=rf"cut\.{suffix}: cannot be decoded \(.*; replace"):
+            read(path)
+
+
+def test_other_unreadable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"empty\.png: cannot be decoded \(cannot identify"):
+        read_image(tmp_path / "empty.png")
+    with pytest.raises(DataError, match=r"gone\.png: no such file"):
+        read_mask(tmp_path / "gone.png")
+    Image.fromarray(np.full((2, 2), 999, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match=r"deep\.png: image has more than 8 bits"):
+        read_image(tmp_path / "deep.png")
+
+
+def test_read_mask_gives_palette_indices_not_colours(tmp_path: Path) -> None:
+    ids = np.array([[0, 1, 2], [3, 1, 255]], np.uint8)
+    mask = Image.fromarray(ids).convert("P")
+    mask.putpalette([200, 10, 10] * 256)
+    mask.save(tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as written:
+        assert written.mode == "P"
+    np.testing.assert_array_equal(read_mask(tmp_path / "p.png"), ids)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_read_mask_keeps_16_bits(tmp_path: Path, suffix: str) -> None:
+    ids = np.array([[0, 255, 256], [257, 40000, 65535]], np.uint16)
+    Image.fromarray(ids).save(tmp_path / f"m.{suffix}")
+    np.testing.assert_array_equal(read_mask(tmp_path / f"m.{suffix}"), ids)
+
+
+def test_read_mask_of_one_bit_holds_0_and_1(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[1, 0]]
+
+
+def test_read_mask_refuses_colours_and_huge_ids(tmp_path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(tmp_path / "rgb.png")
+    with pytest.raises(DataError, match=r"rgb\.png: mask holds RGB colours, which are not read ye"):
+        read_mask(tmp_path / "rgb.png")
+    Image.fromarray(np.array([[70000]], np.int32)).save(tmp_path / "m.tif")
+    with pytest.raises(DataError, match=r"m\.tif: mask holds ids outside 0 to 65535"):
+        read_mask(tmp_path / "m.tif")

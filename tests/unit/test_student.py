@@ -1,0 +1,301 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsic.errors import CheckpointError, ConfigError
+from tsic.student import StudentOutput, StudentSpec, build_student, fit_to_image
+
+
+class Blocks(nn.Module):
+    """Averages 8x8 pixels, so that the place of every answer is known; logits in any wrapping."""
+
+    size_multiple = 16
+
+    def __init__(self, num_classes: int, returns: str = "output", stride: int = 8) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.returns = returns
+        self.stride = stride
+
+    def forward(self, images: Tensor) -> Any:
+        means = F.avg_pool2d(images, self.stride)
+        logits = means[:, :1].expand(-1, self.num_classes, -1, -1)
+        if self.returns == "tensor":
+            return logits
+        if self.returns in {"out", "logits"}:
+            return {self.returns: logits, "features": [means]}
+        if self.returns == "list":
+            return [logits]
+        return StudentOutput(logits, (means, F.avg_pool2d(images, 16)))
+
+
+def no_network(*_: object, **__: object) -> None:
+    raise OSError("no network in tests")
+
+
+BLOCKS = f"{__name__}:Blocks"
+
+
+def student_of_blocks(**options: object) -> Any:
+    student = build_student(BLOCKS, num_classes=3, options=options).eval()
+    student.mean.zero_()
+    student.std.fill_(1.0)
+    return student
+
+
+class TestFitToImage:
+    def test_crops_where_the_stride_divides(self) -> None:
+        cells = torch.arange(12.0).view(1, 1, 3, 4)
+        assert fit_to_image(cells, (24, 32), (16, 24)).tolist() == [[[[0, 1, 2], [4, 5, 6]]]]
+
+    def test_returns_the_same_map_when_nothing_was_padded(self) -> None:
+        cells = torch.rand(2, 3, 4, 5)
+        assert torch.equal(fit_to_image(cells, (32, 40), (32, 40)), cells)
+
+    def test_samples_at_centres_of_even_cells(self) -> None:
+        """20 px in 3 cells: centres 10/3, 10 and 50/3 px; a cell's centre is at 8 i + 4 px."""
+        cells = torch.arange(4.0).view(1, 1, 1, 4)
+        fitted = fit_to_image(cells, (8, 32), (8, 20)).flatten()
+        expected = torch.tensor([0.0, 10 / 8 - 0.5, 50 / 24 - 0.5])  # the first lies at the rim
+        torch.testing.assert_close(fitted, expected)
+
+    @pytest.mark.parametrize("side", range(1, 65))
+    def test_every_side_gives_the_rounded_up_number_of_cells(self, side: int) -> None:
+        padded = -(-side // 32) * 32
+        for stride in (1, 4, 8, 16, 32):
+            cells = torch.zeros(1, 1, padded // stride, padded // stride)
+            assert (
+                fit_to_image(cells, (padded,) * 2, (side,) * 2).shape[2:]
+                == (-(-side // stride),) * 2
+            )
+
+
+class TestStudent:
+    def test_ramp_keeps_its_place_at_an_odd_size(self) -> None:
+        """A horizontal ramp of one unit per pixel must read its own position at each centre."""
+        student = student_of_blocks()
+        width = 100  # 12.5 cells of 8 px -> 13 cells of 100 / 13 px
+        ramp = (torch.arange(width) + 0.5).expand(1, 3, 64, width) / 255
+        logits = student(ramp).logits
+        centres = (torch.arange(13) + 0.5) * width / 13
+        # Past the 12th cell the average holds padding.
+        torch.testing.assert_close(logits[0, 0, 0, :12] * 255, centres[:12], atol=0.2, rtol=0)
+
+    def test_square_stays_where_it_is(self) -> None:
+        student = student_of_blocks()
+        images = torch.zeros(1, 3, 72, 90)
+        images[:, :, 40:48, 16:24] = 1.0
+        logits = student(images).logits[0, 0]
+        assert logits.shape == (9, 12)
+        row, column = divmod(int(logits.argmax()), 12)
+        assert row == 5
+        assert column == int(20 / (90 / 12))
+
+    def test_normalises_with_its_own_mean_and_std(self) -> None:
+        student = build_student(BLOCKS, num_classes=2).eval()
+        grey = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+        assert student(grey).logits.abs().max() < 1e-6
+        assert student(grey + 0.229).logits[0, 0, 0, 0].item() == pytest.approx(1.0)
+
+    def test_auxiliary_head_answers_in_training_only(self) -> None:
+        student = build_student("compact", num_classes=4, auxiliary=True)
+        images = torch.rand(2, 3, 64, 64)
+        assert student(images).auxiliary is not None
+        student.eval()
+        assert student(images).auxiliary is None
+
+    def test_auxiliary_head_on_resnet18_has_the_size_of_the_paper(self) -> None:
+        student = build_student(
+            "deeplabv3", num_classes=11, auxiliary=True, options={"decoder_channels": 32}
+        )
+        assert student.auxiliary_head is not None
+        assert sum(weight.numel() for weight in student.auxiliary_head.parameters()) == 148_299
+
+    def test_bfloat16_autocast_gives_finite_logits(self) -> None:
+        student = build_student("compact", num_classes=4)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = student(torch.rand(2, 3, 65, 97)).logits
+        assert logits.isfinite().all()
+
+
+class TestBuildStudent:
+    @pytest.mark.parametrize("returns", ["output", "out", "logits", "tensor"])
+    def test_own_network_may_return_any_of_four_types(self, returns: str) -> None:
+        output = student_of_blocks(returns=returns)(torch.rand(1, 3, 20, 30))
+        assert output.logits.shape == (1, 3, 3, 4)
+        assert len(output.features) == {"output": 2, "tensor": 0}.get(returns, 1)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"name": "deeplab"}, r"'deeplab' is unknown; did you mean 'deeplabv3'\?"),
+            ({"name": "nowhere:Net"}, "cannot be imported: No module named 'nowhere'.*PYTHONPATH"),
+            ({"name": BLOCKS + "s"}, r"has no class 'Blockss'; did you mean 'Blocks'\?"),
+            ({"name": BLOCKS, "options": {"width": 1}}, "refuses its arguments: .*'width'"),
+            ({"name": BLOCKS, "options": {"returns": "list"}}, "must return a tensor, .* got list"),
+            ({"name": BLOCKS, "options": {"stride": 7}}, "into 9x9 cells; each must cover"),
+            ({"name": "tests_none/none:Net"}, "could not be read or fetched"),
+            ({"num_classes": 1}, "num_classes must be 2 to 255, got 1"),
+            ({"weights": "imagnet"}, r"weights is wrong; did you mean 'imagenet'\?"),
+            ({"weights": "imagenet"}, "'compact' has no ImageNet weights; set weights to none"),
+            ({"output_stride": 8}, "output_stride is fixed for 'compact'"),
+            ({"options": {"widht": 2.0}}, r"options.widht is unknown; did you mean 'width'\?"),
+            ({"name": "fpn", "output_stride": 8}, "of 'fpn' must be one of 32, got 8"),
+            ({"name": "deeplabv3", "output_stride": 32}, "must be one of 8, 16, got 32"),
+            (
+                {"name": "deeplabv3", "encoder": "vgg11"},
+                "on encoder 'vgg11': .*dilated.* works at 8, 16, and at 32 any encoder",
+            ),
+            (
+                {"name": "deeplabv3", "encoder": "swin_tiny_patch4_window7_224"},
+                "unexpected keyword argument 'output_stride'; output_stride was 8",
+            ),
+            ({"name": "fpn", "encoder": "resnet81"}, "'resnet81' is neither .* did you mean"),
+            (
+                {"name": "fpn", "options": {"decoder_chanels": 3}},
+                "options.decoder_chanels is not an option of 'fpn'; did you mean 'decoder_",
+            ),
+            ({"name": "fpn", "options": {"classes": 3}}, "options.classes is not an option"),
+            (
+                {"name": "fpn", "options": {"encoder_depth": 2}},
+                "cannot be built .* choose another encoder or correct student.options",
+            ),
+            (
+                {"name": BLOCKS, "options": {"returns": "tensor"}, "auxiliary": True},
+                "auxiliary needs two feature maps, .* gives 0",
+            ),
+        ],
+    )
+    def test_mistake_is_told_with_a_way_out(
+        self, arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises((ConfigError, CheckpointError), match=message):
+            build_student(**{"num_classes": 3} | arguments)
+
+    @pytest.mark.parametrize("encoder", ["resnet18", "resnet10t"])
+    def test_weights_that_cannot_be_fetched_name_the_way_out(
+        self, encoder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("socket.getaddrinfo", no_network)
+        message = (
+            f"ImageNet weights of '(tu-)?{encoder}' could not be .*; check .*"
+            "student.weights to none to train"
+        )
+        with pytest.raises(CheckpointError, match=message):
+            build_student("fpn", num_classes=3, encoder=encoder, weights="imagenet")
+
+    def test_weights_of_an_own_network_are_its_own_affair(self) -> None:
+        with pytest.raises(ConfigError, match="has no ImageNet weights"):
+            build_student(BLOCKS, num_classes=3, weights="imagenet")
+
+    def test_trained_students_need_only_their_own_library(self) -> None:
+        code = """
+import sys, torch
+from tsic.student import build_student
+
+def use(name):
+    build_student(name, num_classes=3).eval()(torch.zeros(1, 3, 64, 64))
+
+use("compact")
+unwanted = {"segmentation_models_pytorch", "timm"} & set(sys.modules)
+use("fpn")
+unwanted |= {"transformers", "lightning"} & set(sys.modules)
+sys.exit(", ".join(unwanted) or 0)
+"""
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (run.returncode, run.stderr) == (0, "")
+
+
+class TestStudentSpec:
+    def test_round_trip(self) -> None:
+        spec = StudentSpec("fpn", 7, options={"decoder_dropout": 0.1})
+        assert StudentSpec.from_dict(spec.to_dict()) == spec
+
+    def test_deployed_has_no_auxiliary_head_and_fetches_nothing(self) -> None:
+        spec = StudentSpec("fpn", 7, weights="imagenet", auxiliary=True).deployed()
+        assert (spec.auxiliary, spec.weights) == (False, "none")
+
+    def test_unknown_key_is_named(self) -> None:
+        with pytest.raises(ConfigError, match=r"student.encodr is unknown; did you mean 'encoder'"):
+            StudentSpec.from_dict({"name": "fpn", "num_classes": 3, "encodr": "resnet18"})
+
+    def test_missing_key_is_named(self) -> None:
+        with pytest.raises(ConfigError, match=r"student.num_classes is missing"):
+            StudentSpec.from_dict({"name": "fpn"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = tmp_path_factory.mktemp("stored")
+    config = SegformerConfig(
+        num_labels=3,
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 1, 1],
+        decoder_hidden_size=16,
+    )
+    torch.manual_seed(1)
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    return folder
+
+
+def stored_weights(folder: Path) -> dict[str, Tensor]:
+    from transformers import SegformerForSemanticSegmentation
+
+    weights: dict[str, Tensor] = SegformerForSemanticSegmentation.from_pretrained(
+        folder
+    ).state_dict()
+    return weights
+
+
+class TestHuggingFace:
+    def test_only_the_classifier_starts_afresh(self, folder: Path) -> None:
+        student = build_student(str(folder), num_classes=7, weights="imagenet")
+        stored = stored_weights(folder)
+        ours = student.network.model.state_dict()
+        changed = {
+            key
+            for key, value in stored.items()
+            if value.shape != ours[key].shape or not torch.equal(value, ours[key])
+        }
+        assert changed == {"decode_head.classifier.weight", "decode_head.classifier.bias"}
+        assert student(torch.rand(2, 3, 64, 64)).logits.shape == (2, 7, 16, 16)
+
+    def test_weights_none_starts_everything_afresh(self, folder: Path) -> None:
+        ours = build_student(str(folder), num_classes=3).network.model.state_dict()
+        stored = stored_weights(folder)
+        matrices = [key for key, value in stored.items() if value.ndim > 1]
+        assert not any(torch.equal(stored[key], ours[key]) for key in matrices)
+
+    def test_spec_rebuilds_without_the_folder(self, folder: Path) -> None:
+        student = build_student(str(folder), num_classes=7)
+        values = student.spec.deployed().to_dict() | {"name": "gone/away"}
+        rebuilt = build_student(**values)
+        rebuilt.load_state_dict(student.deploy_state_dict())
+
+    def test_encoder_of_another_size_is_refused(self, folder: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"do not fit its encoder \(segformer\."):
+            build_student(
+                str(folder),
+                num_classes=3,
+                weights="imagenet",
+                options={"hidden_sizes": [8, 16, 24, 64]},
+            )
+
+    def test_model_for_something_else_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+        with pytest.raises(ConfigError, match="is no semantic-segmentation model"):
+            build_student(str(tmp_path), num_classes=3)
