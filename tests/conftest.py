@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import torch
 from PIL import Image
 
 from tsic.data.classes import ClassTable, write_classes
+
+if TYPE_CHECKING:
+    from tsic.cycle import Cycle
 
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 
@@ -64,3 +68,15 @@ def _draw_shapes(dice: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     image = colours[mask] + dice.normal(0, 12, (64, 96, 3))
     mask[0] = 255
     return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture
+def tiny_cycle() -> "Cycle":
+    """Smallest cycle of 3 classes: a narrow compact student and `tiny-sam`, the default recipe."""
+    # Imported here, so that tests of data and pictures need not wait for transformers.
+    from tsic.cycle import Cycle
+    from tsic.student import build_student
+    from tsic.teacher import build_teacher
+
+    student = build_student("compact", num_classes=3, options={"width": 0.25})
+    return Cycle(student, build_teacher("tiny-sam", num_classes=3, channels=16))

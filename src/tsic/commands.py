@@ -17,7 +17,7 @@ from tsic.config_file import load_config, parser
 from tsic.data.check import require_clean
 from tsic.data.datasets import SegmentationDataset, open_dataset
 from tsic.errors import ConfigError
-from tsic.evaluate import Scorer, evaluate
+from tsic.evaluation import Scorer, evaluate
 
 
 class _Parser(argparse.ArgumentParser):

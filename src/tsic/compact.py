@@ -101,7 +101,7 @@ class Compact(nn.Module):
                 f"student.options.dilations must be a list of integers above 0, got {dilations!r}"
             )
         model = cls(num_classes, width=width, logits_stride=int(str(stride)), dilations=dilations)
-        return Network(model, Compact.forward, size_multiple=16, options=options)
+        return Network(model, _read, size_multiple=16, options=options)
 
     def forward(self, images: Tensor) -> Maps:
         """Segment normalised images.
@@ -181,6 +181,12 @@ class SplitBlock(nn.Module):
         mixed = torch.cat([part(piece) for part, piece in zip(self.parts, pieces, strict=True)], 1)
         branch = self.last_norm(self.second(F.relu(self.norm(mixed))))
         return F.relu(branch + self.shortcut(cells))
+
+
+def _read(model: nn.Module, images: Tensor) -> Maps:
+    """Call the network; it returns what `Network` promises."""
+    maps: Maps = model(images)
+    return maps
 
 
 def _stage(channels: int, width: int, dilations: Sequence[int]) -> nn.Sequential:

@@ -182,7 +182,7 @@ def _parse(merged: Mapping[str, Any], words: Sequence[str]) -> RunConfig:
         ]
         wrong = [f"{key} {why}" for key, value in leaves if (why := _why_wrong(key, value))]
         raise ConfigError("; ".join(wrong) or str(error)) from error
-    built = typed.instantiate_classes(parsed)
+    built = typed.instantiate(parsed)
     values = {item.name: built[item.name] for item in dataclasses.fields(RunConfig)}
     return RunConfig(**values)
 
@@ -246,6 +246,10 @@ def _check_values(config: RunConfig) -> None:
             f"teacher.lora_rank must be >= 0, got {config.teacher.lora_rank}",
         ),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),
+        (
+            0 <= config.objective.class_balance <= 1,
+            f"objective.class_balance must lie in [0, 1], got {config.objective.class_balance}",
+        ),
         (
             config.optim.ema is None or 0 < config.optim.ema < 1,
             f"optim.ema must lie between 0 and 1, got {config.optim.ema}",

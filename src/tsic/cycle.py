@@ -40,6 +40,9 @@ class Objective:
     """Whether the teacher stands still in L_kd-p and L_kd-f (public code: false)."""
     detach_ensemble: bool = True
     """Whether the mean of both logits stands still as the target (public code: false)."""
+    class_balance: float = 0.0
+    """Exponent with which rare classes weigh more in cross-entropies (`frequency ** -exponent`):
+    0 not at all, 1 all classes alike in total. Try 0.5 where rare classes matter."""
     ohem: bool = False
     """Cross-entropy on hard pixels only (public code: true)."""
     ohem_threshold: float | None = 0.7
@@ -83,12 +86,21 @@ class Cycle(nn.Module):
         student: Network that ships.
         teacher: Prompted foundation model; ``None`` gives plain training of the student.
         objective: Weights and rules of the losses.
+        class_weights: Weight of each class in cross-entropies, float ``(K,)``, which the caller
+            derives from ``objective.class_balance`` and its data; by default all alike.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
-        self, student: Student, teacher: Teacher | None, objective: Objective | None = None
+        self,
+        student: Student,
+        teacher: Teacher | None,
+        objective: Objective | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.student = student
         self.teacher = teacher
         self.objective = objective or Objective()
@@ -160,6 +172,7 @@ class Cycle(nn.Module):
             average=rules.average,
             ohem_threshold=rules.ohem_threshold,
             ohem_min_kept=rules.ohem_min_kept if rules.ohem else None,
+            class_weights=self.class_weights,
             ignore_index=rules.ignore_index,
         )
 

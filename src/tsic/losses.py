@@ -20,6 +20,7 @@ def cross_entropy(
     average: Average = "valid",
     ohem_threshold: float | None = None,
     ohem_min_kept: int | None = None,
+    class_weights: Tensor | None = None,
     ignore_index: int = 255,
 ) -> Tensor:
     """Per-pixel cross-entropy on the label grid, over all or only over the hard pixels.
@@ -36,6 +37,8 @@ def cross_entropy(
             pixel of the batch, ignored and dropped ones included (``all``, the public code).
         ohem_threshold: Probability above which a pixel is easy.
         ohem_min_kept: Pixels per image kept in any case; ``None`` switches OHEM off.
+        class_weights: Weight of each class's pixels, float ``(K,)``; ``valid`` then divides by the
+            weights of the pixels that count.
         ignore_index: Label of pixels left out.
 
     Returns:
@@ -54,8 +57,33 @@ def cross_entropy(
     counted = labels != ignore_index
     if ohem_min_kept is not None:
         counted = _hard_pixels(pixel_loss.detach(), counted, ohem_threshold, ohem_min_kept)
-    divisor = labels.numel() if average == "all" else counted.sum().clamp(min=1)
-    return (pixel_loss * counted).sum() / divisor
+    weights = counted.float()
+    if class_weights is not None:
+        weights = weights * class_weights[labels.masked_fill(labels == ignore_index, 0)]
+    divisor = labels.numel() if average == "all" else weights.sum().clamp(min=1e-12)
+    return (pixel_loss * weights).sum() / divisor
+
+
+def balanced_class_weights(pixels: Tensor, exponent: float) -> Tensor:
+    """Weigh rare classes up: proportional to ``frequency ** -exponent``.
+
+    Args:
+        pixels: Labelled pixels of each class in the training split, int64 ``(K,)``.
+        exponent: 0 weighs all alike, 1 gives every class the same total weight.
+
+    Returns:
+        Float32 ``(K,)`` with mean 1 over the labelled pixels; classes without pixels get 1.
+
+    Example:
+        >>> import torch
+        >>> balanced_class_weights(torch.tensor([90, 10, 0]), 0.5)
+        tensor([0.8333, 2.5000, 1.0000])
+    """
+    share = pixels.double() / pixels.sum().clamp(min=1)
+    occurs = share > 0
+    weights = torch.where(occurs, share.clamp(min=1e-12) ** -exponent, 1.0)
+    mean = (weights * share).sum()
+    return torch.where(occurs, weights / mean, 1.0).float()
 
 
 def _hard_pixels(

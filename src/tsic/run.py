@@ -22,14 +22,15 @@ from tsic.checkpoint import save_student
 from tsic.config import RunConfig, TeacherConfig
 from tsic.config_file import differences, load_config, save_config
 from tsic.cycle import Cycle
-from tsic.data.check import require_clean
+from tsic.data.check import count_pixels, require_clean
 from tsic.data.classes import ClassTable
 from tsic.data.datamodule import SegmentationData
 from tsic.data.datasets import SegmentationDataset, open_dataset
 from tsic.data.transforms import TrainTransform
 from tsic.device import resolve_precision
 from tsic.errors import CheckpointError, ConfigError
-from tsic.evaluate import Report, evaluate
+from tsic.evaluation import Report, evaluate
+from tsic.losses import balanced_class_weights
 from tsic.student import build_student
 from tsic.teacher import Teacher, build_teacher
 from tsic.training import CycleModule
@@ -113,9 +114,15 @@ def train(
     """
     start = time.monotonic()
     files = RunFolder(Path(folder))
-    config, resumes = _enter(config, files, resume=resume)
+    # Everything that a mistake of the user's could stop comes before the first file is written.
+    config = _resolve(config, files)
+    _refuse_other_run(config, files, resume=resume)
+    resumes = resume and files.last.is_file()
     train_set, val_set = _open_data(config)
-    module = build_module(config, train_set.classes)
+    module = build_module(config, train_set.classes, _class_weights(config, train_set))
+    if _is_main():
+        files.samples.mkdir(parents=True, exist_ok=True)
+        save_config(config, files.config)
     data = _data(config, train_set, val_set)
     trainer = _trainer(config, files, val_set, label, resumes=resumes)
     with warnings.catch_warnings():
@@ -125,11 +132,19 @@ def train(
     return RunResult(files, student, teacher, time.monotonic() - start)
 
 
-def build_module(config: RunConfig, classes: ClassTable) -> CycleModule:
+def build_module(
+    config: RunConfig, classes: ClassTable, class_weights: Tensor | None = None
+) -> CycleModule:
     """Build student, teacher and losses with the initial weights that the seed gives.
 
     The student's initial weights depend on the seed and the student alone, so that runs with and
     without a teacher start from the same one.
+
+    Args:
+        config: The run's configuration.
+        classes: Classes of its data.
+        class_weights: Weights of the classes in cross-entropies, float ``(K,)``; only training
+            needs them.
     """
     seed_everything(config.seed, verbose=False)
     student = build_student(
@@ -144,7 +159,7 @@ def build_module(config: RunConfig, classes: ClassTable) -> CycleModule:
     seed_everything(config.seed, verbose=False)
     teacher = build_configured_teacher(config.teacher, classes.num_classes)
     return CycleModule(
-        Cycle(student, teacher, config.objective),
+        Cycle(student, teacher, config.objective, class_weights),
         config.optim,
         num_classes=classes.num_classes,
         max_steps=config.max_steps,
@@ -152,6 +167,11 @@ def build_module(config: RunConfig, classes: ClassTable) -> CycleModule:
         seed=config.seed,
         view=config.data.resize,
     )
+
+
+def _class_weights(config: RunConfig, train_set: SegmentationDataset) -> Tensor | None:
+    balance = config.objective.class_balance
+    return balanced_class_weights(count_pixels(train_set), balance) if balance else None
 
 
 def build_configured_teacher(config: TeacherConfig, num_classes: int) -> Teacher | None:
@@ -232,31 +252,38 @@ def _load_weights(module: CycleModule, path: Path) -> None:
     module.load_state_dict(state, strict=False)
 
 
-def _enter(config: RunConfig, files: RunFolder, *, resume: bool) -> tuple[RunConfig, bool]:
-    """Make or re-enter the folder; returns the resolved configuration and whether to resume."""
-    if "LOCAL_RANK" in os.environ:  # started by rank 0, which has done all this
-        return load_config(files.config), resume and files.last.is_file()
+def _is_main() -> bool:
+    """Whether this is the process that the user started; Lightning starts the other ranks."""
+    return "LOCAL_RANK" not in os.environ
+
+
+def _resolve(config: RunConfig, files: RunFolder) -> RunConfig:
+    """Settle what ``auto`` means; other ranks read what the main one settled."""
+    if not _is_main():
+        return load_config(files.config)
     precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
-    config = replace(config, trainer=replace(config.trainer, precision=precision))
-    if files.config.is_file():
-        if not resume:
-            raise ConfigError(
-                f"'{files.path}' holds a run already; go on with --resume auto, or choose "
-                "another --name"
-            )
-        changed = [
-            change
-            for change in differences(load_config(files.config), config)
-            if not change.startswith(_FREE)
-        ]
-        if changed and files.last.is_file():
-            raise ConfigError(
-                f"cannot resume '{files.path}' with another configuration ({'; '.join(changed)}); "
-                "use its own config.yaml or choose another --name"
-            )
-    files.samples.mkdir(parents=True, exist_ok=True)
-    save_config(config, files.config)
-    return config, resume and files.last.is_file()
+    return replace(config, trainer=replace(config.trainer, precision=precision))
+
+
+def _refuse_other_run(config: RunConfig, files: RunFolder, *, resume: bool) -> None:
+    """Never write over a run, nor go on with it in another way than it began."""
+    if not _is_main() or not files.config.is_file():
+        return
+    if not resume:
+        raise ConfigError(
+            f"'{files.path}' holds a run already; go on with --resume auto, or choose "
+            "another --name"
+        )
+    changed = [
+        change
+        for change in differences(load_config(files.config), config)
+        if not change.startswith(_FREE)
+    ]
+    if changed and files.last.is_file():
+        raise ConfigError(
+            f"cannot resume '{files.path}' with another configuration ({'; '.join(changed)}); "
+            "use its own config.yaml or choose another --name"
+        )
 
 
 def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
@@ -264,7 +291,7 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     data = config.data
     train_set = open_dataset(data.name, data.root, data.train_split, data.classes)
     val_set = open_dataset(data.name, data.root, data.val_split, data.classes)
-    if "LOCAL_RANK" not in os.environ:
+    if _is_main():
         require_clean(train_set)
         require_clean(val_set)
     return train_set, val_set
@@ -301,7 +328,6 @@ def _trainer(
     options = config.trainer
     step = _step_of(files.last) if resumes else 0
     loggers = [TensorBoardLogger(files.path, name="", version="tensorboard")]
-    is_main = "LOCAL_RANK" not in os.environ
     callbacks: list[Callback] = [
         ModelCheckpoint(
             files.last.parent,
@@ -338,7 +364,7 @@ def _trainer(
         log_every_n_steps=options.log_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        logger=[*loggers, CsvLog(files.metrics, step)] if is_main else loggers,
+        logger=[*loggers, CsvLog(files.metrics, step)] if _is_main() else loggers,
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tsic.compact import Compact
 from tsic.errors import ConfigError, ShapeError, nearest
+from tsic.grid import fit_to_image
 from tsic.networks import Network
 from tsic.networks.hugging_face import build_hugging_face
 from tsic.networks.imported import build_imported
@@ -186,49 +187,6 @@ class Student(nn.Module):
                 )
         strides = [side // one.shape[2] for one in maps]
         return strides[0], tuple(strides[1:]), tuple(one.shape[1] for one in features)
-
-
-def fit_to_image(cells: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Cut a map of the padded image back to the image, resampling where a cell would be cut.
-
-    Args:
-        cells: Map of the padded image, float ``(B, C, h, w)`` with ``h`` dividing its height.
-        padded: Height and width of the padded image, in pixels.
-        size: Height and width of the image in its top left corner, in pixels.
-
-    Returns:
-        The map's part over the image, ``(B, C, ceil(H / stride), ceil(W / stride))``: a plain
-        crop where the stride divides the side, else bilinear samples at the centres of cells
-        that share the side evenly.
-
-    Example:
-        >>> ramp = torch.arange(4.0).view(1, 1, 1, 4)  # 4 cells of 8 px cover 32 px
-        >>> fit_to_image(ramp, (8, 32), (8, 24))
-        tensor([[[[0., 1., 2.]]]])
-        >>> fit_to_image(ramp, (8, 32), (8, 20))[0, 0, 0, 1]  # centre at 10 px, cell 10/8 - 1/2
-        tensor(0.7500)
-    """
-    if padded == size:
-        return cells
-    for axis in (0, 1):
-        cells = _fit_axis(cells, 2 + axis, padded[axis], size[axis])
-    return cells
-
-
-def _fit_axis(cells: Tensor, dim: int, padded: int, side: int) -> Tensor:
-    """Fit one side of a map; `torch.nn.functional.interpolate` cannot shift by part of a cell."""
-    length = cells.shape[dim]
-    stride = padded // length
-    count = -(-side // stride)
-    if side % stride == 0:
-        return cells.narrow(dim, 0, count)
-    centres = (torch.arange(count, device=cells.device) + 0.5) * (side / (count * stride)) - 0.5
-    centres = centres.clamp(0, length - 1)
-    lower = centres.long()
-    upper = (lower + 1).clamp(max=length - 1)
-    shape = [-1 if one == dim else 1 for one in range(cells.ndim)]
-    weight = (centres - lower).to(cells.dtype).view(shape)
-    return torch.lerp(cells.index_select(dim, lower), cells.index_select(dim, upper), weight)
 
 
 def build_student(

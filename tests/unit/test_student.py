@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsic.errors import CheckpointError, ConfigError
-from tsic.student import StudentOutput, StudentSpec, build_student, fit_to_image
+from tsic.grid import fit_to_image
+from tsic.student import StudentOutput, StudentSpec, build_student
 
 
 class Blocks(nn.Module):
@@ -285,6 +286,15 @@ class TestHuggingFace:
         values = student.spec.deployed().to_dict() | {"name": "gone/away"}
         rebuilt = build_student(**values)
         rebuilt.load_state_dict(student.deploy_state_dict())
+
+    def test_options_change_the_stored_configuration(self, folder: Path) -> None:
+        student = build_student(str(folder), num_classes=7, options={"decoder_hidden_size": 24})
+        weights = student.state_dict()
+        assert weights["network.model.decode_head.classifier.weight"].shape[:2] == (7, 24)
+        again = student.spec.deployed().to_dict()
+        again["options"] = again["options"] | {"decoder_hidden_size": 32}
+        weights = build_student(**again).state_dict()
+        assert weights["network.model.decode_head.classifier.weight"].shape[:2] == (7, 32)
 
     def test_encoder_of_another_size_is_refused(self, folder: Path) -> None:
         with pytest.raises(CheckpointError, match=r"do not fit its encoder \(segformer\."):

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
+from torch import Tensor
+
 from tsic.data.datasets import Problem, SegmentationDataset
 from tsic.data.images import read_mask, size_mismatch, verify_image
 from tsic.errors import DataError
@@ -61,6 +64,20 @@ def require_clean(
         lines.append(f"\n  and {len(problems) - MAX_LISTED} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise DataError(f"{dataset.name} split '{dataset.split}' has {count}:{''.join(lines)}")
+
+
+def count_pixels(dataset: SegmentationDataset, *, workers: int = 4) -> Tensor:
+    """Count the pixels of each class in a split.
+
+    Args:
+        dataset: What to count.
+        workers: Threads.
+
+    Returns:
+        int64 ``(K,)``.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        return torch.stack(list(pool.map(dataset.count_pixels, range(len(dataset))))).sum(0)
 
 
 def _check_sample(dataset: SegmentationDataset, index: int) -> list[Problem]:

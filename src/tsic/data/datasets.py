@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tsic.data.classes import MAX_FILE_VALUE, ClassTable, read_classes
+from tsic.data.classes import IGNORE, MAX_FILE_VALUE, ClassTable, read_classes
 from tsic.data.images import SUFFIXES, read_image, read_mask, size_mismatch
 from tsic.errors import DataError, nearest
 
@@ -142,6 +142,22 @@ class SegmentationDataset:
         if labels.min(initial=0) < 0:
             raise DataError(f"{sample.mask}: {self.unknown_ids(ids)}")
         return image, torch.from_numpy(labels.astype(np.int64))
+
+    def count_pixels(self, index: int) -> Tensor:
+        """Count the pixels of each class in one mask, without reading its image.
+
+        Args:
+            index: Position in ``samples``.
+
+        Returns:
+            int64 ``(K,)``.
+
+        Raises:
+            DataError: If the mask cannot be read.
+        """
+        train_ids = self._lookup[read_mask(self.samples[index].mask)]
+        counts = np.bincount(train_ids[train_ids >= 0], minlength=IGNORE + 1)
+        return torch.from_numpy(counts[: self.classes.num_classes])
 
     def unknown_ids(self, ids: npt.NDArray[Any]) -> str:
         """Describe the ids of a mask that the class table does not know.

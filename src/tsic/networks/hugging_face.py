@@ -36,7 +36,7 @@ def build_hugging_face(
     changes = {key: value for key, value in options.items() if key != "config"}
     try:
         if isinstance(stored, Mapping):
-            config = transformers.AutoConfig.for_model(**stored, **changes)
+            config = transformers.AutoConfig.for_model(**{**stored, **changes})
         else:
             config = transformers.AutoConfig.from_pretrained(name, **changes)
     except Exception as e:

@@ -1,0 +1,7 @@
+"""``python -m tsic`` is ``tsic``."""
+
+import sys
+
+from tsic.cli import main
+
+sys.exit(main())

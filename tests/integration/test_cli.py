@@ -1,0 +1,143 @@
+"""The command line: what it says of mistakes, and the verbs end to end."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tsic.cli import main
+from tsic.config_file import load_config
+from tsic.run import train
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:
+    """Exit code and everything printed."""
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out + err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian"], "'trian' is no verb; did you mean 'train'?"),
+        (["train", "--studnet.encoder", "x"], "did you mean 'student.encoder'?"),
+        (["train", "--max_step", "3", "--data.rot", "d"], "'data.rot' (did you mean 'data.root'?)"),
+        (["train", "--max_steps", "many"], "max_steps must be of type int, got 'many'"),
+        (["train", "--teacher.prompt", "clas"], "teacher.prompt must be one of none, index, class"),
+        (["train", "--recipe", "papre"], "recipe 'papre' is unknown; did you mean 'paper'?"),
+        (["train", "--data.name", "camvit"], "did you mean 'camvid'?"),
+        (["train", "--config", "configs/camvid/nothing.yaml"], "does not exist"),
+        (["train", "--max_steps"], "--max_steps must be followed by a value"),
+        (["train", "--data.batch_size", "3", "--trainer.accumulate", "2"], "must be a multiple of"),
+        (["train", "--resume", "maybe"], "invalid choice: 'maybe'"),
+        (["evaluate", "nowhere"], "--data.name and --data.root"),
+        (["evaluate"], "the following arguments are required: model"),
+        (["demo", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["demo", "--step", "x"], "--step"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, text = said(capsys, *words)
+    assert code == 2
+    assert expected in text
+    assert len(text.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_names_inside_a_run_name_the_nearest(
+    capsys: pytest.CaptureFixture[str], config_file: Path, tmp_path: Path
+) -> None:
+    for words, expected in (
+        (["--student.name", "compct"], "did you mean 'compact'?"),
+        (["--student.name", "fpn", "--student.encoder", "resnet81"], "resnet"),
+        (["--teacher.name", "tiny-sm"], "did you mean 'tiny-sam'?"),
+        (["--data.val_split", "vall"], "did you mean 'val'?"),
+        (["--data.root", str(tmp_path / "shaps")], "did you mean 'shapes'?"),
+    ):
+        run = f"run_{len(expected)}_{words[1][-4:]}"
+        code, text = said(capsys, "train", "--config", config_file, "--out", tmp_path / run, *words)
+        assert code == 2, text
+        assert expected in text
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "demo"])
+def test_help_documents_every_option(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    if verb != "train":
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert {"evaluate": "--data.split", "demo": "--steps"}[verb] in text
+        return
+    code, text = said(capsys, verb, "--help")
+    assert code == 0
+    for option in ("--resume", "--data.root", "--teacher.prompt", "--objective.kl_weight"):
+        assert option in text
+    assert "public code: 5, with `kl_average: elements`" in " ".join(text.split())
+
+
+def test_evaluate_scores_student_and_teacher_of_a_run(
+    capsys: pytest.CaptureFixture[str], config_file: Path, folder_dataset: Path, tmp_path: Path
+) -> None:
+    result = train(load_config(config_file), tmp_path / "run")
+    assert result.teacher is not None
+    scores = tmp_path / "scores.json"
+    for role, report in (("student", result.student), ("teacher", result.teacher)):
+        code, text = said(capsys, "evaluate", tmp_path / "run", "--role", role, "--json", scores)
+        assert code == 0
+        written = json.loads(scores.read_text())
+        assert set(written) == {
+            "miou",
+            "pixel_accuracy",
+            "per_class_iou",
+            "confusion_matrix",
+            "images",
+        }
+        assert written["miou"] == pytest.approx(report.miou, abs=1e-6)
+        assert f"{report.miou:.2f}" in text
+
+    # Other data, by a student file alone.
+    words: list[str | Path] = ["--data.name", "folder", "--data.root", folder_dataset, "--data.split", "train"]
+    code, _ = said(
+        capsys, "evaluate", tmp_path / "run/student.safetensors", *words, "--json", scores
+    )
+    assert code == 0
+    assert json.loads(scores.read_text())["images"] == 6
+
+    (folder_dataset / "classes.yaml").write_text("classes: [ground, square, ring]\nignore: [255]\n")
+    code, text = said(capsys, "evaluate", tmp_path / "run")
+    assert code == 2
+    assert "evaluate on the same classes" in text
+    code, text = said(capsys, "evaluate", tmp_path / "run/student.json", "--role", "teacher")
+    assert code == 2
+    assert "--role teacher needs a run's folder" in text
+
+
+def test_demo_compares_and_reports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    for _ in range(2):  # a second demo replaces the first
+        code, text = said(capsys, "demo", "--out", out, "--steps", "4", "--scenes", "4")
+        assert code == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics) == {
+        "student_alone_miou",
+        "cycle_student_miou",
+        "teacher_miou",
+        "steps",
+        "seed",
+        "seconds",
+    }
+    gain = metrics["cycle_student_miou"] - metrics["student_alone_miou"]
+    assert f"({gain:+.2f})" in text
+    page = (out / "report.html").read_text()
+    for piece in ("student alone", "cycle student", "teacher", "data:image/png;base64"):
+        assert piece in page
+    assert (out / "samples" / "panel.png").stat().st_size > 10_000

@@ -1,0 +1,251 @@
+"""Whole runs on a tiny drawn folder: what they leave, and what they survive."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tsic.callbacks import read_metrics
+from tsic.checkpoint import load_student
+from tsic.config import RunConfig
+from tsic.config_file import load_config
+from tsic.errors import ConfigError, NonFiniteLossError
+from tsic.run import build_module, train
+
+Settings = dict[str, Any]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def tsic(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "tsic", *map(str, words)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(
+        folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=False
+    )
+    return loaded
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, optimiser moments and step, bit for bit."""
+    left, right = state_of(one), state_of(other)
+    assert left["global_step"] == right["global_step"]
+    assert left["state_dict"].keys() == right["state_dict"].keys()
+    for name, value in left["state_dict"].items():
+        assert torch.equal(value, right["state_dict"][name]), name
+    moments = left["optimizer_states"][0]["state"]
+    for index, entry in moments.items():
+        other_entry = right["optimizer_states"][0]["state"][index]
+        assert all(torch.equal(entry[key], other_entry[key]) for key in entry)
+
+
+def test_train_leaves_the_folder_that_the_design_promises(
+    config_file: Path, tmp_path: Path
+) -> None:
+    result = train(load_config(config_file), tmp_path / "run")
+    folder = result.folder.path
+    for name in ("config.yaml", "metrics.csv", "student.safetensors", "student.json"):
+        assert (folder / name).stat().st_size > 0
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == [
+        "step_000003.png",
+        "step_000006.png",
+    ]
+    assert list((folder / "tensorboard").glob("events*"))
+    scores = json.loads((folder / "evaluation.json").read_text())
+    assert scores["miou"] == pytest.approx(result.student.miou)
+    assert set(scores["teacher"]["per_class_iou"]) == {"ground", "square", "disc"}
+    # The resolved configuration trains again, and means the same.
+    assert load_config(folder / "config.yaml") == replace(load_config(config_file))
+
+    rows = read_metrics(folder / "metrics.csv")
+    steps_of = {name: [step for step, key, _ in rows if key == name] for _, name, _ in rows}
+    assert steps_of["train/student_ce"] == [1, 2, 3, 4, 5, 6]
+    assert steps_of["train/kl"] == steps_of["train/mask"] == [3, 4, 5, 6]
+    assert steps_of["val/student_miou"] == [3, 6]
+    # What ships scores what was reported, without any training code.
+    loaded = load_student(folder)
+    assert loaded.facts["training"]["val_miou"] == pytest.approx(result.student.miou)
+
+
+def test_train_checkpoint_holds_only_what_was_trained(config_file: Path, tmp_path: Path) -> None:
+    train(load_config(config_file), tmp_path / "run")
+    names = set(state_of(tmp_path / "run")["state_dict"])
+    assert any(name.endswith("attn.qkv.up_q") for name in names)
+    assert any("mask_decoder" in name for name in names)
+    encoder = [
+        n for n in names if "vision_encoder" in n and "qkv.down" not in n and ".up_" not in n
+    ]
+    assert encoder == []
+
+
+def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_path: Path) -> None:
+    words: list[str | Path] = ["train", "--config", config_file, "--out", tmp_path, "--max_steps", "24"]
+    words += ["--trainer.val_every", "12"]
+    words += ["--optim.ema", "0.9", "--student.auxiliary", "true"]  # dropout and a moving average
+    whole = tsic(*words, "--name", "whole")
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "tsic", *map(str, words), "--name", "killed"],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (last.is_file() and state_step(last) >= 6):
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    stopped_at = state_step(last)
+    assert 6 <= stopped_at < 24, f"killed at step {stopped_at}, too late to test anything"
+
+    resumed = tsic(*words, "--name", "killed", "--resume", "auto")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    students = [load_file(tmp_path / n / "student.safetensors") for n in ("whole", "killed")]
+    assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
+    logs = [sorted(read_metrics(tmp_path / n / "metrics.csv")) for n in ("whole", "killed")]
+    assert logs[0] == logs[1]
+    assert "val mIoU" in whole.stdout
+    assert "val mIoU" in resumed.stdout
+
+
+def state_step(path: Path) -> int:
+    """Step of a checkpoint that another process may be replacing."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=False)["global_step"])
+    except (OSError, RuntimeError, EOFError):
+        return -1
+
+
+def test_resume_refuses_another_configuration(config_file: Path, tmp_path: Path) -> None:
+    config = load_config(config_file, ["--max_steps", "2"])
+    train(config, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"holds a run already; go on with --resume auto"):
+        train(config, tmp_path / "run")
+    other = load_config(config_file, ["--max_steps", "2", "--optim.lr", "0.5"])
+    with pytest.raises(ConfigError, match=r"cannot resume .*\(optim.lr: 0.001 -> 0.5\)"):
+        train(other, tmp_path / "run", resume=True)
+
+
+def test_teacher_off_is_plain_training(config_file: Path, tmp_path: Path) -> None:
+    """A teacher that never starts, or is absent, leaves the very same student."""
+    absent = load_config(config_file, ["--teacher.name", "none"])
+    waiting = load_config(config_file, ["--teacher.warmup_steps", "6"])
+    students = []
+    for name, config in (("absent", absent), ("waiting", waiting)):
+        train(config, tmp_path / name)
+        students.append(load_file(tmp_path / name / "student.safetensors"))
+    assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
+
+
+def test_accumulation_1x4_equals_4x1(config_file: Path, tmp_path: Path) -> None:
+    """Four micro-batches of one image give the gradient of one batch of four.
+
+    Batch norm is frozen by evaluation mode, and every image has as many labelled pixels.
+    """
+
+    def weights(accumulate: int) -> dict[str, Tensor]:
+        words = ["--max_steps", "1", "--trainer.accumulate", str(accumulate)]
+        config = load_config(config_file, [*words, "--data.scale", "[1, 1]"])
+        module = build_module(config, load_classes(config))
+        module.cycle.eval()
+        images = torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+        labels = torch.randint(0, 3, (4, 32, 48), generator=torch.Generator().manual_seed(2))
+        for chunk in zip(images.split(4 // accumulate), labels.split(4 // accumulate), strict=True):
+            (module.cycle(*chunk, with_teacher=False).total / accumulate).backward()
+        return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+
+    whole, parts = weights(1), weights(4)
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def load_classes(config: RunConfig) -> Any:
+    from tsic.data.datasets import open_dataset
+
+    return open_dataset(config.data.name, config.data.root, "train").classes
+
+
+def test_non_finite_loss_stops_and_names_step_and_images(config_file: Path, tmp_path: Path) -> None:
+    config = load_config(config_file, ["--optim.lr", "1e30", "--teacher.name", "none"])
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss student_ce is not finite at step [1-5] on images train/"
+    ):
+        train(config, tmp_path / "run")
+
+
+def test_two_processes_train_as_one(config_file: Path, tmp_path: Path) -> None:
+    words: list[str | Path] = ["train", "--config", config_file, "--out", tmp_path]
+    words += ["--trainer.devices", "2", "--name", "ddp"]
+    done = tsic(*words)
+    assert "val mIoU" in done.stdout
+    rows = read_metrics(tmp_path / "ddp" / "metrics.csv")
+    assert [step for step, name, _ in rows if name == "train/kl"] == [3, 4, 5, 6]
+    assert all(value > 0 for _, name, value in rows if name == "train/kl")
+
+
+def test_data_problems_stop_before_training(
+    config_file: Path, settings: Settings, tmp_path: Path
+) -> None:
+    root = Path(settings["data"]["root"])
+    mask = next(iter(sorted(root.rglob("masks/*"))), None) or next(
+        path for path in sorted(root.rglob("*.png")) if "mask" in str(path)
+    )
+    mask.write_bytes(b"no picture")
+    done = tsic("train", "--config", config_file, "--out", tmp_path, check=False)
+    assert done.returncode == 2
+    assert mask.name in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "tiny" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_shipped_config_trains_past_each_switch(
+    path: Path, folder_dataset: Path, tmp_path: Path
+) -> None:
+    """Scaled down: the drawn folder, tiny teachers, and the teacher joining at step 1."""
+    written = load_config(path)
+    teacher = written.teacher.name
+    tiny = {"none": "none"}.get(teacher, "tiny-sam2" if "sam2" in teacher else "tiny-sam")
+    small = {
+        "--max_steps": 2,
+        "--data.name": "folder",
+        "--data.root": folder_dataset,
+        "--data.crop": "[32, 48]",
+        "--data.resize": "null",
+        "--data.batch_size": 2,
+        "--data.workers": 0,
+        "--student.weights": "none",
+        "--teacher.name": tiny,
+        "--teacher.channels": 16,
+        "--teacher.warmup_steps": 1,
+        "--trainer.precision": "32-true",
+        "--trainer.accelerator": "cpu",
+        "--trainer.devices": 1,
+        "--trainer.accumulate": 1,
+        "--trainer.val_every": 2,
+        "--trainer.log_every": 1,
+    }
+    words = [str(word) for pair in small.items() for word in pair]
+    result = train(load_config(path, words), tmp_path / "run")
+    assert (result.teacher is None) == (tiny == "none")
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["max_steps"] == 2

@@ -1,0 +1,245 @@
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsic import losses
+from tsic.cycle import Cycle, CycleOutput, Objective
+from tsic.grid import resize, resize_labels
+from tsic.recipes import objective_of
+from tsic.student import StudentOutput, build_student
+from tsic.teacher import TeacherOutput
+
+COMMON = {"student_ce", "auxiliary_ce", "teacher_ce", "kl", "feature"}
+
+
+class Given(nn.Module):
+    """Stands for a network and gives a fixed answer."""
+
+    def __init__(self, answer: StudentOutput | TeacherOutput) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, *inputs: Tensor) -> StudentOutput | TeacherOutput:
+        return self.answer
+
+
+class Scene:
+    """Answers of both networks as leaves, on grids of their own, and labels with ignored ones."""
+
+    def __init__(self) -> None:
+        def leaf(*shape: int) -> Tensor:
+            return torch.randn(shape).requires_grad_()
+
+        self.images = torch.rand(2, 3, 16, 24)
+        self.labels = torch.randint(0, 4, (2, 16, 24))
+        self.labels[:, :5] = 255
+        self.student = StudentOutput(leaf(2, 4, 2, 3), (leaf(2, 8, 2, 3),), leaf(2, 4, 2, 3))
+        self.teacher = TeacherOutput(
+            leaf(2, 4, 4, 6), leaf(2, 5, 2, 3), leaf(2, 2, 4, 6), torch.tensor([[0, 3], [2, 1]])
+        )
+
+    def run(self, objective: Objective, *, with_teacher: bool = True) -> CycleOutput:
+        student: Any = Given(self.student)
+        teacher: Any = Given(self.teacher)
+        cycle = Cycle(student, teacher, objective)
+        return cycle(self.images, self.labels, with_teacher=with_teacher)
+
+    def reached(self, loss: Tensor) -> set[str]:
+        """Names of the leaves that a loss sends gradient to."""
+        leaves = {
+            "student logits": self.student.logits,
+            "student features": self.student.features[0],
+            "student auxiliary": self.student.auxiliary,
+            "teacher logits": self.teacher.logits,
+            "teacher features": self.teacher.features,
+            "teacher masks": self.teacher.masks,
+        }
+        tensors = [leaf for leaf in leaves.values() if leaf is not None]
+        gradients = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+        return {
+            name
+            for name, gradient in zip(leaves, gradients, strict=True)
+            if gradient is not None and gradient.any()
+        }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "names"),
+    [
+        ("cycle", COMMON | {"mask"}),
+        ("paper", COMMON | {"ensemble_kl"}),
+        ("release", COMMON | {"ensemble_kl"}),
+    ],
+)
+def test_cycle_losses_have_the_recipes_names_and_their_sum(recipe: str, names: set[str]) -> None:
+    out = Scene().run(objective_of(recipe))
+    assert set(out.losses) == names
+    assert all(loss.shape == () and loss.isfinite() for loss in out.losses.values())
+    expected = math.fsum(loss.item() for loss in out.losses.values())
+    assert out.total.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["cycle", "paper", "release"])
+def test_cycle_kl_has_the_recipes_reduction(recipe: str) -> None:
+    """By hand in NumPy, on the teacher's grid: labels there are those at the cells' centres."""
+    scene = Scene()
+    out = scene.run(objective_of(recipe))
+    at = 1.0 if recipe == "cycle" else 5.0
+    student = F.interpolate(scene.student.logits, (4, 6), mode="bilinear")
+    s, t = (one.detach().double().numpy() / at for one in (student, scene.teacher.logits))
+    valid = scene.labels[:, 2::4, 2::4].numpy() != 255
+
+    def log_p(logits: Any) -> Any:
+        return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+    def kl(target: Any, prediction: Any) -> Any:
+        return np.exp(log_p(target)) * (log_p(target) - log_p(prediction))
+
+    if recipe == "cycle":
+        expected = {"kl": kl(t, s).sum(1)[valid].mean()}
+        assert valid.mean() == 0.75
+    else:
+        expected = {
+            "kl": 5 * 25 * kl(t, s).sum() / (2 * 4 * 4 * 6),
+            "ensemble_kl": 25 * kl((s + t) / 2, t).sum() / (2 * 4 * 4 * 6),
+        }
+    for name, value in expected.items():
+        assert out.losses[name].item() == pytest.approx(value, rel=1e-4)
+
+
+def test_cycle_weighs_each_loss_once() -> None:
+    scene = Scene()
+    names = {
+        "auxiliary_weight": "auxiliary_ce",
+        "teacher_weight": "teacher_ce",
+        "mask_weight": "mask",
+        "kl_weight": "kl",
+        "ensemble_weight": "ensemble_kl",
+        "feature_weight": "feature",
+    }
+    ones: dict[str, Any] = dict.fromkeys(names, 1.0)
+    once = scene.run(Objective(**ones)).losses
+    primes: dict[str, Any] = dict(zip(names, (2.0, 3.0, 5.0, 7.0, 11.0, 13.0), strict=True))
+    weighed = scene.run(Objective(**primes)).losses
+    for field, name in names.items():
+        torch.testing.assert_close(weighed[name], primes[field] * once[name])
+    assert torch.equal(weighed["student_ce"], once["student_ce"])
+
+
+def test_cycle_losses_are_those_of_the_loss_functions() -> None:
+    scene = Scene()
+    s, t, labels = scene.student, scene.teacher, scene.labels
+    assert s.auxiliary is not None
+    assert t.masks is not None
+    assert t.class_ids is not None
+    coarse = resize_labels(labels, (4, 6))
+    expected = {
+        "student_ce": F.cross_entropy(resize(s.logits, (16, 24)), labels, ignore_index=255),
+        "auxiliary_ce": 0.4 * losses.cross_entropy(s.auxiliary, labels),
+        "teacher_ce": losses.cross_entropy(t.logits, labels),
+        "mask": losses.mask_loss(t.masks, t.class_ids, coarse),
+        "kl": losses.pixel_kl(resize(s.logits, (4, 6)), t.logits, coarse),
+        "feature": losses.feature_attention(s.features[-1], t.features),
+    }
+    out = scene.run(Objective())
+    assert out.losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(out.losses[name], value)
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_cycle_detach_flags_decide_who_learns(is_held: bool) -> None:
+    scene = Scene()
+    objective = Objective(ensemble_weight=1, detach_teacher=is_held, detach_ensemble=is_held)
+    reached = {name: scene.reached(loss) for name, loss in scene.run(objective).losses.items()}
+    shared: dict[str, set[str]] = {
+        "kl": {"student logits"} | (set() if is_held else {"teacher logits"}),
+        "ensemble_kl": {"teacher logits"} | (set() if is_held else {"student logits"}),
+        "feature": {"student features"} | (set() if is_held else {"teacher features"}),
+    }
+    assert reached == shared | {
+        "student_ce": {"student logits"},
+        "auxiliary_ce": {"student auxiliary"},
+        "teacher_ce": {"teacher logits"},
+        "mask": {"teacher masks"},
+    }
+
+
+def test_cycle_ohem_counts_only_when_it_is_on() -> None:
+    scene = Scene()
+    kwargs: dict[str, Any] = {"ohem_threshold": 0.2, "ohem_min_kept": 5, "average": "all"}
+    out = scene.run(Objective(ohem=True, **kwargs))
+    expected = losses.cross_entropy(scene.student.logits, scene.labels, **kwargs)
+    torch.testing.assert_close(out.losses["student_ce"], expected)
+    off = scene.run(Objective(ohem=False, **kwargs)).losses["student_ce"]
+    torch.testing.assert_close(
+        off, losses.cross_entropy(scene.student.logits, scene.labels, average="all")
+    )
+    assert off > expected
+
+
+def test_cycle_with_nothing_labelled_has_no_supervision() -> None:
+    scene = Scene()
+    scene.labels[:] = 255
+    out = scene.run(Objective(feature_weight=0))
+    assert out.total.item() == 0
+
+
+def test_cycle_without_prompt_has_no_mask_loss() -> None:
+    scene = Scene()
+    scene.teacher = replace(scene.teacher, masks=None, class_ids=None)
+    assert set(scene.run(Objective()).losses) == COMMON
+
+
+def test_cycle_warmup_does_not_run_the_teacher() -> None:
+    scene = Scene()
+    out = scene.run(Objective(), with_teacher=False)
+    assert out.teacher is None
+    assert set(out.losses) == {"student_ce", "auxiliary_ce"}
+
+
+def plain_step(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """A training loop as anyone would write it."""
+    logits = F.interpolate(student(images).logits, labels.shape[-2:], mode="bilinear")
+    loss = F.cross_entropy(logits, labels, ignore_index=255)
+    loss.backward()
+    return loss.detach()
+
+
+OFF = Objective(teacher_weight=0, mask_weight=0, kl_weight=0, feature_weight=0)
+
+
+@pytest.mark.parametrize("switch", ["no teacher", "warm-up", "all weights 0"])
+def test_cycle_with_its_teacher_off_trains_the_student_as_plain_training_does(
+    tiny_cycle: Cycle, switch: str
+) -> None:
+    images, labels = torch.rand(2, 3, 48, 64), torch.randint(0, 3, (2, 48, 64))
+    labels[:, :9] = 255
+    plain = copy.deepcopy(tiny_cycle.student)
+    teacher = None if switch == "no teacher" else tiny_cycle.teacher
+    cycle = Cycle(tiny_cycle.student, teacher, OFF)
+    optimizers = [torch.optim.AdamW(one.parameters(), lr=1e-3) for one in (plain, cycle.student)]
+    for _ in range(3):
+        out = cycle(images, labels, with_teacher=switch != "warm-up")
+        out.total.backward()
+        loss = plain_step(plain, images, labels)
+        assert out.total.item() == pytest.approx(loss.item(), rel=1e-6)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(cycle.student.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_cycle_has_the_auxiliary_loss_of_a_student_that_has_the_head(auxiliary: bool) -> None:
+    student = build_student("compact", num_classes=3, auxiliary=auxiliary, options={"width": 0.25})
+    out = Cycle(student, None)(torch.rand(2, 3, 32, 32), torch.zeros(2, 32, 32).long())
+    assert ("auxiliary_ce" in out.losses) == auxiliary

@@ -1,0 +1,71 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tsic.grid import fit_to_image, resize, resize_images, resize_labels, sample_axis, size_of
+
+
+def test_size_of_takes_the_last_two() -> None:
+    assert size_of(torch.zeros(2, 3, 5, 7)) == (5, 7)
+    assert size_of(torch.zeros(5, 7)) == (5, 7)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (10, 3), (3, 4)])
+def test_resize_is_bilinear_in_float32(size: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, 5, 7).bfloat16()
+    expected = F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
+    resized = resize(maps, size)
+    assert resized.dtype == torch.float32
+    assert torch.equal(resized, expected)
+
+
+def test_resize_labels_takes_the_label_at_each_cells_centre() -> None:
+    labels = torch.arange(6 * 9).view(1, 6, 9)
+    assert resize_labels(labels, (2, 3)).tolist() == [[[10, 13, 16], [37, 40, 43]]]
+    assert resize_labels(labels, (6, 9)) is labels
+
+
+def test_resize_labels_keeps_ids_and_ignored_exact() -> None:
+    labels = torch.tensor([[[0, 255], [254, 18]]])
+    enlarged = resize_labels(labels, (4, 4))
+    assert enlarged.dtype == torch.int64
+    assert torch.equal(enlarged, labels.repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+def test_resize_images_is_antialiased_and_leaves_alone_what_fits() -> None:
+    images = torch.rand(1, 3, 32, 48)
+    assert resize_images(images, None) is images
+    assert resize_images(images, (32, 48)) is images
+    checkers = (torch.arange(32)[:, None] + torch.arange(48)).remainder(2).float()
+    small = resize_images(checkers.expand(1, 3, -1, -1), (8, 12))
+    torch.testing.assert_close(small, torch.full((1, 3, 8, 12), 0.5), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [(0.0, 10.0), (0.25, 12.5), (1.75, 35.0), (2.0, 40.0), (-3.0, 10.0), (9.0, 40.0)],
+)
+def test_sample_axis_is_linear_between_cells_and_flat_beyond(at: float, expected: float) -> None:
+    cells = torch.tensor([10.0, 20.0, 40.0])
+    for dim, shape in ((0, (3, 1)), (1, (1, 3))):
+        sampled = sample_axis(cells.view(shape), dim, torch.tensor([at]))
+        assert sampled.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("side", [17, 24, 25, 31, 32])
+@pytest.mark.parametrize("axis", [2, 3])
+def test_fit_to_image_samples_a_ramp_where_the_image_is(side: int, axis: int) -> None:
+    """Cells hold their own position in pixels, so what comes back is where it was taken."""
+    ramp = torch.arange(4.0) * 8 + 4
+    cells = ramp.view(1, 1, -1, 1) if axis == 2 else ramp.view(1, 1, 1, -1)
+    size, padded = ((side, 8), (32, 8)) if axis == 2 else ((8, side), (8, 32))
+    fitted = fit_to_image(cells, padded, size).flatten()
+    count = -(-side // 8)
+    centres = (torch.arange(count) + 0.5) * side / count
+    torch.testing.assert_close(fitted, centres.clamp(4, 28))
+
+
+def test_fit_to_image_crops_bit_for_bit_where_the_stride_divides() -> None:
+    cells = torch.randn(2, 3, 6, 8)
+    assert torch.equal(fit_to_image(cells, (48, 64), (40, 56)), cells[:, :, :5, :7])
+    assert fit_to_image(cells, (48, 64), (48, 64)) is cells

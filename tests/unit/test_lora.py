@@ -1,0 +1,73 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tsic.teacher.lora import LoraQkv, attach_lora
+
+
+@pytest.fixture
+def adapted() -> LoraQkv:
+    """Rank 2 on 12 inputs and three times 8 outputs, already trained away from zero."""
+    lora = LoraQkv(nn.Linear(12, 24).requires_grad_(requires_grad=False), 2)
+    nn.init.normal_(lora.up_q)
+    nn.init.normal_(lora.up_v)
+    return lora
+
+
+def test_lora_starts_as_the_frozen_projection_bit_for_bit() -> None:
+    qkv = nn.Linear(12, 24)
+    tokens = torch.randn(2, 3, 5, 12)
+    assert torch.equal(LoraQkv(qkv, 4)(tokens), qkv(tokens))
+
+
+def test_lora_adds_a_low_rank_product_to_queries_and_values_only(adapted: LoraQkv) -> None:
+    tokens = torch.randn(5, 12)
+    q, k, v = (adapted(tokens) - adapted.qkv(tokens)).chunk(3, dim=-1)
+    torch.testing.assert_close(q, tokens @ adapted.down[:2].T @ adapted.up_q.T)
+    torch.testing.assert_close(v, tokens @ adapted.down[2:].T @ adapted.up_v.T)
+    assert not k.any()
+
+
+def test_lora_starts_with_kaiming_uniform_halves() -> None:
+    down = LoraQkv(nn.Linear(64, 96), 32).down
+    bound = 1 / math.sqrt(64)  # kaiming_uniform with a = sqrt(5)
+    for half in down.chunk(2):
+        assert half.abs().max() <= bound
+        assert half.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+def test_lora_trains_its_own_weights_only(adapted: LoraQkv) -> None:
+    adapted(torch.randn(5, 12)).square().sum().backward()
+    touched = {name for name, p in adapted.named_parameters() if p.grad is not None}
+    assert touched == {"down", "up_q", "up_v"}
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(6, 18)
+        self.proj = nn.Linear(6, 6)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.relu(self.proj(self.qkv(tokens)[..., :6]))
+
+
+def test_attach_lora_replaces_every_qkv_and_nothing_else() -> None:
+    encoder = nn.Sequential(nn.Linear(6, 6), Attention(), nn.Sequential(Attention()))
+    before = {name: p.clone() for name, p in encoder.named_parameters()}
+    tokens = torch.randn(3, 6)
+    answer = encoder(tokens)
+    attach_lora(encoder, 3)
+    adapters = [name for name, module in encoder.named_modules() if isinstance(module, LoraQkv)]
+    assert adapters == ["1.qkv", "2.0.qkv"]
+    assert torch.equal(encoder(tokens), answer)
+    after = {
+        name.replace(".qkv.qkv.", ".qkv."): p
+        for name, p in encoder.named_parameters()
+        if not name.endswith(("down", "up_q", "up_v"))
+    }
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
