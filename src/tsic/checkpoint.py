@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from tsic.data.classes import ClassTable
@@ -97,7 +97,7 @@ def save_student(
     }
     state = {name: value.contiguous() for name, value in student.deploy_state_dict().items()}
     part = files.weights.with_suffix(".part")
-    save_file(state, part)
+    part.write_bytes(save(state))  # save_file would make it readable by its owner alone
     part.replace(files.weights)
     part = files.facts.with_suffix(".part")
     part.write_text(json.dumps(described, indent=1))
@@ -158,4 +158,4 @@ def load_student(path: str | Path) -> TrainedStudent:
             f"the student at '{path}' cannot be read ({reason}); copy both files "
             "again or train anew"
         ) from error
-    return TrainedStudent(student.eval(), classes, facts)
+    return TrainedStudent(student, classes, facts).eval()

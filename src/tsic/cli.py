@@ -14,8 +14,8 @@ verbs:
   train      train a student, with or without a teacher
   evaluate   score a student, or a run's teacher, on labelled images
 
-`tsic VERB --help` documents every option. Exit codes: 0 done, 1 finished with per-item failures,
-2 a mistake in the command, the configuration or the data.
+`tsic VERB --help` documents every option. Exit codes: 0 done, 2 a mistake in the
+command, the configuration or the data.
 """
 
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after ``tsic``; by default the process's own.
 
     Returns:
-        Exit code: 0 done, 1 finished with per-item failures, 2 the user's mistake.
+        Exit code: 0 done, 2 the user's mistake.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # Before torch is imported: threads that spin while they wait cost up to 4x on shared cores.

@@ -5,19 +5,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from typing_extensions import override
 
-from tsic.checkpoint import load_student
 from tsic.config_file import load_config, parser
-from tsic.data.check import require_clean
-from tsic.data.datasets import SegmentationDataset, open_dataset
 from tsic.errors import ConfigError
-from tsic.evaluation import Scorer, evaluate
+
+if TYPE_CHECKING:
+    from tsic.data.datasets import SegmentationDataset
+    from tsic.evaluation import Scorer
+
+# PyTorch, Lightning and transformers are imported inside the verbs, once the words are right.
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,7 +54,7 @@ def train_command(words: Sequence[str]) -> int:
     known, overrides = own.parse_known_args(list(words))
     config = load_config(known.config, overrides)
     name = known.name or (known.config.stem if known.config else "run")
-    from tsic.run import train  # after all mistakes in the command are found: this import is slow
+    from tsic.run import train
 
     result = train(config, known.out / name, resume=known.resume == "auto", label=name)
     sys.stdout.write(f"{result.student.to_table()}\n")
@@ -74,7 +75,7 @@ def _evaluate_parser() -> _Parser:
     own.add_argument("--data.split", dest="split", help="split; by default the run's val split")
     own.add_argument("--data.classes", dest="classes", help="classes YAML of a `folder` dataset")
     own.add_argument("--checkpoint", choices=["best", "last"], default="best", help="teacher's")
-    own.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    own.add_argument("--device", help="by default the GPU if there is one")
     own.add_argument("--json", type=Path, metavar="FILE", help="also write the scores as JSON")
     return own
 
@@ -82,6 +83,12 @@ def _evaluate_parser() -> _Parser:
 def evaluate_command(words: Sequence[str]) -> int:
     """Score a student or a teacher at the images' own size."""
     options = _evaluate_parser().parse_args(list(words))
+    import torch
+
+    from tsic.data.check import require_clean
+    from tsic.evaluation import evaluate
+
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dataset = _evaluation_data(options)
     require_clean(dataset)
     score = (
@@ -95,8 +102,10 @@ def evaluate_command(words: Sequence[str]) -> int:
     return 0
 
 
-def _evaluation_data(options: argparse.Namespace) -> SegmentationDataset:
+def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
     """The dataset that was asked for; what was not said is as in the run."""
+    from tsic.data.datasets import open_dataset
+
     folder = options.model if options.model.is_dir() else options.model.parent
     config = folder / "config.yaml"
     said = load_config(config).data if config.is_file() else None
@@ -109,7 +118,9 @@ def _evaluation_data(options: argparse.Namespace) -> SegmentationDataset:
     return open_dataset(name, root, options.split or (said.val_split if said else "val"), classes)
 
 
-def _student_scorer(options: argparse.Namespace, dataset: SegmentationDataset) -> Scorer:
+def _student_scorer(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Scorer":
+    from tsic.checkpoint import load_student
+
     trained = load_student(options.model).to(options.device)
     if trained.classes.names != dataset.classes.names:
         raise ConfigError(
@@ -119,8 +130,8 @@ def _student_scorer(options: argparse.Namespace, dataset: SegmentationDataset) -
     return trained
 
 
-def _teacher_scorer(options: argparse.Namespace) -> Scorer:
-    from tsic.run import load_run, scorers  # Lightning and transformers: only where needed
+def _teacher_scorer(options: argparse.Namespace) -> "Scorer":
+    from tsic.run import load_run, scorers
 
     if not options.model.is_dir():
         raise ConfigError(f"--role teacher needs a run's folder, got the file '{options.model}'")
@@ -150,7 +161,7 @@ def demo_command(words: Sequence[str]) -> int:
     for name in ("steps", "scenes"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    from tsic.demo import run_demo  # Lightning and transformers: only after the words are right
+    from tsic.demo import run_demo
 
     sys.stdout.write(
         run_demo(options.out, steps=options.steps, scenes=options.scenes, seed=options.seed)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tsic.cycle import Objective
-from tsic.teacher.teacher import Gradient, MappingKind, MaskStride, PromptKind
+from tsic.options import Gradient, MappingKind, MaskStride, Objective, PromptKind
 
 Recipe = Literal["cycle", "paper", "release"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]

@@ -45,8 +45,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     """
     written = _read_file(Path(path)) if path is not None else {}
     words = _normalised(overrides)
-    unknown = [key for key, _ in _leaves(written)] + [word[2:] for word in words[::2]]
-    _refuse_unknown(unknown, path)
+    _refuse_unknown([key for key, _ in _leaves(written)], [word[2:] for word in words[::2]], path)
     recipe = _last_value(words, "--recipe") or written.get("recipe", "cycle")
     if recipe not in RECIPES:
         raise ConfigError(f"recipe '{recipe}' is unknown; {nearest(str(recipe), RECIPES)}")
@@ -153,14 +152,18 @@ def _last_value(words: Sequence[str], key: str) -> str | None:
     return values[-1] if values else None
 
 
-def _refuse_unknown(keys: Sequence[str], path: str | Path | None) -> None:
+def _refuse_unknown(written: Sequence[str], typed: Sequence[str], path: str | Path | None) -> None:
+    """Name all unknown keys of the file and of the command line, each with the nearest."""
     known = known_keys()
-    wrong = [key for key in keys if key not in known and not key.startswith("student.options.")]
+    wrong = [
+        f"'{key}'{source} ({_near_key(key, known)})"
+        for keys, source in ((written, f" in '{path}'"), (typed, ""))
+        for key in keys
+        if key not in known and not key.startswith("student.options.")
+    ]
     if wrong:
-        source = f" in '{path}'" if path else ""
-        told = "; ".join(f"'{key}' ({_near_key(key, known)})" for key in wrong)
         plural = "keys" if len(wrong) > 1 else "key"
-        raise ConfigError(f"unknown {plural}{source}: {told}; see tsic train --help")
+        raise ConfigError(f"unknown {plural} {'; '.join(wrong)}; see tsic train --help")
 
 
 def _near_key(key: str, known: Sequence[str]) -> str:

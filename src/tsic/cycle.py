@@ -1,58 +1,15 @@
 """One step of the Teacher-Student Interactive Cycle: student, prompt, teacher, named losses."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from tsic import losses
 from tsic.grid import resize, resize_labels, size_of
+from tsic.options import Objective
 from tsic.student import Student, StudentOutput
 from tsic.teacher import Teacher, TeacherOutput
-
-FeatureLoss = Literal["attention", "mean_mse"]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Weights and rules of the cycle's losses; the defaults are the ``cycle`` recipe."""
-
-    auxiliary_weight: float = 0.4
-    """Cross-entropy of the student's auxiliary head, where it has one (paper: 0.4)."""
-    teacher_weight: float = 1.0
-    """L_seg, the teacher's cross-entropy (paper: 1)."""
-    mask_weight: float = 1.0
-    """Cross-entropy and Dice of each class-prompted mask (ours; the paper has none)."""
-    kl_weight: float = 1.0
-    """L_kd-p, teacher to student at every pixel (public code: 5, with `kl_average: elements`)."""
-    ensemble_weight: float = 0.0
-    """Inner-loop ensemble: mean of both logits to teacher (public code: 1)."""
-    feature_weight: float = 1.0
-    """L_kd-f, teacher's features to student's (public code: 1)."""
-    temperature: float = 1.0
-    """Softening of both KL terms (public code: 5)."""
-    kl_average: losses.KlAverage = "pixels"
-    """Sum over classes and average labelled pixels, or average all `elements` (public code)."""
-    feature_loss: FeatureLoss = "attention"
-    """Distance of unit-length attention maps, or of channel means (public code: `mean_mse`)."""
-    detach_teacher: bool = True
-    """Whether the teacher stands still in L_kd-p and L_kd-f (public code: false)."""
-    detach_ensemble: bool = True
-    """Whether the mean of both logits stands still as the target (public code: false)."""
-    class_balance: float = 0.0
-    """Exponent with which rare classes weigh more in cross-entropies (`frequency ** -exponent`):
-    0 not at all, 1 all classes alike in total. Try 0.5 where rare classes matter."""
-    ohem: bool = False
-    """Cross-entropy on hard pixels only (public code: true)."""
-    ohem_threshold: float | None = 0.7
-    """Pixels whose class has less than this probability are hard (public code: 0.7)."""
-    ohem_min_kept: int = 100_000
-    """At least this many pixels per image are kept (public code: 100,000)."""
-    average: losses.Average = "valid"
-    """Divide cross-entropies by the pixels that count, or by `all` (public code)."""
-    ignore_index: int = 255
-    """Label of pixels that no loss looks at."""
 
 
 @dataclass(frozen=True)

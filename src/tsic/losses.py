@@ -1,16 +1,12 @@
 """The cycle's losses as pure functions of tensors."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tsic.errors import ShapeError
 from tsic.grid import resize, size_of
-
-Average = Literal["valid", "all"]
-KlAverage = Literal["pixels", "elements"]
+from tsic.options import Average, KlAverage
 
 
 def cross_entropy(

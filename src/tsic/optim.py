@@ -36,7 +36,7 @@ def build_optimizer(
     groups = []
     for part, (lr, named_parameters) in parts.items():
         for name, parameter in named_parameters:
-            decays = parameter.ndim > 1 and "embed" not in name and "token" not in name
+            decays = parameter.ndim > 1 and not _is_table(name)
             groups.append((f"{part}/{'decay' if decays else 'plain'}", lr, decays, parameter))
     by_name = {
         name: {
@@ -54,6 +54,13 @@ def build_optimizer(
         return rise * max(0.0, 1 - step / max_steps) ** config.power
 
     return optimizer, LambdaLR(optimizer, factor)
+
+
+def _is_table(name: str) -> bool:
+    """Whether a parameter is a table of positions, tokens or point embeddings."""
+    parts = [part for part in name.split(".") if not part.isdigit()]
+    owner = parts[-2] if parts[-1] == "weight" and len(parts) > 1 else parts[-1]
+    return owner.endswith(("embed", "embedding", "token", "tokens")) or "pos" in owner
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tsic.cycle import Objective
+from tsic.options import Objective
 
 # What the authors' public code does (`docs/paper.md`); `paper` differs where it must to work.
 _RELEASE: dict[str, Any] = {

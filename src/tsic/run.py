@@ -128,7 +128,10 @@ def train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer.fit(module, data, ckpt_path=files.last if resumes else None, weights_only=False)
-    student, teacher = _finish(config, files, module, val_set, trainer)
+    trainer.save_checkpoint(files.last)
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # the other ranks, which Lightning started, have done their part
+    student, teacher = _finish(config, files, module, val_set)
     return RunResult(files, student, teacher, time.monotonic() - start)
 
 
@@ -261,7 +264,11 @@ def _resolve(config: RunConfig, files: RunFolder) -> RunConfig:
     """Settle what ``auto`` means; other ranks read what the main one settled."""
     if not _is_main():
         return load_config(files.config)
-    precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    precision = config.trainer.precision
+    if precision == "auto" and files.config.is_file():
+        # A second timing could come out otherwise: a resumed run keeps what it began with.
+        precision = load_config(files.config).trainer.precision
+    precision = resolve_precision(precision, config.trainer.accelerator)
     return replace(config, trainer=replace(config.trainer, precision=precision))
 
 
@@ -386,10 +393,8 @@ def _finish(
     files: RunFolder,
     module: CycleModule,
     val_set: SegmentationDataset,
-    trainer: Trainer,
 ) -> tuple[Report, Report | None]:
     """Write the best student and its scores."""
-    trainer.save_checkpoint(files.last)
     if files.best.is_file():
         _load_weights(module, files.best)
     module.eval()

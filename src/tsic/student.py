@@ -172,7 +172,13 @@ class Student(nn.Module):
         """Learn strides and channels from one empty image; batch statistics stay untouched."""
         side = self._padded(max(2 * self.network.size_multiple, 64))
         self.eval()
-        logits, features = self.network(torch.zeros(1, 3, side, side))
+        try:
+            logits, features = self.network(torch.zeros(1, 3, side, side))
+        except AssertionError as error:  # timm's way to refuse a size
+            raise ConfigError(
+                f"student '{self.spec.name}' with encoder '{self.spec.encoder}' does not take "
+                f"{side}x{side} pixels ({error}); choose an encoder that takes any size"
+            ) from error
         if logits.ndim != 4 or logits.shape[1] != self.spec.num_classes:
             raise ConfigError(
                 f"student '{self.spec.name}' must return logits (B, {self.spec.num_classes}, h, w),"

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsic.config import OptimConfig
-from tsic.cycle import Cycle, CycleOutput, Objective
+from tsic.cycle import Cycle, CycleOutput
 from tsic.optim import build_optimizer
+from tsic.options import Objective
 from tsic.prompt import LOGIT_RANGE, class_log_odds, class_prompts, index_prompt
 from tsic.recipes import RECIPES
 from tsic.student import build_student

@@ -105,7 +105,14 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
         assert f"{report.miou:.2f}" in text
 
     # Other data, by a student file alone.
-    words: list[str | Path] = ["--data.name", "folder", "--data.root", folder_dataset, "--data.split", "train"]
+    words: list[str | Path] = [
+        "--data.name",
+        "folder",
+        "--data.root",
+        folder_dataset,
+        "--data.split",
+        "train",
+    ]
     code, _ = said(
         capsys, "evaluate", tmp_path / "run/student.safetensors", *words, "--json", scores
     )

@@ -96,7 +96,15 @@ def test_train_checkpoint_holds_only_what_was_trained(config_file: Path, tmp_pat
 
 
 def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_path: Path) -> None:
-    words: list[str | Path] = ["train", "--config", config_file, "--out", tmp_path, "--max_steps", "24"]
+    words: list[str | Path] = [
+        "train",
+        "--config",
+        config_file,
+        "--out",
+        tmp_path,
+        "--max_steps",
+        "24",
+    ]
     words += ["--trainer.val_every", "12"]
     words += ["--optim.ema", "0.9", "--student.auxiliary", "true"]  # dropout and a moving average
     whole = tsic(*words, "--name", "whole")

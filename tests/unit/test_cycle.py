@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsic import losses
-from tsic.cycle import Cycle, CycleOutput, Objective
+from tsic.cycle import Cycle, CycleOutput
 from tsic.grid import resize, resize_labels
+from tsic.options import Objective
 from tsic.recipes import objective_of
 from tsic.student import StudentOutput, build_student
 from tsic.teacher import TeacherOutput

@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsic.options import Attention
 from tsic.teacher.foundation import Embedding
-from tsic.teacher.mapping import Attention, LightMapping, PromptedMasks, UperMapping
+from tsic.teacher.mapping import LightMapping, PromptedMasks, UperMapping
 
 SAM = (16, 16, 16, 16)
 SAM2 = (4, 8, 16, 32)

@@ -103,8 +103,8 @@ def documented_keys() -> Iterator[tuple[str, str]]:
         yield row[1], row[2]
 
 
-def default_of(key: str) -> Any:
-    value: Any = to_plain(RunConfig())
+def leaf(config: dict[str, Any], key: str) -> Any:
+    value: Any = config
     for part in key.split("."):
         value = value[part]
     return value
@@ -120,12 +120,27 @@ class TestDocumentation:
         assert sorted(written) == sorted(set(known_keys()) - sections())
 
     def test_train_page_states_the_defaults(self) -> None:
-        wrong = {
-            key: (told, default_of(key))
-            for key, told in documented_keys()
-            if yaml.safe_load(told) != default_of(key)
+        defaults = to_plain(RunConfig())
+        told = {key: yaml.safe_load(cell) for key, cell in documented_keys()}
+        assert told == {key: leaf(defaults, key) for key in told}
+
+    def test_paper_page_states_the_recipes(self) -> None:
+        text = (ROOT / "docs" / "paper.md").read_text()
+        rows = re.findall(
+            r"^\| `((?:teacher|objective)\.\w+)` \| (.+) \| (.+) \| (.+) \|$", text, re.MULTILINE
+        )
+        recipes = ("release", "paper", "cycle")
+        resolved = [to_plain(load_config(None, ["--recipe", recipe])) for recipe in recipes]
+        told = {row[0]: [yaml.safe_load(cell.strip("`")) for cell in row[1:]] for row in rows}
+        true = {key: [leaf(config, key) for config in resolved] for key in known_keys()}
+        assert {key: true[key] for key in told} == told
+        differing = {
+            key
+            for key, values in true.items()
+            if key.startswith(("teacher.", "objective."))
+            and any(value != values[0] for value in values)
         }
-        assert wrong == {}
+        assert differing - set(told) == set()
 
     @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
     def test_links_lead_to_files(self, page: Path) -> None:

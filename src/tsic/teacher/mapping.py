@@ -1,15 +1,14 @@
 """Mapping decoders: encoder features guided by prompted masks become class scores."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tsic.options import Attention
 from tsic.teacher.foundation import Embedding
-
-Attention = Literal["released", "repaired"]
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,18 @@
 """The teacher: a prompted foundation model and the decoder that maps its masks to classes."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tsic.options import Gradient, MappingKind, MaskStride, PromptKind
 from tsic.prompt import LOGIT_RANGE, Prompts, class_prompts, index_prompt
 from tsic.teacher.canvas import Canvas
 from tsic.teacher.foundation import MEAN, STD, Embedding, Foundation
 from tsic.teacher.lora import attach_lora
 from tsic.teacher.mapping import LightMapping, Mapping, PromptedMasks, UperMapping
 from tsic.teacher.sam import load_foundation
-
-PromptKind = Literal["none", "index", "class"]
-Gradient = Literal["through", "stop"]
-MappingKind = Literal["light", "uper", "uper-released"]
-# Strides at which the mask decoder runs: SAM's own, or the public code's.
-MaskStride = Literal[16, 4]
 
 
 @dataclass(frozen=True)
