@@ -108,7 +108,8 @@ class Cycle(nn.Module):
         student_logits = resize(student.logits, size_of(teacher.logits))
         if weights.kl_weight:
             target = _held(teacher.logits, weights.detach_teacher)
-            named["kl"] = weights.kl_weight * self._kl(student_logits, target, labels)
+            pixels = self._kl_pixels(target, student_logits, labels)
+            named["kl"] = weights.kl_weight * self._kl(student_logits, target, labels, pixels)
         if weights.ensemble_weight:
             mean = _held((student_logits + teacher.logits.float()) / 2, weights.detach_ensemble)
             named["ensemble_kl"] = weights.ensemble_weight * self._kl(teacher.logits, mean, labels)
@@ -133,7 +134,19 @@ class Cycle(nn.Module):
             ignore_index=rules.ignore_index,
         )
 
-    def _kl(self, logits: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    def _kl_pixels(self, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor | None:
+        """Weight of each pixel in L_kd-p ``(B, h, w)``: its class's, where the teacher speaks."""
+        if self.objective.kl_where == "everywhere":
+            return None
+        weights = losses.knows_better(teacher, student, labels).float()
+        if self.class_weights is not None:
+            ignored = labels == self.objective.ignore_index
+            weights = weights * self.class_weights[labels.masked_fill(ignored, 0)]
+        return weights
+
+    def _kl(
+        self, logits: Tensor, target: Tensor, labels: Tensor, pixels: Tensor | None = None
+    ) -> Tensor:
         rules = self.objective
         return losses.pixel_kl(
             logits,
@@ -141,6 +154,7 @@ class Cycle(nn.Module):
             labels,
             temperature=rules.temperature,
             average=rules.kl_average,
+            pixel_weights=pixels,
             ignore_index=rules.ignore_index,
         )
 

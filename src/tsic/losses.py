@@ -109,6 +109,7 @@ def pixel_kl(
     *,
     temperature: float = 1.0,
     average: KlAverage = "pixels",
+    pixel_weights: Tensor | None = None,
     ignore_index: int = 255,
 ) -> Tensor:
     """Pull one class distribution towards another at every pixel: ``KL(target || prediction)``.
@@ -124,6 +125,8 @@ def pixel_kl(
         average: ``pixels`` sums over classes and averages over labelled pixels; ``elements``
             averages over batch, classes and all pixels, ignored ones too (the public code; it is
             ``K`` times smaller).
+        pixel_weights: Weight of each pixel, float or bool ``(B, h, w)``; the average is still over
+            as many pixels.
         ignore_index: Label of pixels left out by ``pixels``.
 
     Returns:
@@ -159,10 +162,32 @@ def pixel_kl(
     log_prediction = F.log_softmax(logits.float() / temperature, dim=1)
     log_target = F.log_softmax(target_logits.float() / temperature, dim=1)
     divergence = F.kl_div(log_prediction, log_target, reduction="none", log_target=True)
+    if pixel_weights is not None:
+        divergence = divergence * pixel_weights[:, None]
     if average == "elements":
         return divergence.mean() * temperature**2
     valid = labels != ignore_index
     return (divergence.sum(1) * valid).sum() / valid.sum().clamp(min=1) * temperature**2
+
+
+def knows_better(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:
+    """Find the labelled pixels where the teacher gives the true class more than the student does.
+
+    Args:
+        teacher_logits: Unnormalised ``(B, K, h, w)``.
+        student_logits: Unnormalised ``(B, K, h, w)``.
+        labels: Class ids, int64 ``(B, h, w)``; values outside ``[0, K)`` are ignored pixels.
+
+    Returns:
+        Bool ``(B, h, w)``, without gradient; false at ignored pixels.
+    """
+    valid = (labels >= 0) & (labels < teacher_logits.shape[1])
+    index = labels.masked_fill(~valid, 0)[:, None]
+    chances = [
+        logits.detach().float().log_softmax(1).gather(1, index)[:, 0]
+        for logits in (teacher_logits, student_logits)
+    ]
+    return (chances[0] > chances[1]) & valid
 
 
 def mask_loss(

@@ -5,6 +5,7 @@ from typing import Literal
 
 Average = Literal["valid", "all"]
 KlAverage = Literal["pixels", "elements"]
+KlWhere = Literal["everywhere", "better"]
 FeatureLoss = Literal["attention", "mean_mse"]
 PromptKind = Literal["none", "index", "class"]
 Gradient = Literal["through", "stop"]
@@ -31,6 +32,9 @@ class Objective:
     """L_kd-f, teacher's features to student's (public code: 1)."""
     temperature: float = 1.0
     """Softening of both KL terms (public code: 5)."""
+    kl_where: KlWhere = "better"
+    """L_kd-p at pixels where the teacher gives the true class more probability than the student
+    (`better`), or `everywhere` (paper, public code)."""
     kl_average: KlAverage = "pixels"
     """Sum over classes and average labelled pixels, or average all `elements` (public code)."""
     feature_loss: FeatureLoss = "attention"

@@ -47,7 +47,8 @@ def class_log_odds(logits: Tensor) -> Tensor:
     rest = logits.masked_fill(is_top, -torch.inf).logsumexp(1, keepdim=True)
     log_p = logits.log_softmax(1)
     # Below the top p <= 1/2, where log(1 - p) is safe; the top class is compared with the rest.
-    below = log_p - torch.log1p(-log_p.exp().clamp(max=0.5))
+    # The clamp is for the top's unused branch; at 1/2 itself it would cut a tie's gradient.
+    below = log_p - torch.log1p(-log_p.exp().clamp(max=0.6))
     return torch.where(is_top, logits - rest, below).clamp(-LOGIT_RANGE, LOGIT_RANGE)
 
 

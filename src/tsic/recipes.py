@@ -21,6 +21,7 @@ _RELEASE: dict[str, Any] = {
         "ensemble_weight": 1.0,
         "feature_weight": 1.0,
         "temperature": 5.0,
+        "kl_where": "everywhere",
         "kl_average": "elements",
         "feature_loss": "mean_mse",
         "detach_teacher": False,

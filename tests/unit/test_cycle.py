@@ -155,15 +155,18 @@ def test_cycle_losses_are_those_of_the_loss_functions() -> None:
         torch.testing.assert_close(out.losses[name], value)
 
 
-@pytest.mark.parametrize("is_held", [True, False])
-def test_cycle_detach_flags_decide_who_learns(is_held: bool) -> None:
+@pytest.mark.parametrize("teacher_held", [True, False])
+@pytest.mark.parametrize("ensemble_held", [True, False])
+def test_cycle_detach_flags_decide_who_learns(teacher_held: bool, ensemble_held: bool) -> None:
     scene = Scene()
-    objective = Objective(ensemble_weight=1, detach_teacher=is_held, detach_ensemble=is_held)
+    objective = Objective(
+        ensemble_weight=1, detach_teacher=teacher_held, detach_ensemble=ensemble_held
+    )
     reached = {name: scene.reached(loss) for name, loss in scene.run(objective).losses.items()}
     shared: dict[str, set[str]] = {
-        "kl": {"student logits"} | (set() if is_held else {"teacher logits"}),
-        "ensemble_kl": {"teacher logits"} | (set() if is_held else {"student logits"}),
-        "feature": {"student features"} | (set() if is_held else {"teacher features"}),
+        "kl": {"student logits"} | (set() if teacher_held else {"teacher logits"}),
+        "ensemble_kl": {"teacher logits"} | (set() if ensemble_held else {"student logits"}),
+        "feature": {"student features"} | (set() if teacher_held else {"teacher features"}),
     }
     assert reached == shared | {
         "student_ce": {"student logits"},

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,11 @@ class Foundation(nn.Module, ABC):
         Returns:
             Mask logits ``(P, M, 4h, 4w)``, ``M`` 1 or the model's number of multimask outputs.
         """
+
+    def encoder_gradient(self) -> AbstractContextManager[None]:
+        """Context in which the encoder runs: without gradient if nothing in it learns."""
+        learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
+        return torch.set_grad_enabled(learns and torch.is_grad_enabled())
 
     def embed_masks(self, masks: Tensor) -> Tensor:
         """Embed mask logits ``(P, 1, 4h, 4w)`` to dense prompts ``(P, D, h, w)``."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
@@ -38,6 +39,10 @@ class Sam(Foundation):
 
     @override
     def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
+        with self.encoder_gradient():
+            return self._encode(images, with_levels=with_levels)
+
+    def _encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
         encoder = self.model.vision_encoder
         hidden = encoder.patch_embed.projection(images).permute(0, 2, 3, 1)
         if encoder.pos_embed is not None:
@@ -112,7 +117,19 @@ class Sam2(Foundation):
     @override
     def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
         encoder = self.model.vision_encoder
-        backbone = encoder.backbone
+        with self.encoder_gradient():
+            kept = self._stages(images)
+            levels = tuple(encoder.neck(kept)[0][::-1])
+        # What follows belongs to the decoder's side and learns even when the encoder does not.
+        image = levels[2] + self.model.no_memory_embedding.reshape(1, -1, 1, 1)
+        decoder = self.model.mask_decoder
+        fine = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))
+        maps = tuple(state.permute(0, 3, 1, 2) for state in kept)
+        return Embedding(image, maps, levels if with_levels else (), fine)
+
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        """Outputs ``(B, h, w, C)`` of the hierarchical encoder's stages, fine first."""
+        backbone = self.model.vision_encoder.backbone
         hidden = backbone.patch_embed(images)
         hidden = hidden + backbone._get_pos_embed(hidden.shape[1:3])
         kept = []
@@ -120,13 +137,7 @@ class Sam2(Foundation):
             hidden = self._run(block, hidden)
             if depth in backbone.stage_ends:
                 kept.append(hidden)
-        coarse_first, _ = encoder.neck(kept)
-        levels = tuple(coarse_first[::-1])
-        image = levels[2] + self.model.no_memory_embedding.reshape(1, -1, 1, 1)
-        decoder = self.model.mask_decoder
-        fine = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))
-        maps = tuple(state.permute(0, 3, 1, 2) for state in kept)
-        return Embedding(image, maps, levels if with_levels else (), fine)
+        return kept
 
     @override
     def positions(self, height: int, width: int) -> Tensor:
@@ -236,6 +247,12 @@ def load_foundation(name: str) -> Foundation:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = TINY[name]()
+            # transformers' small initialisation suits weights that get loaded; from scratch it
+            # leaves masks that no prompt can move.
+            for part in (model.prompt_encoder.mask_embed, model.mask_decoder):
+                for module in part.modules():
+                    if hasattr(module, "reset_parameters"):
+                        module.reset_parameters()
         return _FAMILIES[model.config.model_type][1](model)
     if "/" not in name and not Path(name).is_dir():
         raise ConfigError(
@@ -249,11 +266,21 @@ def load_foundation(name: str) -> Foundation:
                 f"teacher.name '{name}' is a '{family}' model; {nearest(family, _FAMILIES)}"
             )
         model_class, foundation_class = _FAMILIES[family]
-        model = model_class.from_pretrained(name, dtype=torch.float32)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
+        model, report = model_class.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True
+        )
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).splitlines()[:1])
         raise CheckpointError(
             f"teacher.name '{name}' could not be loaded ({reason}); give the folder of a "
             "downloaded checkpoint, or go online once so that it can be fetched"
         ) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise CheckpointError(
+            f"teacher.name '{name}' lacks {len(missing)} weights of a '{family}' model, first "
+            f"{missing[0]}; download the checkpoint again"
+        )
     return foundation_class(model)

@@ -124,10 +124,8 @@ class Teacher(nn.Module):
         )
 
     def embed(self, padded: Tensor) -> Embedding:
-        """Run the image encoder on normalised canvas images, without gradient if none is needed."""
-        learns = any(p.requires_grad for p in self.foundation.encoder.parameters())
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            return self.foundation.encode(padded, with_levels=self.mapping.needs_levels)
+        """Run the image encoder on normalised canvas images."""
+        return self.foundation.encode(padded, with_levels=self.mapping.needs_levels)
 
     def decode_masks(
         self, embedding: Embedding, student_logits: Tensor, canvas: Canvas
