@@ -110,7 +110,7 @@ class OptimConfig:
     power: float = 0.9
     """Exponent of the polynomial decay to 0 at `max_steps`."""
     clip: float | None = None
-    """Largest norm of the gradient; by default no limit."""
+    """Largest norm of the gradient, of student and teacher each; by default no limit."""
     ema: float | None = None
     """Decay of an exponential moving average of the student, which is then what is evaluated and
     saved; by default none. Try 0.999."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric
 from typing_extensions import override
@@ -131,6 +132,20 @@ class CycleModule(LightningModule):
             "images, lower optim.lr, or set optim.clip or trainer.precision: 32-true, then "
             "--resume auto"
         )
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val is None:
+            return
+        # Each network by its own norm: a teacher's large gradient must not shrink the student's.
+        for network in (self.cycle.student, self.cycle.teacher):
+            if network is not None:
+                clip_grad_norm_(network.parameters(), gradient_clip_val)
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -46,10 +46,16 @@ class Scene:
             leaf(2, 4, 4, 6), leaf(2, 5, 2, 3), leaf(2, 2, 4, 6), torch.tensor([[0, 3], [2, 1]])
         )
 
-    def run(self, objective: Objective, *, with_teacher: bool = True) -> CycleOutput:
+    def run(
+        self,
+        objective: Objective,
+        class_weights: Tensor | None = None,
+        *,
+        with_teacher: bool = True,
+    ) -> CycleOutput:
         student: Any = Given(self.student)
         teacher: Any = Given(self.teacher)
-        cycle = Cycle(student, teacher, objective)
+        cycle = Cycle(student, teacher, objective, class_weights)
         return cycle(self.images, self.labels, with_teacher=with_teacher)
 
     def reached(self, loss: Tensor) -> set[str]:
@@ -87,15 +93,22 @@ def test_cycle_losses_have_the_recipes_names_and_their_sum(recipe: str, names: s
     assert out.total.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("weighs_classes", [False, True])
 @pytest.mark.parametrize("recipe", ["cycle", "paper", "release"])
-def test_cycle_kl_has_the_recipes_reduction(recipe: str) -> None:
-    """By hand in NumPy, on the teacher's grid: labels there are those at the cells' centres."""
+def test_cycle_kl_has_the_recipes_reduction(recipe: str, weighs_classes: bool) -> None:
+    """By hand in NumPy, on the teacher's grid: labels there are those at the cells' centres.
+
+    In `cycle` only pixels count where the teacher gives the true class more probability, each
+    with its class's weight; the average is still over all labelled pixels.
+    """
     scene = Scene()
-    out = scene.run(objective_of(recipe))
+    class_weights = torch.arange(1.0, scene.student.logits.shape[1] + 1)
+    out = scene.run(objective_of(recipe), class_weights if weighs_classes else None)
     at = 1.0 if recipe == "cycle" else 5.0
     student = F.interpolate(scene.student.logits, (4, 6), mode="bilinear")
     s, t = (one.detach().double().numpy() / at for one in (student, scene.teacher.logits))
-    valid = scene.labels[:, 2::4, 2::4].numpy() != 255
+    labels = scene.labels[:, 2::4, 2::4].numpy()
+    valid = labels != 255
 
     def log_p(logits: Any) -> Any:
         return logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -104,7 +117,13 @@ def test_cycle_kl_has_the_recipes_reduction(recipe: str) -> None:
         return np.exp(log_p(target)) * (log_p(target) - log_p(prediction))
 
     if recipe == "cycle":
-        expected = {"kl": kl(t, s).sum(1)[valid].mean()}
+        index = np.where(valid, labels, 0)[:, None]
+        chances = [np.take_along_axis(log_p(one), index, 1)[:, 0] for one in (t, s)]
+        weights = (chances[0] > chances[1]) * 1.0
+        assert 0 < weights[valid].mean() < 1
+        if weighs_classes:
+            weights *= class_weights.numpy()[index[:, 0]]
+        expected = {"kl": (kl(t, s).sum(1) * weights)[valid].mean()}
         assert valid.mean() == 0.75
     else:
         expected = {

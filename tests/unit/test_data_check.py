@@ -2,9 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from tsic.data.check import check_dataset, require_clean
+from tsic.data.check import check_dataset, count_pixels, require_clean
 from tsic.data.datasets import SegmentationDataset, open_dataset
 from tsic.errors import DataError
 
@@ -93,3 +94,11 @@ def test_many_unknown_ids_are_cut_short(folder_dataset: Path) -> None:
     detail = dataset.unknown_ids(np.arange(64).reshape(8, 8))
     assert ", 12 (1 px), 51 more; add them" in detail
     assert dataset.unknown_ids(np.array([[0, 1, 2, 255]])) == ""
+
+
+def test_count_pixels_counts_each_class_once(folder_dataset: Path) -> None:
+    dataset = open_dataset("folder", folder_dataset, "train")
+    labels = torch.stack([dataset.read(index)[1] for index in range(len(dataset))])
+    expected = [(labels == train_id).sum().item() for train_id in range(3)]
+    assert count_pixels(dataset).tolist() == expected
+    assert sum(expected) == labels.numel() - (labels == 255).sum().item()

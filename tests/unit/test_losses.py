@@ -321,3 +321,32 @@ def test_pixel_kl_refuses_wrong_arguments(
 ) -> None:
     with pytest.raises(error, match=message):
         losses.pixel_kl(LOGITS, target, labels, temperature=temperature)
+
+
+def test_cross_entropy_weighs_classes_by_hand() -> None:
+    """Weights multiply each pixel's loss, and `valid` divides by the weights that counted."""
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]).T.reshape(1, 2, 1, 3)
+    labels = torch.tensor([[[0, 1, 255]]])
+    weights = torch.tensor([1.0, 3.0])
+    first, second = math.log(1 + math.e), math.log(1 + math.e**2)
+    loss = losses.cross_entropy(logits, labels, class_weights=weights)
+    assert loss.item() == pytest.approx((1 * first + 3 * second) / (1 + 3), rel=1e-6)
+    every = losses.cross_entropy(logits, labels, class_weights=weights, average="all")
+    assert every.item() == pytest.approx((1 * first + 3 * second) / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize(("exponent", "expected"), [(0.0, [1, 1, 1]), (1.0, [5 / 9, 5, 1])])
+def test_balanced_class_weights_has_mean_one_over_pixels(
+    exponent: float, expected: list[float]
+) -> None:
+    weights = losses.balanced_class_weights(torch.tensor([90, 10, 0]), exponent)
+    assert weights.tolist() == pytest.approx(expected, rel=1e-6)
+    assert (0.9 * weights[0] + 0.1 * weights[1]).item() == pytest.approx(1.0)
+
+
+def test_knows_better_compares_the_true_class_and_skips_ignored_pixels() -> None:
+    teacher = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]).T.reshape(1, 2, 1, 3)
+    student = torch.zeros(1, 2, 1, 3)
+    labels = torch.tensor([[[0, 0, 255]]])
+    assert losses.knows_better(teacher, student, labels).tolist() == [[[True, False, False]]]
+    assert not losses.knows_better(student, student, labels).any()

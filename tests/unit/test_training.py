@@ -1,0 +1,37 @@
+import pytest
+import torch
+from torch.nn.utils import get_total_norm
+
+from tsic.config import OptimConfig
+from tsic.cycle import Cycle
+from tsic.training import CycleModule
+
+
+def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> None:
+    optim = OptimConfig(clip=1.0)
+    module = CycleModule(tiny_cycle, optim, num_classes=3, max_steps=1, warmup_steps=0, seed=0)
+    optimizer = torch.optim.SGD(module.parameters())
+    assert tiny_cycle.teacher is not None
+    student = list(tiny_cycle.student.parameters())
+    teacher = [p for p in tiny_cycle.teacher.parameters() if p.requires_grad]
+    for parameter in student:
+        parameter.grad = torch.full_like(parameter, 1e-5)
+    for parameter in teacher:
+        parameter.grad = torch.full_like(parameter, 7.0)
+    module.configure_gradient_clipping(optimizer, 1.0, "norm")
+    assert all(torch.equal(p.grad, torch.full_like(p, 1e-5)) for p in student if p.grad is not None)
+    norm = get_total_norm([p.grad for p in teacher if p.grad is not None])
+    assert norm.item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_moving_average_follows_the_student(tiny_cycle: Cycle) -> None:
+    optim = OptimConfig(ema=0.5)
+    module = CycleModule(tiny_cycle, optim, num_classes=3, max_steps=2, warmup_steps=0, seed=0)
+    assert module.student is not tiny_cycle.student
+    assert module.averaged is not None
+    weight = next(tiny_cycle.student.parameters())
+    first = weight.detach().clone()
+    module.averaged.update_parameters(tiny_cycle.student)
+    weight.data += 2
+    module.averaged.update_parameters(tiny_cycle.student)
+    torch.testing.assert_close(next(module.student.parameters()), first + 1)
