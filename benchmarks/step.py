@@ -8,13 +8,10 @@ counts. Ratios travel between machines, seconds do not.
 
 import argparse
 import json
-import os
 import platform
 import time
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 
 import torch
 

@@ -1,7 +1,6 @@
 """The command line: a thin table from verb to function."""
 
 import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -29,8 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 the user's mistake.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    # Before torch is imported: threads that spin while they wait cost up to 4x on shared cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if not words or words[0] in ("-h", "--help", "help"):
             sys.stdout.write(USAGE)

@@ -131,7 +131,7 @@ def _student_scorer(options: argparse.Namespace, dataset: "SegmentationDataset")
 
 
 def _teacher_scorer(options: argparse.Namespace) -> "Scorer":
-    from tsic.run import load_run, scorers
+    from tsic.build import load_run, scorers
 
     if not options.model.is_dir():
         raise ConfigError(f"--role teacher needs a run's folder, got the file '{options.model}'")
@@ -154,7 +154,7 @@ def demo_command(words: Sequence[str]) -> int:
     """Draw scenes, train alone and in the cycle, report."""
     own = _Parser(prog="tsic demo", description="The cycle on drawn street scenes, end to end.")
     own.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the demo")
-    own.add_argument("--steps", type=int, default=600, help="optimiser steps of each student")
+    own.add_argument("--steps", type=int, default=560, help="optimiser steps of each student")
     own.add_argument("--scenes", type=int, default=400, help="training scenes to draw")
     own.add_argument("--seed", type=int, default=0, help="of scenes, weights and batches")
     options = own.parse_args(list(words))

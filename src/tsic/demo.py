@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from tsic.build import load_run
 from tsic.callbacks import read_metrics, spread, tiles
 from tsic.config import DataConfig, OptimConfig, RunConfig, TeacherConfig, TrainerConfig
 from tsic.data.datasets import SegmentationDataset, open_dataset
@@ -17,13 +18,11 @@ from tsic.device import resolve_precision
 from tsic.options import Objective
 from tsic.pictures import panel, save_png
 from tsic.report import per_class_table, write_report
-from tsic.run import RunResult, load_run, train
+from tsic.run import RunResult, train
 
-STEPS = 600
-SCENES = 400
 _VAL_SCENES = 60
 _HEIGHT, _WIDTH = 128, 176
-_DIFFICULTY = 0.1
+_DIFFICULTY = 0.0
 _TEACHER = "tiny-sam"
 _PICTURES = 6
 

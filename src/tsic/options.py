@@ -44,7 +44,8 @@ class Objective:
     detach_ensemble: bool = True
     """Whether the mean of both logits stands still as the target (public code: false)."""
     class_balance: float = 0.0
-    """Exponent with which rare classes weigh more in cross-entropies (`frequency ** -exponent`):
+    """Exponent with which rare classes weigh more, in cross-entropies and in L_kd-p where it is
+    `better` (`frequency ** -exponent`):
     0 not at all, 1 all classes alike in total. Try 0.5 where rare classes matter."""
     ohem: bool = False
     """Cross-entropy on hard pixels only (public code: true)."""

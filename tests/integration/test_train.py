@@ -16,12 +16,13 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tsic.build import build_module
 from tsic.callbacks import read_metrics
 from tsic.checkpoint import load_student
 from tsic.config import RunConfig
 from tsic.config_file import load_config
 from tsic.errors import ConfigError, NonFiniteLossError
-from tsic.run import build_module, train
+from tsic.run import train
 
 Settings = dict[str, Any]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

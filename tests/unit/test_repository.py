@@ -34,7 +34,7 @@ DOORS = {
     "torchmetrics": {"tsic.training"},
     "jsonargparse": {"tsic.config_file"},
     "yaml": {"tsic.config_file", "tsic.data.classes"},
-    "safetensors": {"tsic.checkpoint"},
+    "safetensors": {"tsic.checkpoint", "tsic.teacher.sam"},
     "matplotlib": {"tsic.report"},
     "jinja2": {"tsic.report"},
     "rich": {"tsic.callbacks", "tsic.commands"},

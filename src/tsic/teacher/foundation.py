@@ -63,10 +63,6 @@ class Foundation(nn.Module, ABC):
         """Embed normalised images ``(B, 3, H, W)``, sides multiples of ``multiple``."""
 
     @abstractmethod
-    def positions(self, height: int, width: int) -> Tensor:
-        """Positional encoding ``(1, D, height, width)`` of a grid that covers the canvas."""
-
-    @abstractmethod
     def decode(
         self,
         image: Tensor,
@@ -93,6 +89,11 @@ class Foundation(nn.Module, ABC):
         """Context in which the encoder runs: without gradient if nothing in it learns."""
         learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
         return torch.set_grad_enabled(learns and torch.is_grad_enabled())
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """Positional encoding ``(1, D, height, width)`` of a grid that covers the canvas."""
+        encoded = self.model.shared_image_embedding(self._grid(height, width))
+        return encoded.permute(2, 0, 1)[None]
 
     def embed_masks(self, masks: Tensor) -> Tensor:
         """Embed mask logits ``(P, 1, 4h, 4w)`` to dense prompts ``(P, D, h, w)``."""

@@ -66,11 +66,6 @@ class Sam(Foundation):
         ).permute(0, 2, 3, 1)
 
     @override
-    def positions(self, height: int, width: int) -> Tensor:
-        encoded = self.model.shared_image_embedding(self._grid(height, width))
-        return encoded.permute(2, 0, 1)[None]
-
-    @override
     def decode(
         self,
         image: Tensor,
@@ -138,11 +133,6 @@ class Sam2(Foundation):
             if depth in backbone.stage_ends:
                 kept.append(hidden)
         return kept
-
-    @override
-    def positions(self, height: int, width: int) -> Tensor:
-        encoded = self.model.shared_image_embedding(self._grid(height, width))
-        return encoded.permute(2, 0, 1)[None]
 
     @override
     def decode(

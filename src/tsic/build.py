@@ -1,0 +1,175 @@
+"""From a configuration, or a run's folder, to student, teacher and losses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tsic.config import RunConfig, TeacherConfig
+from tsic.config_file import load_config
+from tsic.cycle import Cycle
+from tsic.data.classes import ClassTable
+from tsic.data.datasets import open_dataset
+from tsic.errors import CheckpointError
+from tsic.student import build_student
+from tsic.teacher import Teacher, build_teacher
+from tsic.training import CycleModule
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The fully resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def last(self) -> Path:
+        """Where an interrupted run goes on from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the student's best validation mIoU."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """Every logged number."""
+        return self.path / "metrics.csv"
+
+    @property
+    def samples(self) -> Path:
+        """Panels of pictures."""
+        return self.path / "samples"
+
+    @property
+    def evaluation(self) -> Path:
+        """Scores of the student that ships, and of its teacher."""
+        return self.path / "evaluation.json"
+
+
+def build_module(
+    config: RunConfig, classes: ClassTable, class_weights: Tensor | None = None
+) -> CycleModule:
+    """Build student, teacher and losses with the initial weights that the seed gives.
+
+    The student's initial weights depend on the seed and the student alone, so that runs with and
+    without a teacher start from the same one.
+
+    Args:
+        config: The run's configuration.
+        classes: Classes of its data.
+        class_weights: Weights of the classes in cross-entropies, float ``(K,)``; only training
+            needs them.
+    """
+    torch.manual_seed(config.seed)
+    student = build_student(
+        config.student.name,
+        num_classes=classes.num_classes,
+        encoder=config.student.encoder,
+        weights=config.student.weights,
+        output_stride=config.student.output_stride,
+        auxiliary=config.student.auxiliary,
+        options=config.student.options,
+    )
+    torch.manual_seed(config.seed)
+    teacher = build_configured_teacher(config.teacher, classes.num_classes)
+    return CycleModule(
+        Cycle(student, teacher, config.objective, class_weights),
+        config.optim,
+        num_classes=classes.num_classes,
+        max_steps=config.max_steps,
+        warmup_steps=config.teacher.warmup_steps,
+        seed=config.seed,
+        view=config.data.resize,
+    )
+
+
+def build_configured_teacher(config: TeacherConfig, num_classes: int) -> Teacher | None:
+    """Build the teacher that a configuration names; ``None`` for ``none``."""
+    if config.name == "none":
+        return None
+    return build_teacher(
+        config.name,
+        num_classes=num_classes,
+        mapping=config.mapping,
+        channels=config.channels,
+        prompt=config.prompt,
+        gradient=config.gradient,
+        max_classes=config.max_classes,
+        rounds=config.rounds,
+        class_tokens=config.class_tokens,
+        mask_stride=config.mask_stride,
+        lora_rank=config.lora_rank,
+        trains_encoder=config.trains_encoder,
+        recompute_encoder=config.recompute_encoder,
+    )
+
+
+def load_run(folder: str | Path, which: str = "best") -> tuple[CycleModule, RunConfig]:
+    """Rebuild student and teacher of a run from its configuration and a checkpoint.
+
+    Args:
+        folder: The run's folder.
+        which: ``best`` or ``last``.
+
+    Returns:
+        The module in evaluation mode and its configuration.
+
+    Raises:
+        CheckpointError: If the folder holds no such checkpoint, or it cannot be read.
+    """
+    files = RunFolder(Path(folder))
+    path = files.best if which == "best" and files.best.is_file() else files.last
+    if not files.config.is_file() or not path.is_file():
+        raise CheckpointError(
+            f"'{folder}' holds no trained run: config.yaml or {path.name} is missing"
+        )
+    config = load_config(files.config)
+    classes = open_dataset(
+        config.data.name, config.data.root, config.data.val_split, config.data.classes
+    ).classes
+    module = build_module(config, classes)
+    load_weights(module, path)
+    return module.eval(), config
+
+
+def scorers(module: CycleModule) -> dict[str, Callable[[Tensor], Tensor]]:
+    """How each role of a module scores whole images: ``student`` and, with one, ``teacher``."""
+
+    def student(images: Tensor) -> Tensor:
+        return module.answer(images, with_teacher=False)[0]
+
+    def teacher(images: Tensor) -> Tensor:
+        answer = module.answer(images, with_teacher=True)[1]
+        assert answer is not None
+        return answer.logits
+
+    return (
+        {"student": student}
+        if module.cycle.teacher is None
+        else {
+            "student": student,
+            "teacher": teacher,
+        }
+    )
+
+
+def load_weights(module: CycleModule, path: Path) -> None:
+    """Load what a checkpoint holds into a module; frozen weights stay as they were built.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+    except (OSError, RuntimeError, KeyError, EOFError) as error:
+        raise CheckpointError(f"'{path}' is damaged ({error}); use the other checkpoint") from error
+    module.load_state_dict(state, strict=False)
