@@ -1,5 +1,6 @@
 """From a configuration, or a run's folder, to student, teacher and losses."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,16 @@ class RunFolder:
     def best(self) -> Path:
         """The checkpoint of the student's best validation mIoU."""
         return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def student(self) -> Path:
+        """What the student that ships is; its weights lie beside it."""
+        return self.path / "student.json"
+
+    @property
+    def report(self) -> Path:
+        """Scores, curves and pictures on one page."""
+        return self.path / "report.html"
 
     @property
     def metrics(self) -> Path:
@@ -113,7 +124,7 @@ def build_configured_teacher(config: TeacherConfig, num_classes: int) -> Teacher
     )
 
 
-def load_run(folder: str | Path, which: str = "best") -> tuple[CycleModule, RunConfig]:
+def load_run(folder: str | Path, which: str = "best") -> tuple[CycleModule, ClassTable]:
     """Rebuild student and teacher of a run from its configuration and a checkpoint.
 
     Args:
@@ -121,7 +132,7 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[CycleModule, RunC
         which: ``best`` or ``last``.
 
     Returns:
-        The module in evaluation mode and its configuration.
+        The module in evaluation mode and its classes.
 
     Raises:
         CheckpointError: If the folder holds no such checkpoint, or it cannot be read.
@@ -133,12 +144,18 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[CycleModule, RunC
             f"'{folder}' holds no trained run: config.yaml or {path.name} is missing"
         )
     config = load_config(files.config)
-    classes = open_dataset(
-        config.data.name, config.data.root, config.data.val_split, config.data.classes
-    ).classes
+    classes = _classes_of(files, config)
     module = build_module(config, classes)
     load_weights(module, path)
-    return module.eval(), config
+    return module.eval(), classes
+
+
+def _classes_of(files: RunFolder, config: RunConfig) -> ClassTable:
+    """Classes of a run; one that did not finish has no student yet to tell them."""
+    if files.student.is_file():
+        return ClassTable.from_dict(json.loads(files.student.read_text())["classes"])
+    data = config.data
+    return open_dataset(data.name, data.root, data.val_split, data.classes).classes
 
 
 def scorers(module: CycleModule) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -152,24 +169,26 @@ def scorers(module: CycleModule) -> dict[str, Callable[[Tensor], Tensor]]:
         assert answer is not None
         return answer.logits
 
-    return (
-        {"student": student}
-        if module.cycle.teacher is None
-        else {
-            "student": student,
-            "teacher": teacher,
-        }
-    )
+    roles: dict[str, Callable[[Tensor], Tensor]] = {"student": student}
+    if module.cycle.teacher is not None:
+        roles["teacher"] = teacher
+    return roles
 
 
 def load_weights(module: CycleModule, path: Path) -> None:
     """Load what a checkpoint holds into a module; frozen weights stay as they were built.
 
     Raises:
-        CheckpointError: If the file cannot be read.
+        CheckpointError: If the file cannot be read, or holds other weights than the module trains.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
     except (OSError, RuntimeError, KeyError, EOFError) as error:
         raise CheckpointError(f"'{path}' is damaged ({error}); use the other checkpoint") from error
+    strangers = sorted(state.keys() ^ (module.state_dict().keys() - module.frozen_names()))
+    if strangers:
+        raise CheckpointError(
+            f"'{path}' does not fit its run: {len(strangers)} weights are missing or too many, "
+            f"first {strangers[0]}; the run's config.yaml or the foundation model has changed"
+        )
     module.load_state_dict(state, strict=False)

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from tsic.data.classes import ClassTable
 from tsic.data.datasets import SegmentationDataset
+from tsic.files import replacing
 from tsic.metrics import to_labels
 from tsic.pictures import Pixels, colour_labels, colour_masks, panel, save_png, to_pixels
 from tsic.training import CycleModule
@@ -33,7 +34,7 @@ class CsvLog(Logger):
         super().__init__()
         self.path = path
         kept = [row for row in read_metrics(path) if row[0] <= step] if path.is_file() else []
-        with path.open("w", newline="") as file:
+        with replacing(path) as part, part.open("w", newline="") as file:
             csv.writer(file).writerows([("step", "name", "value"), *kept])
 
     @property
@@ -135,7 +136,7 @@ class ShowProgress(Callback):
             if key.startswith("val/")
         }
         told = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
-        self.scores = f"[val mIoU {told}] "
+        self.scores = f"(val mIoU {told}) "
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

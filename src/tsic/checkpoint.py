@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tsic.data.classes import ClassTable
 from tsic.errors import CheckpointError, TsicError
+from tsic.files import replacing, write_text
 from tsic.grid import Size, resize_images
 from tsic.metrics import to_labels
 from tsic.student import Student, StudentSpec, build_student
@@ -72,9 +73,6 @@ def save_student(
 ) -> StudentFiles:
     """Write a student so that it can be rebuilt without any training code.
 
-    Both files are written beside their final names first, so that an interruption leaves whole
-    files.
-
     Args:
         folder: Where to write ``student.safetensors`` and ``student.json``.
         student: Network; its auxiliary head is left out.
@@ -96,12 +94,9 @@ def save_student(
         **facts,
     }
     state = {name: value.contiguous() for name, value in student.deploy_state_dict().items()}
-    part = files.weights.with_suffix(".part")
-    part.write_bytes(save(state))  # save_file would make it readable by its owner alone
-    part.replace(files.weights)
-    part = files.facts.with_suffix(".part")
-    part.write_text(json.dumps(described, indent=1))
-    part.replace(files.facts)
+    with replacing(files.weights) as part:
+        part.write_bytes(save(state))  # save_file would make it readable by its owner alone
+    write_text(files.facts, json.dumps(described, indent=1))
     return files
 
 

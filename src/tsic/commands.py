@@ -15,6 +15,7 @@ from tsic.config_file import load_config, parser
 from tsic.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tsic.data.classes import ClassTable
     from tsic.data.datasets import SegmentationDataset
     from tsic.evaluation import Scorer
 
@@ -91,9 +92,12 @@ def evaluate_command(words: Sequence[str]) -> int:
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dataset = _evaluation_data(options)
     require_clean(dataset)
-    score = (
-        _teacher_scorer(options) if options.role == "teacher" else _student_scorer(options, dataset)
-    )
+    score, classes = (_teacher if options.role == "teacher" else _student)(options)
+    if classes.names != dataset.classes.names:
+        raise ConfigError(
+            f"'{options.model}' knows the classes {', '.join(classes.names)}, but "
+            f"'{dataset.root}' has {', '.join(dataset.classes.names)}; evaluate on the same classes"
+        )
     with _progress(f"evaluate {dataset.split}") as on_progress:
         report = evaluate(score, dataset, device=options.device, on_progress=on_progress)
     sys.stdout.write(f"{report.to_table()}\n")
@@ -118,27 +122,22 @@ def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
     return open_dataset(name, root, options.split or (said.val_split if said else "val"), classes)
 
 
-def _student_scorer(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Scorer":
+def _student(options: argparse.Namespace) -> "tuple[Scorer, ClassTable]":
     from tsic.checkpoint import load_student
 
     trained = load_student(options.model).to(options.device)
-    if trained.classes.names != dataset.classes.names:
-        raise ConfigError(
-            f"'{options.model}' knows the classes {', '.join(trained.classes.names)}, but "
-            f"'{dataset.root}' has {', '.join(dataset.classes.names)}; evaluate on the same classes"
-        )
-    return trained
+    return trained, trained.classes
 
 
-def _teacher_scorer(options: argparse.Namespace) -> "Scorer":
+def _teacher(options: argparse.Namespace) -> "tuple[Scorer, ClassTable]":
     from tsic.build import load_run, scorers
 
     if not options.model.is_dir():
         raise ConfigError(f"--role teacher needs a run's folder, got the file '{options.model}'")
-    module, _ = load_run(options.model, options.checkpoint)
+    module, classes = load_run(options.model, options.checkpoint)
     if module.cycle.teacher is None:
         raise ConfigError(f"the run '{options.model}' has no teacher; leave --role out")
-    return scorers(module.to(options.device))["teacher"]
+    return scorers(module.to(options.device))["teacher"], classes
 
 
 @contextmanager

@@ -129,7 +129,7 @@ class TrainerConfig:
     accumulate: int = 1
     """Micro-batches per optimiser step."""
     val_every: int = 500
-    """Optimiser steps between validations."""
+    """Optimiser steps between validations; the last step is always validated."""
     save_every: int = 200
     """Optimiser steps between writes of `last.ckpt`."""
     log_every: int = 20

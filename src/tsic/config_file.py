@@ -13,6 +13,7 @@ import yaml
 
 from tsic.config import RunConfig
 from tsic.errors import ConfigError, nearest
+from tsic.files import write_text
 from tsic.recipes import RECIPES
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -57,7 +58,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the fully resolved configuration; ``load_config`` reads it back equal."""
-    path.write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+    write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False))
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:

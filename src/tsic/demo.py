@@ -1,6 +1,7 @@
 """The cycle on drawn street scenes: a student alone, the same student in the cycle, compared."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -10,15 +11,17 @@ from pathlib import Path
 from PIL import Image
 
 from tsic.build import load_run
-from tsic.callbacks import read_metrics, spread, tiles
+from tsic.callbacks import spread, tiles
 from tsic.config import DataConfig, OptimConfig, RunConfig, TeacherConfig, TrainerConfig
 from tsic.data.datasets import SegmentationDataset, open_dataset
 from tsic.data.scenes import SCENE_CLASSES, write_scenes
 from tsic.device import resolve_precision
+from tsic.files import write_text
 from tsic.options import Objective
 from tsic.pictures import panel, save_png
-from tsic.report import per_class_table, write_report
-from tsic.run import RunResult, train
+from tsic.report import write_report
+from tsic.run import train
+from tsic.run_report import RunResult, curves, scores_table
 
 _VAL_SCENES = 60
 _HEIGHT, _WIDTH = 128, 176
@@ -50,7 +53,7 @@ def demo_config(data: Path, *, steps: int, seed: int, teacher: str) -> RunConfig
         objective=Objective(class_balance=0.5, feature_weight=0.0),
         optim=OptimConfig(lr=3e-3, lr_warmup_steps=steps // 20, clip=5.0),
         trainer=TrainerConfig(
-            val_every=max(1, steps // 3), save_every=max(1, steps // 3), log_every=20
+            val_every=math.ceil(steps / 3), save_every=math.ceil(steps / 3), log_every=20
         ),
     )
 
@@ -96,7 +99,7 @@ def run_demo(out: Path, *, steps: int, scenes: int, seed: int) -> str:
     }
     seconds = time.monotonic() - start
     metrics = {**scores, "steps": steps, "seed": seed, "seconds": seconds}
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    write_text(out / "metrics.json", json.dumps(metrics, indent=1))
     pictures = _draw_panel(out, open_dataset("folder", data, "val"))
     _write_report(out, results, scores, pictures, seconds)
     gain = scores["cycle_student_miou"] - scores["student_alone_miou"]
@@ -135,11 +138,11 @@ def _write_report(
     alone, cycle = results["alone"], results["cycle"]
     assert cycle.teacher is not None
     gain = scores["cycle_student_miou"] - scores["student_alone_miou"]
-    logged = {name: read_metrics(result.folder.metrics) for name, result in results.items()}
-
-    def curve(run: str, name: str) -> list[tuple[int, float]]:
-        return [(step, value) for step, key, value in logged[run] if key == name]
-
+    scored = {
+        "student alone": alone.student,
+        "cycle student": cycle.student,
+        "teacher": cycle.teacher,
+    }
     write_report(
         out / "report.html",
         title="The Teacher-Student Interactive Cycle on drawn street scenes",
@@ -155,34 +158,7 @@ def _write_report(
             ("training, alone / cycle", f"{alone.seconds:.0f} s / {cycle.seconds:.0f} s"),
             ("everything", f"{seconds:.0f} s"),
         ],
-        curves={
-            "validation mIoU, %": {
-                "student alone": curve("alone", "val/student_miou"),
-                "cycle student": curve("cycle", "val/student_miou"),
-                "teacher": curve("cycle", "val/teacher_miou"),
-            },
-            "student's cross-entropy on training crops": {
-                "student alone": curve("alone", "train/student_ce"),
-                "cycle student": curve("cycle", "train/student_ce"),
-            },
-            "the cycle's other losses": {
-                name: curve("cycle", f"train/{name}") for name in ("teacher_ce", "mask", "kl")
-            },
-        },
-        tables=[
-            per_class_table(
-                {
-                    "student alone": alone.student.per_class_iou,
-                    "cycle student": cycle.student.per_class_iou,
-                    "teacher": cycle.teacher.per_class_iou,
-                },
-                SCENE_CLASSES,
-                means={
-                    "student alone": alone.student.miou,
-                    "cycle student": cycle.student.miou,
-                    "teacher": cycle.teacher.miou,
-                },
-            )
-        ],
+        curves=curves({name: result.folder for name, result in results.items()}),
+        tables=[scores_table(scored, SCENE_CLASSES)],
         pictures=[("Scenes that neither student saw", pictures)],
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tsic.data.datasets import SegmentationDataset
 from tsic.errors import DataError
+from tsic.files import write_text
 from tsic.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy, to_labels
 
 Scorer = Callable[[Tensor], Tensor]
@@ -72,7 +73,7 @@ class Report:
 
     def write_json(self, path: Path) -> None:
         """Write ``to_dict`` to a file."""
-        path.write_text(json.dumps(self.to_dict(), indent=1))
+        write_text(path, json.dumps(self.to_dict(), indent=1))
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """AdamW with one parameter group per part of the cycle, and a polynomial schedule."""
 
-from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -8,6 +8,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
+
+_LORA = (".down", ".up_q", ".up_v")  # how the names of its weights end
 
 
 def build_optimizer(
@@ -29,25 +31,20 @@ def build_optimizer(
     lora_lr = teacher_lr if config.lora_lr is None else config.lora_lr
     parts = {"student": (config.lr, _trainable(cycle.student))}
     if cycle.teacher is not None:
-        named = list(_trainable(cycle.teacher))
-        is_lora = {id(p) for name, p in named if name.endswith((".down", ".up_q", ".up_v"))}
-        parts["lora"] = (lora_lr, ((n, p) for n, p in named if id(p) in is_lora))
-        parts["decoders"] = (teacher_lr, ((n, p) for n, p in named if id(p) not in is_lora))
-    groups = []
+        named = _trainable(cycle.teacher)
+        parts["lora"] = (lora_lr, [one for one in named if one[0].endswith(_LORA)])
+        parts["decoders"] = (teacher_lr, [one for one in named if not one[0].endswith(_LORA)])
+    groups: dict[str, dict[str, Any]] = {}
     for part, (lr, named_parameters) in parts.items():
         for name, parameter in named_parameters:
             decays = parameter.ndim > 1 and not _is_table(name)
-            groups.append((f"{part}/{'decay' if decays else 'plain'}", lr, decays, parameter))
-    by_name = {
-        name: {
-            "name": name,
-            "lr": lr,
-            "weight_decay": config.weight_decay if decays else 0.0,
-            "params": [p for other, _, _, p in groups if other == name],
-        }
-        for name, lr, decays, _ in groups
-    }
-    optimizer = AdamW(list(by_name.values()))
+            key = f"{part}/{'decay' if decays else 'plain'}"
+            decay = config.weight_decay if decays else 0.0
+            group = groups.setdefault(
+                key, {"name": key, "lr": lr, "weight_decay": decay, "params": []}
+            )
+            group["params"].append(parameter)
+    optimizer = AdamW(list(groups.values()))
 
     def factor(step: int) -> float:
         rise = min(1.0, (step + 1) / (config.lr_warmup_steps + 1))
@@ -63,5 +60,5 @@ def _is_table(name: str) -> bool:
     return owner.endswith(("embed", "embedding", "token", "tokens")) or "pos" in owner
 
 
-def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tsic.data.classes import IGNORE, ClassTable
 from tsic.errors import ShapeError
+from tsic.files import replacing
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[Any]
@@ -232,9 +233,8 @@ def save_png(picture: Image.Image | Pixels, path: str | Path) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    _to_image(picture).save(part, format="PNG")
-    part.replace(path)
+    with replacing(path) as part:
+        _to_image(picture).save(part, format="PNG")
 
 
 def _to_array(values: Tensor | Array) -> Array:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tsic.data.classes import ClassTable
 from tsic.errors import DataError
+from tsic.files import write_text
 
 Cell = str | float | None
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
@@ -182,9 +183,7 @@ def write_report(
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    write_text(path, page)
 
 
 def _show_table(table: Table) -> _ShownTable:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +28,13 @@ from tsic.data.transforms import TrainTransform
 from tsic.device import resolve_precision
 from tsic.errors import CheckpointError, ConfigError
 from tsic.evaluation import Report, evaluate
+from tsic.files import write_text
 from tsic.losses import balanced_class_weights
+from tsic.run_report import RunResult, write_run_report
 from tsic.training import CycleModule
 
 # Keys that may change between the parts of a resumed run: none of them changes its weights.
 _FREE = ("data.workers", "trainer.log_every", "trainer.save_every", "trainer.pictures", "data.root")
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run leaves.
-
-    Attributes:
-        folder: The run's files.
-        student: Scores of the student that ships, on the validation split.
-        teacher: Scores of its teacher; ``None`` without one.
-        seconds: Wall time of this part of the run.
-    """
-
-    folder: RunFolder
-    student: Report
-    teacher: Report | None
-    seconds: float
 
 
 def train(
@@ -90,8 +75,11 @@ def train(
     trainer.save_checkpoint(files.last)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the other ranks, which Lightning started, have done their part
+    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     student, teacher = _finish(config, files, module, val_set)
-    return RunResult(files, student, teacher, time.monotonic() - start)
+    result = RunResult(files, student, teacher, time.monotonic() - start)
+    write_run_report(config, result, val_set.classes, label)
+    return result
 
 
 def _class_weights(config: RunConfig, train_set: SegmentationDataset) -> Tensor | None:
@@ -242,16 +230,16 @@ def _finish(
     if files.best.is_file():
         load_weights(module, files.best)
     module.eval()
-    device = module.device
     reports = {
-        role: evaluate(score, val_set, device=device) for role, score in scorers(module).items()
+        role: evaluate(score, val_set, device=module.device)
+        for role, score in scorers(module).items()
     }
     written = {
         "split": config.data.val_split,
         **reports["student"].to_dict(),
         "teacher": reports["teacher"].to_dict() if "teacher" in reports else None,
     }
-    files.evaluation.write_text(json.dumps(written, indent=1))
+    write_text(files.evaluation, json.dumps(written, indent=1))
     facts: dict[str, Any] = {
         "resize": list(config.data.resize) if config.data.resize else None,
         "training": {

@@ -174,6 +174,12 @@ class CycleModule(LightningModule):
         return logits, None if teacher is None else teacher(images, logits)
 
     @override
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # Lightning validates before it stops early: the last weights are scored like the others.
+        if self.global_step == self.max_steps:
+            self.trainer.should_stop = True
+
+    @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, teacher = self.answer(batch["images"], with_teacher=self.teacher_is_on)
         self.student_confusion.update(logits, batch["labels"])
@@ -195,12 +201,15 @@ class CycleModule(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        frozen = {
+    def frozen_names(self) -> set[str]:
+        """Names of the weights that are not trained and not written to checkpoints."""
+        return {
             name
             for name, parameter in self.named_parameters(remove_duplicate=False)
             if not parameter.requires_grad and not name.startswith("averaged.")
         }
-        state = checkpoint["state_dict"]
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state, frozen = checkpoint["state_dict"], self.frozen_names()
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k not in frozen}

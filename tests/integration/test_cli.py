@@ -120,9 +120,11 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
     assert json.loads(scores.read_text())["images"] == 6
 
     (folder_dataset / "classes.yaml").write_text("classes: [ground, square, ring]\nignore: [255]\n")
-    code, text = said(capsys, "evaluate", tmp_path / "run")
-    assert code == 2
-    assert "evaluate on the same classes" in text
+    for role in ("student", "teacher"):
+        code, text = said(capsys, "evaluate", tmp_path / "run", "--role", role)
+        assert code == 2
+        assert "knows the classes ground, square, disc, but" in text
+        assert "evaluate on the same classes" in text
     code, text = said(capsys, "evaluate", tmp_path / "run/student.json", "--role", "teacher")
     assert code == 2
     assert "--role teacher needs a run's folder" in text
@@ -145,6 +147,7 @@ def test_demo_compares_and_reports(capsys: pytest.CaptureFixture[str], tmp_path:
     gain = metrics["cycle_student_miou"] - metrics["student_alone_miou"]
     assert f"({gain:+.2f})" in text
     page = (out / "report.html").read_text()
-    for piece in ("student alone", "cycle student", "teacher", "data:image/png;base64"):
+    lines = ("alone student", "cycle student_ce", "cycle kl")
+    for piece in ("student alone", "cycle student", *lines, "data:image/png;base64"):
         assert piece in page
     assert (out / "samples" / "panel.png").stat().st_size > 10_000

@@ -16,12 +16,11 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tsic.build import build_module
+from tsic.build import load_run
 from tsic.callbacks import read_metrics
 from tsic.checkpoint import load_student
-from tsic.config import RunConfig
 from tsic.config_file import load_config
-from tsic.errors import ConfigError, NonFiniteLossError
+from tsic.errors import CheckpointError, ConfigError, NonFiniteLossError
 from tsic.run import train
 
 Settings = dict[str, Any]
@@ -69,6 +68,11 @@ def test_train_leaves_the_folder_that_the_design_promises(
         "step_000006.png",
     ]
     assert list((folder / "tensorboard").glob("events*"))
+    page = (folder / "report.html").read_text()
+    assert all(
+        f"{report.miou:.2f}" in page for report in (result.student, result.teacher) if report
+    )
+    assert page.count("<svg") == 3
     scores = json.loads((folder / "evaluation.json").read_text())
     assert scores["miou"] == pytest.approx(result.student.miou)
     assert set(scores["teacher"]["per_class_iou"]) == {"ground", "square", "disc"}
@@ -94,6 +98,18 @@ def test_train_checkpoint_holds_only_what_was_trained(config_file: Path, tmp_pat
         n for n in names if "vision_encoder" in n and "qkv.down" not in n and ".up_" not in n
     ]
     assert encoder == []
+
+
+def test_load_run_refuses_weights_of_another_network(config_file: Path, tmp_path: Path) -> None:
+    folder = train(load_config(config_file, ["--max_steps", "1"]), tmp_path / "run").folder
+    state = state_of(folder.path)
+    name = next(n for n in state["state_dict"] if "mask_decoder" in n)
+    state["state_dict"]["another"] = state["state_dict"].pop(name)
+    torch.save(state, folder.best)
+    with pytest.raises(
+        CheckpointError, match=r"best.ckpt' does not fit .*2 weights .*first another"
+    ):
+        load_run(folder.path)
 
 
 def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_path: Path) -> None:
@@ -163,33 +179,68 @@ def test_teacher_off_is_plain_training(config_file: Path, tmp_path: Path) -> Non
     assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
 
 
+def test_a_teacher_that_teaches_nothing_leaves_the_student_alone(
+    config_file: Path, tmp_path: Path
+) -> None:
+    """What the teacher gives goes through L_kd-p, L_kd-f and the prompt, and nowhere else."""
+    silent = ["--objective.kl_weight", "0", "--objective.feature_weight", "0"]
+    silent += ["--teacher.gradient", "stop", "--optim.clip", "0.1", "--student.auxiliary", "true"]
+    students = {}
+    for name, words in (
+        ("alone", [*silent, "--teacher.name", "none"]),
+        ("silent", silent),
+        ("through", [*silent, "--teacher.gradient", "through"]),
+    ):
+        train(load_config(config_file, words), tmp_path / name)
+        students[name] = state_of(tmp_path / name)["state_dict"]
+    names = [name for name in students["alone"] if name.startswith("cycle.student.")]
+    assert all(torch.equal(students["alone"][name], students["silent"][name]) for name in names)
+    assert any(
+        not torch.equal(students["alone"][name], students["through"][name]) for name in names
+    )
+
+
+def test_last_weights_are_validated_though_val_every_misses_them(
+    config_file: Path, tmp_path: Path
+) -> None:
+    result = train(load_config(config_file, ["--max_steps", "5"]), tmp_path / "run")
+    rows = read_metrics(result.folder.metrics)
+    scores = {step: value for step, name, value in rows if name == "val/student_miou"}
+    assert list(scores) == [3, 5]
+    assert result.student.miou == pytest.approx(max(scores.values()), abs=1e-3)
+
+
+class NormFree(torch.nn.Module):
+    """A network in which no image knows of the others in its batch."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, num_classes, 1)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits
+
+
 def test_accumulation_1x4_equals_4x1(config_file: Path, tmp_path: Path) -> None:
-    """Four micro-batches of one image give the gradient of one batch of four.
+    """After a first step AdamW's first moment is a tenth of the gradient.
 
-    Batch norm is frozen by evaluation mode, and every image has as many labelled pixels.
+    The crop is the whole image, so that every image has as many labelled pixels.
     """
-
-    def weights(accumulate: int) -> dict[str, Tensor]:
-        words = ["--max_steps", "1", "--trainer.accumulate", str(accumulate)]
-        config = load_config(config_file, [*words, "--data.scale", "[1, 1]"])
-        module = build_module(config, load_classes(config))
-        module.cycle.eval()
-        images = torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(1))
-        labels = torch.randint(0, 3, (4, 32, 48), generator=torch.Generator().manual_seed(2))
-        for chunk in zip(images.split(4 // accumulate), labels.split(4 // accumulate), strict=True):
-            (module.cycle(*chunk, with_teacher=False).total / accumulate).backward()
-        return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-
-    whole, parts = weights(1), weights(4)
-    assert whole.keys() == parts.keys()
-    for name, gradient in whole.items():
-        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
-
-
-def load_classes(config: RunConfig) -> Any:
-    from tsic.data.datasets import open_dataset
-
-    return open_dataset(config.data.name, config.data.root, "train").classes
+    words = ["--student.name", f"{__name__}:NormFree", "--student.options", "{}"]
+    words += ["--teacher.name", "none", "--max_steps", "1"]
+    words += ["--data.crop", "[64, 96]", "--data.scale", "[1, 1]"]
+    gradients = []
+    for accumulate in ("1", "4"):
+        config = load_config(config_file, [*words, "--trainer.accumulate", accumulate])
+        train(config, tmp_path / accumulate)
+        moments = state_of(tmp_path / accumulate)["optimizer_states"][0]["state"]
+        gradients.append([entry["exp_avg"] * 10 for entry in moments.values()])
+    for whole, parts in zip(*gradients, strict=True):
+        assert whole.abs().max() > 1e-4
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_non_finite_loss_stops_and_names_step_and_images(config_file: Path, tmp_path: Path) -> None:

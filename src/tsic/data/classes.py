@@ -9,6 +9,7 @@ from typing import Any, Self
 import yaml
 
 from tsic.errors import ConfigError, DataError, nearest
+from tsic.files import write_text
 
 IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
@@ -219,10 +220,8 @@ def write_classes(path: str | Path, classes: ClassTable) -> None:
         for i, (name, colour) in enumerate(zip(classes.names, classes.palette, strict=True))
     ]
     content = {"classes": entries, "ignore": ids[IGNORE]}
-    Path(path).write_text(
-        yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None),
-        encoding="utf-8",
-    )
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    write_text(Path(path), text)
 
 
 def _parse(content: Any) -> ClassTable:

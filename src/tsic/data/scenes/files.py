@@ -12,6 +12,7 @@ from tsic.data.classes import write_classes
 from tsic.data.scenes.compose import SCENES_VERSION, draw_scene
 from tsic.data.scenes.surfaces import SCENE_CLASSES
 from tsic.errors import DataError
+from tsic.files import replacing, write_text
 
 _SPLITS = ("train", "val")
 _SPLIT_BITS = 24
@@ -120,9 +121,7 @@ def _claim(root: Path, settings: dict[str, int | float]) -> None:
         _write_settings(root, {**settings, "complete": False})
     classes = root / "classes.yaml"
     if not classes.exists():
-        part = root / "classes.yaml.part"
-        write_classes(part, SCENE_CLASSES)
-        part.replace(classes)
+        write_classes(classes, SCENE_CLASSES)
 
 
 def _read_settings(root: Path) -> dict[str, object]:
@@ -138,14 +137,9 @@ def _read_settings(root: Path) -> dict[str, object]:
 
 
 def _write_settings(root: Path, settings: dict[str, int | float]) -> None:
-    """Write the record of a data set, whole or not at all."""
-    part = root / "scenes.json.part"
-    part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    part.replace(root / "scenes.json")
+    write_text(root / "scenes.json", json.dumps(settings, indent=2) + "\n")
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write a PNG file that appears whole or not at all."""
-    part = path.with_suffix(".png.part")
-    Image.fromarray(pixels).save(part, format="PNG", compress_level=3)
-    part.replace(path)
+    with replacing(path) as part:
+        Image.fromarray(pixels).save(part, format="PNG", compress_level=3)

@@ -1,0 +1,26 @@
+"""Files that are written whole or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside the file to write to; it takes the file's place when all went well.
+
+    Args:
+        path: The file; its folder exists.
+
+    Yields:
+        Where to write.
+    """
+    part = path.with_name(f"{path.name}.part")
+    yield part
+    part.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -1,0 +1,104 @@
+"""The page that a run leaves: scores, curves and pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tsic.build import RunFolder
+from tsic.callbacks import read_metrics
+from tsic.config import RunConfig
+from tsic.data.classes import ClassTable
+from tsic.evaluation import Report
+from tsic.report import Curves, Table, per_class_table, write_report
+
+_DISTILLATION = ("teacher_ce", "mask", "kl", "ensemble_kl", "feature")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves.
+
+    Attributes:
+        folder: The run's files.
+        student: Scores of the student that ships, on the validation split.
+        teacher: Scores of its teacher; ``None`` without one.
+        seconds: Wall time of this part of the run.
+    """
+
+    folder: RunFolder
+    student: Report
+    teacher: Report | None
+    seconds: float
+
+
+def write_run_report(config: RunConfig, result: RunResult, classes: ClassTable, label: str) -> None:
+    """Write ``report.html`` into a finished run's folder.
+
+    Args:
+        config: What was trained.
+        result: What came out.
+        classes: Names and colours.
+        label: Heading.
+    """
+    scored = {"student": result.student}
+    if result.teacher is not None:
+        scored["teacher"] = result.teacher
+    teacher = "alone" if result.teacher is None else f"in the cycle with {config.teacher.name}"
+    panels = sorted(result.folder.samples.glob("step_*.png"))
+    write_report(
+        result.folder.report,
+        title=label,
+        intro=(
+            f"The student {config.student.name}, trained {teacher}. Scores are those of the best "
+            f"checkpoint on the split {config.data.val_split}, which also chose it."
+        ),
+        summary=[
+            *((f"{role}, mIoU", f"{report.miou:.2f}") for role, report in scored.items()),
+            ("student, pixel accuracy", f"{result.student.pixel_accuracy:.2f}"),
+            ("steps", f"{config.max_steps}"),
+            ("seed", f"{config.seed}"),
+            ("seconds", f"{result.seconds:.0f}"),
+        ],
+        curves=curves({"": result.folder}),
+        tables=[scores_table(scored, classes)],
+        pictures=[("After the last step", path) for path in panels[-1:]],
+    )
+
+
+def scores_table(scored: Mapping[str, Report], classes: ClassTable) -> Table:
+    """IoU of each class for several networks, named by the keys."""
+    return per_class_table(
+        {name: report.per_class_iou for name, report in scored.items()},
+        classes,
+        means={name: report.miou for name, report in scored.items()},
+    )
+
+
+def curves(runs: Mapping[str, RunFolder]) -> Curves:
+    """What runs logged, as plots: validation scores, the student's loss, the cycle's losses.
+
+    Args:
+        runs: Prefix of the lines' names -> folder.
+
+    Returns:
+        Title -> name of a line -> points; what no run logged is left out.
+    """
+    logged = {name: read_metrics(folder.metrics) for name, folder in runs.items()}
+
+    def lines(names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+        found = {
+            f"{run} {_short(name)}".strip(): [(s, v) for s, key, v in rows if key == name]
+            for run, rows in logged.items()
+            for name in names
+        }
+        return {name: points for name, points in found.items() if points}
+
+    plots = {
+        "validation mIoU, %": lines(["val/student_miou", "val/teacher_miou"]),
+        "student's cross-entropy on training crops": lines(["train/student_ce"]),
+        "the cycle's other losses": lines([f"train/{name}" for name in _DISTILLATION]),
+    }
+    return {title: found for title, found in plots.items() if found}
+
+
+def _short(name: str) -> str:
+    return name.split("/")[1].removesuffix("_miou")
