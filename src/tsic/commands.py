@@ -110,6 +110,10 @@ def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
     """The dataset that was asked for; what was not said is as in the run."""
     from tsic.data.datasets import open_dataset
 
+    if not options.model.exists():
+        raise ConfigError(
+            f"'{options.model}' does not exist; give a run's folder or a student.safetensors"
+        )
     folder = options.model if options.model.is_dir() else options.model.parent
     config = folder / "config.yaml"
     said = load_config(config).data if config.is_file() else None

@@ -42,7 +42,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         >>> nearest("camvit", ["camvid", "folder"])
         "did you mean 'camvid'? choices: camvid, folder"
     """
-    choices = sorted(choices)
+    choices = sorted(set(choices))
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     question = f"did you mean '{close[0]}'? " if close else ""
     return f"{question}choices: {', '.join(choices)}"

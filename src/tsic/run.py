@@ -131,8 +131,7 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     train_set = open_dataset(data.name, data.root, data.train_split, data.classes)
     val_set = open_dataset(data.name, data.root, data.val_split, data.classes)
     if _is_main():
-        require_clean(train_set)
-        require_clean(val_set)
+        require_clean(train_set, val_set)
     return train_set, val_set
 
 

@@ -125,6 +125,9 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
         assert code == 2
         assert "knows the classes ground, square, disc, but" in text
         assert "evaluate on the same classes" in text
+    code, text = said(capsys, "evaluate", tmp_path / "runs")
+    assert code == 2
+    assert "runs' does not exist" in text
     code, text = said(capsys, "evaluate", tmp_path / "run/student.json", "--role", "teacher")
     assert code == 2
     assert "--role teacher needs a run's folder" in text

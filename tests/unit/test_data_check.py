@@ -63,6 +63,17 @@ def test_require_clean_lists_all_in_one_message(folder_dataset: Path) -> None:
         require_clean(_open(folder_dataset))
 
 
+def test_require_clean_tells_of_all_splits_at_once(folder_dataset: Path) -> None:
+    for split in ("train", "val"):
+        (folder_dataset / split / "masks" / "000.png").write_bytes(b"")
+    splits = [open_dataset("folder", folder_dataset, split) for split in ("train", "val")]
+    with pytest.raises(DataError) as raised:
+        require_clean(*splits)
+    told = str(raised.value)
+    assert told.startswith("folder split 'train' has 1 problem, folder split 'val' has 1 problem:")
+    assert told.count("000.png") == 2
+
+
 def test_require_clean_counts_what_it_does_not_list(folder_dataset: Path) -> None:
     for i in range(12):
         Image.new("L", (4, 4)).save(folder_dataset / "train" / "masks" / f"alone{i:02}.png")

@@ -40,30 +40,29 @@ def check_dataset(
     return problems
 
 
-def require_clean(
-    dataset: SegmentationDataset,
-    *,
-    workers: int = 4,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Stop with one message if anything in the dataset is wrong.
+def require_clean(*splits: SegmentationDataset) -> None:
+    """Stop with one message if anything in these splits is wrong.
 
     Args:
-        dataset: What to check.
-        workers: As in `check_dataset`.
-        on_progress: As in `check_dataset`.
+        splits: What to check.
 
     Raises:
         DataError: If there is a problem; lists up to 10 files and how many more there are.
     """
-    problems = check_dataset(dataset, workers=workers, on_progress=on_progress)
-    if not problems:
+    problems = {split: check_dataset(split) for split in splits}
+    found = [problem for of_split in problems.values() for problem in of_split]
+    if not found:
         return
-    lines = [f"\n  {problem}" for problem in problems[:MAX_LISTED]]
-    if len(problems) > MAX_LISTED:
-        lines.append(f"\n  and {len(problems) - MAX_LISTED} more")
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise DataError(f"{dataset.name} split '{dataset.split}' has {count}:{''.join(lines)}")
+    lines = [f"\n  {problem}" for problem in found[:MAX_LISTED]]
+    if len(found) > MAX_LISTED:
+        lines.append(f"\n  and {len(found) - MAX_LISTED} more")
+    counts = [
+        f"{split.name} split '{split.split}' has {len(of_split)} "
+        f"{'problem' if len(of_split) == 1 else 'problems'}"
+        for split, of_split in problems.items()
+        if of_split
+    ]
+    raise DataError(f"{', '.join(counts)}:{''.join(lines)}")
 
 
 def count_pixels(dataset: SegmentationDataset, *, workers: int = 4) -> Tensor:
