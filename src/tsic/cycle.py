@@ -138,7 +138,7 @@ class Cycle(nn.Module):
         """Weight of each pixel in L_kd-p ``(B, h, w)``: its class's, where the teacher speaks."""
         if self.objective.kl_where == "everywhere":
             return None
-        weights = losses.knows_better(teacher, student, labels).float()
+        weights = losses.lead(teacher, student, labels)
         if self.class_weights is not None:
             ignored = labels == self.objective.ignore_index
             weights = weights * self.class_weights[labels.masked_fill(ignored, 0)]

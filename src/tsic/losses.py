@@ -170,8 +170,8 @@ def pixel_kl(
     return (divergence.sum(1) * valid).sum() / valid.sum().clamp(min=1) * temperature**2
 
 
-def knows_better(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:
-    """Find the labelled pixels where the teacher gives the true class more than the student does.
+def lead(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:
+    """Tell how much more probability the teacher gives the true class than the student does.
 
     Args:
         teacher_logits: Unnormalised ``(B, K, h, w)``.
@@ -179,15 +179,16 @@ def knows_better(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor)
         labels: Class ids, int64 ``(B, h, w)``; values outside ``[0, K)`` are ignored pixels.
 
     Returns:
-        Bool ``(B, h, w)``, without gradient; false at ignored pixels.
+        Float32 ``(B, h, w)`` in ``[0, 1]``, without gradient; 0 where the student gives more and at
+        ignored pixels.
     """
     valid = (labels >= 0) & (labels < teacher_logits.shape[1])
     index = labels.masked_fill(~valid, 0)[:, None]
-    chances = [
-        logits.detach().float().log_softmax(1).gather(1, index)[:, 0]
+    teacher, student = (
+        logits.detach().float().softmax(1).gather(1, index)[:, 0]
         for logits in (teacher_logits, student_logits)
-    ]
-    return (chances[0] > chances[1]) & valid
+    )
+    return (teacher - student).clamp(min=0) * valid
 
 
 def mask_loss(

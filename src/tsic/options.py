@@ -24,7 +24,7 @@ class Objective:
     """L_seg, the teacher's cross-entropy (paper: 1)."""
     mask_weight: float = 1.0
     """Cross-entropy and Dice of each class-prompted mask (ours; the paper has none)."""
-    kl_weight: float = 1.0
+    kl_weight: float = 2.0
     """L_kd-p, teacher to student at every pixel (public code: 5, with `kl_average: elements`)."""
     ensemble_weight: float = 0.0
     """Inner-loop ensemble: mean of both logits to teacher (public code: 1)."""
@@ -33,8 +33,8 @@ class Objective:
     temperature: float = 1.0
     """Softening of both KL terms (public code: 5)."""
     kl_where: KlWhere = "better"
-    """L_kd-p at pixels where the teacher gives the true class more probability than the student
-    (`better`), or `everywhere` (paper, public code)."""
+    """L_kd-p at each pixel in proportion to how much more probability the teacher gives the true
+    class than the student does (`better`), or `everywhere` alike (paper, public code)."""
     kl_average: KlAverage = "pixels"
     """Sum over classes and average labelled pixels, or average all `elements` (public code)."""
     feature_loss: FeatureLoss = "attention"

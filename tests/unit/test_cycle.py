@@ -98,8 +98,8 @@ def test_cycle_losses_have_the_recipes_names_and_their_sum(recipe: str, names: s
 def test_cycle_kl_has_the_recipes_reduction(recipe: str, weighs_classes: bool) -> None:
     """By hand in NumPy, on the teacher's grid: labels there are those at the cells' centres.
 
-    In `cycle` only pixels count where the teacher gives the true class more probability, each
-    with its class's weight; the average is still over all labelled pixels.
+    In `cycle` a pixel counts as much as the teacher gives the true class more probability, times
+    its class's weight; the average is still over all labelled pixels.
     """
     scene = Scene()
     class_weights = torch.arange(1.0, scene.student.logits.shape[1] + 1)
@@ -119,11 +119,11 @@ def test_cycle_kl_has_the_recipes_reduction(recipe: str, weighs_classes: bool) -
     if recipe == "cycle":
         index = np.where(valid, labels, 0)[:, None]
         chances = [np.take_along_axis(log_p(one), index, 1)[:, 0] for one in (t, s)]
-        weights = (chances[0] > chances[1]) * 1.0
-        assert 0 < weights[valid].mean() < 1
+        weights = np.maximum(np.exp(chances[0]) - np.exp(chances[1]), 0)
+        assert 0 < (weights[valid] > 0).mean() < 1
         if weighs_classes:
             weights *= class_weights.numpy()[index[:, 0]]
-        expected = {"kl": (kl(t, s).sum(1) * weights)[valid].mean()}
+        expected = {"kl": 2 * (kl(t, s).sum(1) * weights)[valid].mean()}
         assert valid.mean() == 0.75
     else:
         expected = {
@@ -165,7 +165,7 @@ def test_cycle_losses_are_those_of_the_loss_functions() -> None:
         "auxiliary_ce": 0.4 * losses.cross_entropy(s.auxiliary, labels),
         "teacher_ce": losses.cross_entropy(t.logits, labels),
         "mask": losses.mask_loss(t.masks, t.class_ids, coarse),
-        "kl": losses.pixel_kl(resize(s.logits, (4, 6)), t.logits, coarse),
+        "kl": 2 * losses.pixel_kl(resize(s.logits, (4, 6)), t.logits, coarse),
         "feature": losses.feature_attention(s.features[-1], t.features),
     }
     out = scene.run(Objective(kl_where="everywhere"))

@@ -344,9 +344,10 @@ def test_balanced_class_weights_has_mean_one_over_pixels(
     assert (0.9 * weights[0] + 0.1 * weights[1]).item() == pytest.approx(1.0)
 
 
-def test_knows_better_compares_the_true_class_and_skips_ignored_pixels() -> None:
+def test_lead_is_what_the_teacher_gives_the_true_class_beyond_the_student() -> None:
     teacher = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]).T.reshape(1, 2, 1, 3)
     student = torch.zeros(1, 2, 1, 3)
     labels = torch.tensor([[[0, 0, 255]]])
-    assert losses.knows_better(teacher, student, labels).tolist() == [[[True, False, False]]]
-    assert not losses.knows_better(student, student, labels).any()
+    expected = [1 / (1 + math.exp(-2)) - 0.5, 0, 0]
+    assert losses.lead(teacher, student, labels).flatten().tolist() == pytest.approx(expected)
+    assert not losses.lead(student, student, labels).any()
