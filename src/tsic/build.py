@@ -12,7 +12,7 @@ from tsic.config import RunConfig, TeacherConfig
 from tsic.config_file import load_config
 from tsic.cycle import Cycle
 from tsic.data.classes import ClassTable
-from tsic.data.datasets import open_dataset
+from tsic.data.readers import open_dataset
 from tsic.errors import CheckpointError
 from tsic.student import build_student
 from tsic.teacher import Teacher, build_teacher

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from tsic.data.classes import ClassTable
-from tsic.data.datasets import SegmentationDataset
+from tsic.data.dataset import SegmentationDataset
 from tsic.files import replacing
 from tsic.metrics import to_labels
 from tsic.pictures import Pixels, colour_labels, colour_masks, panel, save_png, to_pixels

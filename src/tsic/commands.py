@@ -16,7 +16,7 @@ from tsic.errors import ConfigError
 
 if TYPE_CHECKING:
     from tsic.data.classes import ClassTable
-    from tsic.data.datasets import SegmentationDataset
+    from tsic.data.dataset import SegmentationDataset
     from tsic.evaluation import Scorer
 
 # PyTorch, Lightning and transformers are imported inside the verbs, once the words are right.
@@ -108,7 +108,7 @@ def evaluate_command(words: Sequence[str]) -> int:
 
 def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
     """The dataset that was asked for; what was not said is as in the run."""
-    from tsic.data.datasets import open_dataset
+    from tsic.data.readers import open_dataset
 
     if not options.model.exists():
         raise ConfigError(

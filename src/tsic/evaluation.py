@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsic.data.datasets import SegmentationDataset
+from tsic.data.dataset import SegmentationDataset
 from tsic.errors import DataError
 from tsic.files import write_text
 from tsic.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy, to_labels

@@ -23,7 +23,8 @@ from tsic.config import RunConfig
 from tsic.config_file import differences, load_config, save_config
 from tsic.data.check import count_pixels, require_clean
 from tsic.data.datamodule import SegmentationData
-from tsic.data.datasets import SegmentationDataset, open_dataset
+from tsic.data.dataset import SegmentationDataset
+from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
 from tsic.device import resolve_precision
 from tsic.errors import CheckpointError, ConfigError

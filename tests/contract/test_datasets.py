@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from tsic.data.check import check_dataset
-from tsic.data.datasets import Problem, SegmentationDataset, open_dataset
+from tsic.data.dataset import Problem, SegmentationDataset
+from tsic.data.readers import open_dataset
 from tsic.errors import DataError
 
 STEMS = {"train": ("a", "b", "c"), "val": ("d", "e")}

@@ -9,7 +9,7 @@ import torch
 
 import tsic
 from tsic.cli import main
-from tsic.data.datasets import open_dataset
+from tsic.data.readers import open_dataset
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SMALL = (

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from tsic.data.check import check_dataset, count_pixels, require_clean
-from tsic.data.datasets import SegmentationDataset, open_dataset
+from tsic.data.dataset import SegmentationDataset
+from tsic.data.readers import open_dataset
 from tsic.errors import DataError
 
 
@@ -35,7 +36,7 @@ def test_check_finds_each_kind(folder_dataset: Path) -> None:
         ("unknown id", "masks", "000.png"),
         ("unreadable", "images", "001.png"),
         ("size mismatch", "images", "002.png"),
-        ("unreadable", "masks", "003.png"),
+        ("unknown id", "masks", "003.png"),
     ]
     assert problems[1].detail == (
         "ids not in the class table: 7 (2 px), 300 (3 px); add them to classes or to ignore"
@@ -43,7 +44,7 @@ def test_check_finds_each_kind(folder_dataset: Path) -> None:
     assert problems[3].detail == (
         "image is 64x96 but its mask is 20x10 (height x width); they must be equal"
     )
-    assert problems[4].detail.startswith("mask holds RGB colours")
+    assert problems[4].detail.startswith("colours not in the class table: (0, 0, 0) (6144 px)")
 
 
 def test_check_reports_progress(folder_dataset: Path) -> None:
@@ -58,7 +59,7 @@ def test_require_clean_is_silent_on_a_clean_set(folder_dataset: Path) -> None:
 
 def test_require_clean_lists_all_in_one_message(folder_dataset: Path) -> None:
     _break_everything(folder_dataset)
-    message = r"^folder split 'train' has 5 problems:\n(  .*png: .*\n){4}  .*003\.png: mask holds"
+    message = r"^folder split 'train' has 5 problems:\n(  .*png: .*\n){4}  .*003\.png: colours not"
     with pytest.raises(DataError, match=message):
         require_clean(_open(folder_dataset))
 
@@ -89,7 +90,7 @@ def test_require_clean_counts_what_it_does_not_list(folder_dataset: Path) -> Non
         ("000", r"masks/000\.png: ids not in the class table: 7 \(2 px\), 300 \(3 px\)"),
         ("001", r"images/001\.png: cannot be decoded"),
         ("002", r"images/002\.png: image is 64x96 but its mask is 20x10"),
-        ("003", r"masks/003\.png: mask holds RGB colours"),
+        ("003", r"masks/003\.png: colours not in the class table"),
     ],
 )
 def test_read_names_the_file(folder_dataset: Path, file: str, message: str) -> None:
@@ -102,9 +103,9 @@ def test_read_names_the_file(folder_dataset: Path, file: str, message: str) -> N
 
 def test_many_unknown_ids_are_cut_short(folder_dataset: Path) -> None:
     dataset = _open(folder_dataset)
-    detail = dataset.unknown_ids(np.arange(64).reshape(8, 8))
+    detail = dataset.unknown_values(np.arange(64).reshape(8, 8))
     assert ", 12 (1 px), 51 more; add them" in detail
-    assert dataset.unknown_ids(np.array([[0, 1, 2, 255]])) == ""
+    assert dataset.unknown_values(np.array([[0, 1, 2, 255]])) == ""
 
 
 def test_count_pixels_counts_each_class_once(folder_dataset: Path) -> None:

@@ -55,14 +55,14 @@ def test_read_classes_lets_a_class_claim_255(tmp_path: Path) -> None:
             "unknown key 'classes[0].colour'; did you mean",
         ),
         ("classes: [{name: a, color: [1, 2]}]", "classes[0].color must be three numbers"),
-        ("classes: [{name: a, color: [1, 2, 300]}]", "color of class 'a' must be three numbers"),
+        ("classes: [{name: a, color: [1, 2, 300]}]", "color must be three numbers"),
         ("classes: [{name: a, id: -1}]", "classes[0].id must be a number from 0 to 65535, got -1"),
         ("classes: [{name: a, id: []}]", "class 'a' has no id"),
         (
             "classes: [{name: a, id: 3}, {name: b, id: 3}]",
             "classes[1].id: 3 already belongs to 'a'",
         ),
-        ("classes: [a]\nignore: [0]", "ignore: 0 is also the id of 'a'"),
+        ("classes: [a]\nignore: [0]", "ignore: 0 also belongs to 'a'"),
         ("classes: [a]\nignor: [9]", "unknown key 'ignor'; did you mean 'ignore'"),
         ("classes: [a", "not valid YAML"),
     ],
@@ -115,3 +115,28 @@ def test_default_palette_is_distinct() -> None:
     ]
     assert min(distances) > 25
     assert all(a != b for a, b in pairwise(first))
+
+
+def test_colours_of_masks_may_be_merged_and_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text(
+        "classes: [{name: a, color: [[1, 2, 3], [4, 5, 6]]}, {name: b, color: [7, 8, 9]}]\n"
+        "ignore: [255, [0, 0, 0]]\n"
+    )
+    classes = read_classes(path)
+    assert classes.palette == ((1, 2, 3), (7, 8, 9))
+    expected = {(1, 2, 3): 0, (4, 5, 6): 0, (7, 8, 9): 1, (0, 0, 0): 255}
+    assert classes.colour_map == expected
+    assert classes.label_map == {0: 0, 1: 1, 255: 255}
+    write_classes(path, classes)
+    assert read_classes(path) == classes
+    assert ClassTable.from_dict(classes.to_dict()) == classes
+
+
+def test_a_colour_belongs_to_one_class(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes: [{name: a, color: [1, 2, 3]}, {name: b, color: [1, 2, 3]}]")
+    with pytest.raises(
+        ConfigError, match=r"classes\[1\].color: \(1, 2, 3\) already belongs to 'a'"
+    ):
+        read_classes(path)

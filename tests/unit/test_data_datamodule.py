@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from tsic.data.datamodule import Batch, Item, SegmentationData, collate
-from tsic.data.datasets import SegmentationDataset, open_dataset
+from tsic.data.dataset import SegmentationDataset
+from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
 from tsic.errors import ConfigError, DataError
 

@@ -104,10 +104,16 @@ def test_read_mask_of_one_bit_holds_0_and_1(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "m.png").tolist() == [[1, 0]]
 
 
-def test_read_mask_refuses_colours_and_huge_ids(tmp_path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(pixels).save(tmp_path / "rgb.png")
-    with pytest.raises(DataError, match=r"rgb\.png: mask holds RGB colours, which are not read ye"):
-        read_mask(tmp_path / "rgb.png")
+def test_read_mask_gives_colours_without_transparency(tmp_path: Path, pixels: np.ndarray) -> None:
+    for mode in ("RGB", "RGBA"):
+        Image.fromarray(pixels).convert(mode).save(tmp_path / "m.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), pixels)
+
+
+def test_read_mask_refuses_other_modes_and_huge_ids(tmp_path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).convert("CMYK").save(tmp_path / "m.tif")
+    with pytest.raises(DataError, match=r"m\.tif: mask is of Pillow's mode CMYK; save it with one"):
+        read_mask(tmp_path / "m.tif")
     Image.fromarray(np.array([[70000]], np.int32)).save(tmp_path / "m.tif")
     with pytest.raises(DataError, match=r"m\.tif: mask holds ids outside 0 to 65535"):
         read_mask(tmp_path / "m.tif")

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tsic.data.datasets import SegmentationDataset, open_dataset
+from tsic.data.dataset import SegmentationDataset
+from tsic.data.readers import open_dataset
 from tsic.errors import DataError
 from tsic.evaluation import Report, evaluate
 

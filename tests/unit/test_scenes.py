@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tsic.data.classes import IGNORE, read_classes
-from tsic.data.datasets import open_dataset
+from tsic.data.readers import open_dataset
 from tsic.data.scenes import SCENE_CLASSES, draw_scene, scene_seed, write_scenes
 from tsic.data.scenes.finish import finish
 from tsic.data.scenes.stage import Canvas, Dice, Light, Stage, View

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from tsic.data.datasets import Problem, SegmentationDataset
-from tsic.data.images import read_mask, size_mismatch, verify_image
+from tsic.data.dataset import Problem, SegmentationDataset
+from tsic.data.images import size_mismatch
 from tsic.errors import DataError
 
 MAX_LISTED = 10
@@ -83,20 +83,20 @@ def _check_sample(dataset: SegmentationDataset, index: int) -> list[Problem]:
     """All problems of one pair."""
     sample = dataset.samples[index]
     problems = []
-    image_size = ids = None
+    image_size = values = None
     try:
-        image_size = verify_image(sample.image)
+        image_size = dataset.store.image_size(sample)
     except DataError as error:
         detail = str(error).removeprefix(f"{sample.image}: ")
         problems.append(Problem("unreadable", sample.image, detail))
     try:
-        ids = read_mask(sample.mask)
+        values = dataset.store.mask(sample)
     except DataError as error:
         detail = str(error).removeprefix(f"{sample.mask}: ")
         problems.append(Problem("unreadable", sample.mask, detail))
-    if image_size and ids is not None and image_size != ids.shape:
-        detail = size_mismatch(image_size, ids.shape)
+    if image_size and values is not None and image_size != values.shape[:2]:
+        detail = size_mismatch(image_size, values.shape[:2])
         problems.append(Problem("size mismatch", sample.image, detail))
-    if ids is not None and (unknown := dataset.unknown_ids(ids)):
+    if values is not None and (unknown := dataset.unknown_values(values)):
         problems.append(Problem("unknown id", sample.mask, unknown))
     return problems

@@ -28,6 +28,7 @@ class ClassTable:
         names: One name per class; position is the train id, ``K <= 255`` of them.
         palette: One RGB colour per class, each channel in ``[0, 255]``.
         label_map: Value in the mask file -> train id in ``[0, K)``, or 255 for ignored pixels.
+        colour_map: RGB colour in a mask of colours -> train id or 255; the palette when left out.
 
     Raises:
         ConfigError: If a name stands twice or is empty, the palette does not fit the names, or
@@ -37,11 +38,14 @@ class ClassTable:
     names: tuple[str, ...]
     palette: tuple[Colour, ...]
     label_map: Mapping[int, int] = field(hash=False)
+    colour_map: Mapping[Colour, int] = field(hash=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "palette", tuple(tuple(colour) for colour in self.palette))
         object.__setattr__(self, "label_map", dict(self.label_map))
+        by_colour = {colour: i for i, colour in enumerate(self.palette)}
+        object.__setattr__(self, "colour_map", dict(self.colour_map) or by_colour)
         self._check_names()
         self._check_palette()
         self._check_label_map()
@@ -121,6 +125,7 @@ class ClassTable:
             "names": list(self.names),
             "palette": [list(colour) for colour in self.palette],
             "label_map": {str(value): train_id for value, train_id in self.label_map.items()},
+            "colour_map": [[*colour, train_id] for colour, train_id in self.colour_map.items()],
         }
 
     @classmethod
@@ -128,7 +133,8 @@ class ClassTable:
         """Rebuild a table from `to_dict`.
 
         Args:
-            values: Mapping with the keys ``names``, ``palette`` and ``label_map``.
+            values: Mapping with the keys ``names``, ``palette``, ``label_map`` and, where masks
+                hold colours, ``colour_map``.
 
         Returns:
             A table equal to the one that was written.
@@ -141,6 +147,7 @@ class ClassTable:
                 tuple(values["names"]),
                 tuple(_colour("palette", colour) for colour in values["palette"]),
                 {int(value): int(train_id) for value, train_id in values["label_map"].items()},
+                {(r, g, b): train_id for r, g, b, train_id in values.get("colour_map", ())},
             )
         except ConfigError:
             raise
@@ -175,10 +182,11 @@ def default_palette(num_classes: int) -> tuple[Colour, ...]:
 def read_classes(path: str | Path) -> ClassTable:
     """Read a class table from a small YAML file.
 
-    Short form, where an id is a position: ``classes: [road, sky]``. Long form, where ``id`` may
-    also be a list of ids that become one class, and ``id`` and ``color`` may be left out:
+    Short form, where an id is a position: ``classes: [road, sky]``. Long form, where ``id`` and
+    ``color`` may be left out, and each may be a list, whose ids or colours become one class:
     ``classes: [{name: road, id: 7, color: [128, 64, 128]}]``. ``ignore: [11, 255]`` lists the
-    values that mean "no label"; it is ``[255]`` when left out.
+    ids and colours that mean "no label"; it is ``[255]`` when left out. Masks of colours need the
+    colours, masks of ids the ids.
 
     Args:
         path: The YAML file.
@@ -211,15 +219,24 @@ def write_classes(path: str | Path, classes: ClassTable) -> None:
         path: The YAML file to write.
         classes: The table.
     """
-    ids = {
-        train_id: [value for value, target in classes.label_map.items() if target == train_id]
-        for train_id in (*range(classes.num_classes), IGNORE)
-    }
-    entries = [
-        {"name": name, "id": ids[i][0] if len(ids[i]) == 1 else ids[i], "color": list(colour)}
-        for i, (name, colour) in enumerate(zip(classes.names, classes.palette, strict=True))
-    ]
-    content = {"classes": entries, "ignore": ids[IGNORE]}
+
+    def values_of(table: Mapping[Any, int], train_id: int) -> list[Any]:
+        return [value for value, target in table.items() if target == train_id]
+
+    entries = []
+    for i, (name, colour) in enumerate(zip(classes.names, classes.palette, strict=True)):
+        ids = values_of(classes.label_map, i)
+        others = [c for c in values_of(classes.colour_map, i) if c != colour]
+        entries.append(
+            {
+                "name": name,
+                "id": ids[0] if len(ids) == 1 else ids,
+                "color": [list(c) for c in (colour, *others)] if others else list(colour),
+            }
+        )
+    ignored = values_of(classes.label_map, IGNORE)
+    ignored += [list(colour) for colour in values_of(classes.colour_map, IGNORE)]
+    content = {"classes": entries, "ignore": ignored}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
     write_text(Path(path), text)
 
@@ -229,30 +246,33 @@ def _parse(content: Any) -> ClassTable:
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise ConfigError("key 'classes' must hold a list of classes, as in classes: [road, sky]")
     _check_keys("", content, ("classes", "ignore"))
-    ignore = _ids("ignore", content.get("ignore", [IGNORE]))
-
     names: list[Any] = []
     palette: list[Colour] = []
-    label_map: dict[int, int] = {}
-    for i, (entry, colour) in enumerate(
+    table: dict[int | Colour, int] = {}
+    for i, (entry, default) in enumerate(
         zip(content["classes"], default_palette(len(content["classes"])), strict=True)
     ):
         settings = entry if isinstance(entry, dict) else {"name": entry}
         _check_keys(f"classes[{i}].", settings, ("name", "id", "color"))
         names.append(settings.get("name"))
-        palette.append(_colour(f"classes[{i}].color", settings.get("color", colour)))
-        for value in _ids(f"classes[{i}].id", settings.get("id", i)):
-            if value in label_map:
-                raise ConfigError(
-                    f"classes[{i}].id: {value} already belongs to '{names[label_map[value]]}'"
-                )
-            label_map[value] = i
-    for value in ignore:
+        colours = _colours(f"classes[{i}].color", settings.get("color", [default]))
+        palette.append(colours[0])
+        ids = _ids(f"classes[{i}].id", settings.get("id", i))
+        for key, values in (("id", ids), ("color", colours)):
+            for value in values:
+                if value in table:
+                    raise ConfigError(
+                        f"classes[{i}].{key}: {value} already belongs to '{names[table[value]]}'"
+                    )
+                table[value] = i
+    for value in _ignored(content.get("ignore", [IGNORE])):
         # The usual 255 is a mere default and gives way to a class that claims it.
-        if value in label_map and "ignore" in content:
-            raise ConfigError(f"ignore: {value} is also the id of '{names[label_map[value]]}'")
-        label_map.setdefault(value, IGNORE)
-    return ClassTable(tuple(names), tuple(palette), label_map)
+        if value in table and "ignore" in content:
+            raise ConfigError(f"ignore: {value} also belongs to '{names[table[value]]}'")
+        table.setdefault(value, IGNORE)
+    label_map = {value: i for value, i in table.items() if isinstance(value, int)}
+    colour_map = {value: i for value, i in table.items() if isinstance(value, tuple)}
+    return ClassTable(tuple(names), tuple(palette), label_map, colour_map)
 
 
 def _check_keys(prefix: str, settings: Mapping[Any, Any], known: Sequence[str]) -> None:
@@ -270,12 +290,29 @@ def _ids(key: str, value: Any) -> list[int]:
     return values
 
 
+def _colours(key: str, value: Any) -> list[Colour]:
+    """Read one RGB colour or a list of them."""
+    is_list = isinstance(value, list) and value and isinstance(value[0], (list, tuple))
+    return [_colour(key, colour) for colour in (value if is_list else [value])]
+
+
+def _ignored(value: Any) -> list[int | Colour]:
+    """Read the ids and colours that mean no label."""
+    values = value if isinstance(value, list) else [value]
+    found: list[int | Colour] = []
+    for one in values:
+        found += [_colour("ignore", one)] if isinstance(one, list) else _ids("ignore", one)
+    return found
+
+
 def _colour(key: str, value: Any) -> Colour:
     """Read one RGB colour."""
     try:
         red, green, blue = value
     except (TypeError, ValueError):
         raise ConfigError(f"{key} must be three numbers from 0 to 255, got {value!r}") from None
+    if not all(_is_int(channel) and 0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ConfigError(f"{key} must be three numbers from 0 to 255, got {value!r}")
     return red, green, blue
 
 

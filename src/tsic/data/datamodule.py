@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tsic.data.datasets import SegmentationDataset
+from tsic.data.dataset import SegmentationDataset
 from tsic.data.sampling import StepBatches, position_seed
 from tsic.data.transforms import EvalTransform
 from tsic.errors import ConfigError, DataError

@@ -36,18 +36,19 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_mask(path: Path) -> npt.NDArray[Any]:
-    """Read the class ids of a mask as they stand in the file.
+    """Read the class ids or colours of a mask as they stand in the file.
 
     Args:
-        path: Mask file with one channel: 1-bit, 8-bit or 16-bit grey, or palette indices.
+        path: Mask file: 1-bit, 8-bit or 16-bit grey, palette indices, or RGB.
 
     Returns:
-        Ids, uint8, uint16 or int32 ``(H, W)``, from 0 to 65535.
+        Ids, uint8, uint16 or int32 ``(H, W)``, from 0 to 65535; or colours, uint8 ``(H, W, 3)``,
+        without their transparency.
 
     Raises:
-        DataError: If the file cannot be decoded or holds colours.
+        DataError: If the file cannot be decoded or holds other values.
     """
-    return _decode(path, _class_ids)
+    return _decode(path, _mask_values)
 
 
 def verify_image(path: Path) -> tuple[int, int]:
@@ -90,12 +91,14 @@ def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def _class_ids(image: Image.Image) -> npt.NDArray[Any]:
-    """Single-channel ids (H, W)."""
+def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
+    """Ids (H, W) or colours (H, W, 3)."""
+    if image.mode in {"RGB", "RGBA"}:
+        return np.asarray(image)[..., :3]
     if image.mode not in {"1", "L", "P", "I", "I;16", "I;16L", "I;16B"}:
         raise DataError(
-            f"mask holds {image.mode} colours, which are not read yet; save it with one channel "
-            "of class ids"
+            f"mask is of Pillow's mode {image.mode}; save it with one channel of class ids, or as "
+            "RGB colours"
         )
     ids = np.asarray(image)
     if image.mode == "I" and not 0 <= ids.min() <= ids.max() <= MAX_FILE_VALUE:

@@ -1,0 +1,198 @@
+"""Pairs of images and masks of one split, whatever files they lie in."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tsic.data.classes import IGNORE, MAX_FILE_VALUE, ClassTable
+from tsic.data.images import read_image, read_mask, size_mismatch, verify_image
+from tsic.errors import DataError
+
+Values = npt.NDArray[Any]
+"""What a mask holds: ids ``(H, W)`` or RGB colours ``(H, W, 3)``."""
+
+ProblemKind = Literal[
+    "missing mask", "missing image", "duplicate", "unreadable", "size mismatch", "unknown id"
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a dataset.
+
+    Args:
+        kind: What sort of problem.
+        file: The file that has it.
+        detail: What exactly, without the file's name.
+    """
+
+    kind: ProblemKind
+    file: Path
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its mask.
+
+    Args:
+        image: Image file.
+        mask: Mask file, or the file that holds the annotation of many images.
+        name: The image's path relative to the dataset's root, for messages.
+    """
+
+    image: Path
+    mask: Path
+    name: str
+
+
+class Store:
+    """How the samples of a dataset are read; this one reads image files and mask files.
+
+    A reader whose masks lie in other files overrides what differs. A store is sent to worker
+    processes, so it holds no open file.
+    """
+
+    def image(self, sample: Sample) -> Tensor:
+        """Read the image: RGB uint8 ``(3, H, W)``, upright."""
+        return read_image(sample.image)
+
+    def image_size(self, sample: Sample) -> tuple[int, int]:
+        """Height and width of the image, found as cheaply as finds a damaged file."""
+        return verify_image(sample.image)
+
+    def mask(self, sample: Sample) -> Values:
+        """Read the mask as the class table knows it: ids ``(H, W)``, or colours ``(H, W, 3)``."""
+        return read_mask(sample.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationDataset:
+    """Pairs of images and masks of one split, read on demand.
+
+    Args:
+        name: Name of the reader, as in `READERS`.
+        root: The dataset's folder.
+        split: Name of the split.
+        classes: Class table; its map is applied to every mask.
+        samples: Complete pairs, in a fixed order.
+        unpaired: Files left out because their partner is missing; the check reports them.
+        store: How samples are read.
+
+    Raises:
+        DataError: If there is no pair at all.
+    """
+
+    name: str
+    root: Path
+    split: str
+    classes: ClassTable
+    samples: tuple[Sample, ...]
+    unpaired: tuple[Problem, ...] = ()
+    store: Store = field(default_factory=Store)
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            alone = f"; {len(self.unpaired)} files stand alone, first {self.unpaired[0]}"
+            raise DataError(
+                f"{self.root}: split '{self.split}' has no image with a mask"
+                f"{alone if self.unpaired else ''}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Read one image and its label.
+
+        Args:
+            index: Position in ``samples``.
+
+        Returns:
+            Image, RGB uint8 ``(3, H, W)``, upright, and label, int64 ``(H, W)``, train ids with
+            255 for ignored pixels.
+
+        Raises:
+            DataError: If a file cannot be decoded, the two differ in size, or the mask holds ids
+                outside the class table; the message names the file.
+        """
+        sample = self.samples[index]
+        image = self.store.image(sample)
+        values = self.store.mask(sample)
+        if image.shape[1:] != values.shape[:2]:
+            raise DataError(f"{sample.image}: {size_mismatch(image.shape[1:], values.shape[:2])}")
+        labels = self._train_ids(values)
+        if labels.min(initial=0) < 0:
+            raise DataError(f"{sample.mask}: {self.unknown_values(values)}")
+        return image, torch.from_numpy(labels.astype(np.int64))
+
+    def count_pixels(self, index: int) -> Tensor:
+        """Count the pixels of each class in one mask, without reading its image.
+
+        Args:
+            index: Position in ``samples``.
+
+        Returns:
+            int64 ``(K,)``.
+
+        Raises:
+            DataError: If the mask cannot be read.
+        """
+        train_ids = self._train_ids(self.store.mask(self.samples[index]))
+        counts = np.bincount(train_ids[train_ids >= 0], minlength=IGNORE + 1)
+        return torch.from_numpy(counts[: self.classes.num_classes])
+
+    def unknown_values(self, values: Values) -> str:
+        """Describe the ids or colours of a mask that the class table does not know.
+
+        Args:
+            values: What the mask holds.
+
+        Returns:
+            One line with each value and its pixel count; empty when all are known.
+        """
+        are_colours = values.ndim == 3
+        unknown = values[self._train_ids(values) < 0]
+        if not unknown.size:
+            return ""
+        found, counts = np.unique(unknown, axis=0, return_counts=True)
+        names = [str(tuple(map(int, one))) if are_colours else str(one) for one in found[:10]]
+        listed = [f"{name} ({n} px)" for name, n in zip(names, counts, strict=False)]
+        if len(found) > 10:
+            listed.append(f"{len(found) - 10} more")
+        kind = "colours" if are_colours else "ids"
+        return (
+            f"{kind} not in the class table: {', '.join(listed)}; add them to classes or to ignore"
+        )
+
+    def _train_ids(self, values: Values) -> npt.NDArray[np.int16]:
+        """Train id of each pixel ``(H, W)``, -1 where the table has none."""
+        if values.ndim == 2:
+            return np.take(self._by_id, values)
+        red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
+        return np.take(self._by_colour, red << 16 | green << 8 | blue)
+
+    @cached_property
+    def _by_id(self) -> npt.NDArray[np.int16]:
+        """Train id of each id that a file can hold."""
+        lookup = np.full(MAX_FILE_VALUE + 1, -1, np.int16)
+        for value, train_id in self.classes.label_map.items():
+            lookup[value] = train_id
+        return lookup
+
+    @cached_property
+    def _by_colour(self) -> npt.NDArray[np.int16]:
+        """Train id of each colour, packed into 24 bits."""
+        lookup = np.full(1 << 24, -1, np.int16)
+        for (red, green, blue), train_id in self.classes.colour_map.items():
+            lookup[red << 16 | green << 8 | blue] = train_id
+        return lookup
