@@ -10,11 +10,12 @@ USAGE = """usage: tsic VERB [OPTIONS]
 
 verbs:
   demo       draw street scenes, train a student alone and in the cycle, compare, report
+  data       check a dataset before a training, look at it
   train      train a student, with or without a teacher
   evaluate   score a student, or a run's teacher, on labelled images
 
-`tsic VERB --help` documents every option. Exit codes: 0 done, 2 a mistake in the
-command, the configuration or the data.
+`tsic VERB --help` documents every option. Exit codes: 0 done, 1 `data check`
+found what would hurt a training, 2 a mistake in the command, the configuration or the data.
 """
 
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after ``tsic``; by default the process's own.
 
     Returns:
-        Exit code: 0 done, 2 the user's mistake.
+        Exit code: 0 done, 1 a check found something, 2 the user's mistake.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -53,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _data(words: Sequence[str]) -> int:
+    from tsic.data_commands import data_command
+
+    return data_command(words)
+
+
 def _train(words: Sequence[str]) -> int:
     from tsic.commands import train_command
 
@@ -73,6 +80,7 @@ def _demo(words: Sequence[str]) -> int:
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": _demo,
+    "data": _data,
     "train": _train,
     "evaluate": _evaluate,
 }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # PyTorch, Lightning and transformers are imported inside the verbs, once the words are right.
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are ours: one sentence, nearest right option."""
 
     @override
@@ -30,8 +30,8 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
-def _train_parser() -> _Parser:
-    own = _Parser(prog="tsic train", add_help=False, allow_abbrev=False)
+def _train_parser() -> Parser:
+    own = Parser(prog="tsic train", add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, help="YAML file of differences from the defaults")
     own.add_argument("--name", help="the run's name; by default the configuration file's")
     own.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs")
@@ -67,8 +67,8 @@ def train_command(words: Sequence[str]) -> int:
     return 0
 
 
-def _evaluate_parser() -> _Parser:
-    own = _Parser(prog="tsic evaluate", description="Score a student or a run's teacher.")
+def _evaluate_parser() -> Parser:
+    own = Parser(prog="tsic evaluate", description="Score a student or a run's teacher.")
     own.add_argument("model", type=Path, help="a run's folder, or a student.safetensors")
     own.add_argument("--role", choices=["student", "teacher"], default="student", help="who")
     own.add_argument("--data.name", dest="name", help="reader; by default the run's")
@@ -90,6 +90,8 @@ def evaluate_command(words: Sequence[str]) -> int:
     from tsic.evaluation import evaluate
 
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if options.json:
+        make_room(options.json)
     dataset = _evaluation_data(options)
     require_clean(dataset)
     score, classes = (_teacher if options.role == "teacher" else _student)(options)
@@ -98,7 +100,7 @@ def evaluate_command(words: Sequence[str]) -> int:
             f"'{options.model}' knows the classes {', '.join(classes.names)}, but "
             f"'{dataset.root}' has {', '.join(dataset.classes.names)}; evaluate on the same classes"
         )
-    with _progress(f"evaluate {dataset.split}") as on_progress:
+    with progress(f"evaluate {dataset.split}") as on_progress:
         report = evaluate(score, dataset, device=options.device, on_progress=on_progress)
     sys.stdout.write(f"{report.to_table()}\n")
     if options.json:
@@ -144,8 +146,24 @@ def _teacher(options: argparse.Namespace) -> "tuple[Scorer, ClassTable]":
     return scorers(module.to(options.device))["teacher"], classes
 
 
+def make_room(file: Path) -> None:
+    """Make a file's folder before the work starts.
+
+    Raises:
+        ConfigError: If it cannot be written there.
+    """
+    if file.is_dir():
+        raise ConfigError(f"'{file}' is a folder; name a file to write")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"'{file}' cannot be written ({error.strerror}); choose another place"
+        ) from error
+
+
 @contextmanager
-def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; nothing elsewhere."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
@@ -155,7 +173,7 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 def demo_command(words: Sequence[str]) -> int:
     """Draw scenes, train alone and in the cycle, report."""
-    own = _Parser(prog="tsic demo", description="The cycle on drawn street scenes, end to end.")
+    own = Parser(prog="tsic demo", description="The cycle on drawn street scenes, end to end.")
     own.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the demo")
     own.add_argument("--steps", type=int, default=600, help="optimiser steps of each student")
     own.add_argument("--scenes", type=int, default=400, help="training scenes to draw")

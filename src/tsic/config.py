@@ -14,9 +14,10 @@ class DataConfig:
     """Where the labelled images are and how a training crop is made."""
 
     name: str = "folder"
-    """Reader: `folder` (images, masks and a classes YAML), `camvid`."""
+    """Reader: `folder` (images, masks and a classes YAML), `coco` and `yolo` (polygons), `hub`
+    (Hugging Face), `packed`, `ade20k`, `camvid`, `cityscapes`, `coco_stuff`, `voc`."""
     root: str = "."
-    """The dataset's folder."""
+    """The dataset's folder; of `hub` also an id."""
     classes: str | None = None
     """Classes YAML of a `folder`; by default `classes.yaml` in its root."""
     train_split: str = "train"
@@ -31,12 +32,17 @@ class DataConfig:
     """Range of the random resize ratio (public code: 0.5 to 2)."""
     max_class_share: float = 0.75
     """No class may cover more of a crop's labelled pixels, if ten tries find such a crop."""
+    rare_crop: float = 0.0
+    """Probability of a crop around a pixel of a class drawn evenly from those in the image."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     photometric: bool = True
     """Random brightness, contrast, saturation and hue (SSD's ranges)."""
     batch_size: int = 8
     """Images per optimiser step, over all devices and accumulated batches."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a training file does that breaks after the check: `stop` the run, or `skip` it; the next
+    file in the dataset then stands in for it, and a message names it."""
     workers: int = 2
     """Processes that load images; 0 loads them in the training process."""
 

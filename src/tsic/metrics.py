@@ -33,12 +33,14 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
 
     Args:
         predicted: Class ids in ``[0, K)``, int64, any shape.
-        labels: True class ids, int64, same shape; values outside ``[0, K)`` are left out.
+        labels: True class ids, any integer type, same shape; values outside ``[0, K)`` are
+            left out.
         num_classes: ``K``.
 
     Returns:
         Pixel counts, int64 ``(K, K)``.
     """
+    labels = labels.long()
     counted = (labels >= 0) & (labels < num_classes)
     cells = labels[counted] * num_classes + predicted[counted]
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)

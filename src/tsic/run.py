@@ -144,8 +144,8 @@ def _data(
         data.crop,
         scale=data.scale,
         max_class_share=data.max_class_share,
+        rare_crop=data.rare_crop,
         flip=data.flip,
-        photometric=data.photometric,
         resize=data.resize,
     )
     micro_batch = data.batch_size // (config.trainer.devices * config.trainer.accumulate)
@@ -157,6 +157,8 @@ def _data(
         seed=config.seed,
         workers=data.workers,
         accumulate=config.trainer.accumulate,
+        photometric=data.photometric,
+        on_error=data.on_error,
     )
 
 

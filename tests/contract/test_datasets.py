@@ -97,7 +97,7 @@ class TestReader:
         dataset = open_dataset(*layout, "val")
         image, label = dataset.read(1)
         assert (image.shape, image.dtype) == ((3, 4, 6), torch.uint8)
-        assert (label.shape, label.dtype) == ((4, 6), torch.int64)
+        assert (label.shape, label.dtype) == ((4, 6), torch.uint8)
         assert image[:, 2, 2].tolist() == [4, 54, 104]
         assert label[0, 0] == 255
         assert label[2, 2] == 4

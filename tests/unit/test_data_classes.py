@@ -47,7 +47,7 @@ def test_read_classes_lets_a_class_claim_255(tmp_path: Path) -> None:
     [
         ("[road]", "key 'classes' must hold a list of classes"),
         ("klasses: [road]", "key 'classes' must hold a list of classes"),
-        ("classes: []", "classes must be 1 to 255 names, got 0"),
+        ("classes: []", "classes must be 1 to 254 names, got 0"),
         ("classes: [road, road]", "name 'road' stands twice"),
         ("classes: [yes, road]", r"classes[0] must be a name, got True; put it in quotes"),
         (

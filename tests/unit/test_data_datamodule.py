@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from tsic.data.datamodule import Batch, Item, SegmentationData, collate
+from tsic.data.datamodule import Item, RawBatch, SegmentationData, collate, to_batch
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
@@ -45,19 +45,26 @@ def _at(data: SegmentationData, step: int = 0, rank: int = 0, world_size: int = 
     )
 
 
-def _take(data: SegmentationData, count: int) -> list[Batch]:
+def _take(data: SegmentationData, count: int) -> list[RawBatch]:
     return list(islice(data.train_dataloader(), count))
 
 
-def _samples(batches: list[Batch]) -> list[Item | DataError]:
+def _colours(batch: RawBatch) -> Tensor:
+    assert batch["colours"] is not None
+    return batch["colours"]
+
+
+def _samples(batches: list[RawBatch]) -> list[Item | DataError]:
     return [
-        sample
+        Item(*sample)
         for batch in batches
-        for sample in zip(batch["images"], batch["labels"], batch["names"], strict=True)
+        for sample in zip(
+            batch["images"], batch["labels"], _colours(batch), batch["names"], strict=True
+        )
     ]
 
 
-def _assert_equal(some: list[Batch], others: list[Batch]) -> None:
+def _assert_equal(some: list[RawBatch], others: list[RawBatch]) -> None:
     """Same names, images and labels in the same order, however they are batched."""
     one, other = (collate(_samples(batches)) for batches in (some, others))
     assert not isinstance(one, DataError)
@@ -65,10 +72,13 @@ def _assert_equal(some: list[Batch], others: list[Batch]) -> None:
     assert one["names"] == other["names"]
     assert torch.equal(one["images"], other["images"])
     assert torch.equal(one["labels"], other["labels"])
+    assert torch.equal(_colours(one), _colours(other))
 
 
 def test_batches_hold_what_the_contract_says(train: SegmentationDataset) -> None:
-    batch = _take(_data(train), 1)[0]
+    raw = _take(_data(train), 1)[0]
+    assert (raw["images"].dtype, raw["labels"].dtype) == (torch.uint8, torch.uint8)
+    batch = to_batch(raw)
     assert batch.keys() == {"images", "labels", "names"}
     assert (batch["images"].shape, batch["images"].dtype) == ((4, 3, 32, 48), torch.float32)
     assert (batch["labels"].shape, batch["labels"].dtype) == ((4, 32, 48), torch.int64)
@@ -144,7 +154,8 @@ def test_val_gives_each_image_once_over_the_ranks(val: SegmentationDataset) -> N
 def test_val_image_is_the_file(val: SegmentationDataset) -> None:
     batch: Any = next(iter(_data(val, val).val_dataloader()))
     image, label = val.read(0)
-    assert torch.equal(batch["images"][0], image / 255)
+    assert torch.equal(batch["images"][0], image)
+    assert torch.equal(to_batch(batch)["images"][0], image / 255)
     assert torch.equal(batch["labels"][0], label)
 
 
@@ -168,14 +179,14 @@ def test_failing_read_surfaces_with_its_own_message(
 
 def test_collate_hands_on_the_first_error() -> None:
     error = DataError("a")
-    item = (torch.zeros(3, 2, 2), torch.zeros(2, 2), "x")
+    item = Item(torch.zeros(3, 2, 2), torch.zeros(2, 2), None, "x")
     assert collate([item, error, DataError("b")]) is error
 
 
 def test_workers_stop_with_their_loader(train: SegmentationDataset) -> None:
     before = set(multiprocessing.active_children())
     loader = _data(train, workers=2).train_dataloader()
-    batches: Iterator[Batch] = iter(loader)
+    batches: Iterator[RawBatch] = iter(loader)
     next(batches)
     assert len(set(multiprocessing.active_children()) - before) == 2
     del batches, loader
@@ -206,11 +217,11 @@ class _Recorder(LightningModule):
         self.seen: list[str] = []
         self.validated: list[str] = []
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: RawBatch, _: int) -> Tensor:
         self.seen += batch["names"]
         return self.head(batch["images"]).square().mean()
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: RawBatch, _: int) -> None:
         self.validated += batch["names"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -251,3 +262,30 @@ def test_lightning_takes_the_loader_as_endless_and_resumes(
     assert len(whole.seen) == 5 * 2 * 4
     assert whole.seen == first.seen + rest.seen
     assert whole.validated == ["val/images/000.png", "val/images/001.png", "val/images/002.png"] * 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_files_are_skipped_on_request(
+    train: SegmentationDataset, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: Any = {"workers": workers, "batch_size": 6}
+    before = _take(_data(train, **options), 1)[0]
+    train.samples[2].image.write_bytes(b"")
+    with pytest.raises(DataError, match=r"002\.png"):
+        _take(_data(train, **options), 1)
+    for _ in range(2):
+        batch = _take(_data(train, **options, on_error="skip"), 3)[0]
+    place = before["names"].index(train.samples[2].name)
+    assert batch["names"][place] == train.samples[3].name
+    others = [i for i in range(6) if i != place]
+    assert torch.equal(batch["images"][others], before["images"][others])
+    told = capsys.readouterr().err
+    assert told.count("skipped ") == 2  # once per loader, though three batches hold it
+    assert "002.png: cannot be decoded" in told
+
+
+def test_a_dataset_of_unreadable_files_stops_all_the_same(train: SegmentationDataset) -> None:
+    for sample in train.samples:
+        sample.image.write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be decoded"):
+        _take(_data(train, on_error="skip"), 1)

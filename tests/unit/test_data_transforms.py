@@ -9,11 +9,11 @@ from torch import Tensor
 
 from tsic.data.transforms import (
     PAD_COLOUR,
-    EvalTransform,
     TrainTransform,
     _scale_saturation,
     _turn_hue,
     distort_colours,
+    draw_colour_changes,
 )
 from tsic.errors import ConfigError
 
@@ -25,25 +25,25 @@ def _coordinates(height: int, width: int) -> Tensor:
 
 
 def _labels(height: int, width: int) -> Tensor:
-    """Random label int64 (H, W) of four classes in blocks of 8 pixels."""
-    blocks = torch.randint(0, 4, (height // 8, width // 8))
+    """Random label uint8 (H, W) of four classes in blocks of 8 pixels."""
+    blocks = torch.randint(0, 4, (height // 8, width // 8), dtype=torch.uint8)
     return blocks.repeat_interleave(8, 0).repeat_interleave(8, 1)
 
 
 def test_nothing_to_do_changes_nothing() -> None:
     image, label = _coordinates(40, 56), _labels(40, 56)
-    transform = TrainTransform((40, 56), scale=(1, 1), flip=0, photometric=False)
+    transform = TrainTransform((40, 56), scale=(1, 1), flip=0)
     new_image, new_label = transform(image, label)
-    assert (new_image.dtype, new_label.dtype) == (torch.float32, torch.int64)
-    assert torch.equal(new_image, image / 255)
+    assert (new_image.dtype, new_label.dtype) == (torch.uint8, torch.uint8)
+    assert torch.equal(new_image, image)
     assert torch.equal(new_label, label)
 
 
 def test_flip_mirrors_both() -> None:
     image, label = _coordinates(40, 56), _labels(40, 56)
-    transform = TrainTransform((40, 56), scale=(1, 1), flip=1, photometric=False)
+    transform = TrainTransform((40, 56), scale=(1, 1), flip=1)
     new_image, new_label = transform(image, label)
-    assert torch.equal(new_image, image.flip(-1) / 255)
+    assert torch.equal(new_image, image.flip(-1))
     assert torch.equal(new_label, label.flip(-1))
 
 
@@ -52,30 +52,33 @@ def test_flip_mirrors_both() -> None:
 def test_label_stays_registered_to_the_image(axis: int, ratio: float) -> None:
     """Both show the source pixel's coordinate, so their difference is the misregistration."""
     image = _coordinates(200, 240)
-    transform = TrainTransform((90, 130), scale=(ratio, ratio), photometric=False)
+    transform = TrainTransform((90, 130), scale=(ratio, ratio))
     shifts = []
     for _ in range(20):
-        new_image, new_label = transform(image, image[axis].long())
+        new_image, new_label = transform(image, image[axis])
         seen = new_label != 255
-        shift = (new_label - new_image[axis] * 255)[seen]
-        assert shift.abs().max() <= 0.5 + 0.5 / ratio + 0.5  # rounding, nearest pixel, border
+        shift = (new_label.float() - new_image[axis].float())[seen]
+        assert shift.abs().max() <= 1.0 + 0.5 / ratio + 0.5  # rounding, nearest pixel, border
         shifts.append(shift)
     assert abs(torch.cat(shifts).mean()) < 0.03
 
 
 def test_padding_is_ignored_and_plain() -> None:
-    image, label = torch.zeros(3, 20, 30, dtype=torch.uint8), torch.ones(20, 30, dtype=torch.int64)
+    image, label = torch.zeros(3, 20, 30, dtype=torch.uint8), torch.ones(20, 30, dtype=torch.uint8)
     transform = TrainTransform((48, 64), scale=(0.5, 0.5))
     new_image, new_label = transform(image, label)
     assert (new_image.shape, new_label.shape) == ((3, 48, 64), (48, 64))
     inside = new_label != 255
     assert new_label[inside].unique().tolist() == [1]
     assert int(inside.sum()) == 10 * 15
-    assert torch.equal(new_image[:, ~inside], torch.tensor(PAD_COLOUR)[:, None].expand(3, 2922))
+    assert torch.equal(
+        new_image[:, ~inside],
+        torch.tensor(PAD_COLOUR, dtype=torch.uint8)[:, None].expand(3, 2922),
+    )
 
 
 def test_mixed_crop_pads_only_the_short_side() -> None:
-    transform = TrainTransform((48, 16), scale=(1, 1), photometric=False)
+    transform = TrainTransform((48, 16), scale=(1, 1))
     _, label = transform(_coordinates(24, 40), _labels(24, 40))
     assert label.shape == (48, 16)
     assert int((label != 255).sum()) == 24 * 16
@@ -83,7 +86,7 @@ def test_mixed_crop_pads_only_the_short_side() -> None:
 
 def test_ratios_fill_their_range() -> None:
     """A padded crop shows the scaled size: its mean ratio and extremes are the uniform's."""
-    transform = TrainTransform((160, 160), photometric=False)
+    transform = TrainTransform((160, 160))
     image, label = _coordinates(64, 64), _labels(64, 64)
     ratios = torch.tensor(
         [(transform(image, label)[1] != 255).sum().sqrt() / 64 for _ in range(300)]
@@ -94,12 +97,12 @@ def test_ratios_fill_their_range() -> None:
 
 
 def test_class_share_is_kept_where_possible() -> None:
-    label = torch.zeros(64, 256, dtype=torch.int64)
+    label = torch.zeros(64, 256, dtype=torch.uint8)
     label[:, 112:144] = 1
     image = _coordinates(64, 256)
 
     def mixed(share: float) -> int:
-        transform = TrainTransform((64, 64), (1, 1), max_class_share=share, photometric=False)
+        transform = TrainTransform((64, 64), (1, 1), max_class_share=share)
         crops = [transform(image, label)[1] for _ in range(100)]
         return sum(0.25 <= float((crop == 1).float().mean()) <= 0.75 for crop in crops)
 
@@ -109,9 +112,9 @@ def test_class_share_is_kept_where_possible() -> None:
 
 @pytest.mark.parametrize("value", [255, 3])
 def test_one_class_or_none_still_gives_a_crop(value: int) -> None:
-    label = torch.full((32, 32), value)
+    label = torch.full((32, 32), value, dtype=torch.uint8)
     _, new_label = TrainTransform((16, 16), (1, 1))(_coordinates(32, 32), label)
-    assert torch.equal(new_label, torch.full((16, 16), value))
+    assert torch.equal(new_label, torch.full((16, 16), value, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_resize_fits_the_box(
     size: tuple[int, int], box: tuple[int, int], fitted: tuple[int, int]
 ) -> None:
     transform = TrainTransform((120, 120), scale=(1, 1), resize=box)
-    _, label = transform(_coordinates(*size), torch.zeros(size, dtype=torch.int64))
+    _, label = transform(_coordinates(*size), torch.zeros(size, dtype=torch.uint8))
     inside = label != 255
     assert (int(inside.any(1).sum()), int(inside.any(0).sum())) == fitted
 
@@ -159,21 +162,35 @@ def test_wrong_settings_name_the_key(options: dict[str, Any], message: str) -> N
         TrainTransform(**options)
 
 
-def test_eval_transform_only_converts() -> None:
-    image, label = _coordinates(7, 9), _labels(8, 8)
-    new_image, new_label = EvalTransform()(image, label)
-    assert torch.equal(new_image, image / 255)
-    assert new_label is label
+@pytest.mark.parametrize("crop", [(24, 24), (300, 40)])
+def test_rare_crop_shows_every_class_of_the_image(crop: tuple[int, int]) -> None:
+    label = torch.zeros(200, 200, dtype=torch.uint8)
+    label[190, 3], label[7, 120], label[50:100] = 1, 2, 255
+    image = _coordinates(200, 200)
+    seen = torch.zeros(3)
+    transform = TrainTransform(crop, scale=(1, 1), rare_crop=1, max_class_share=1)
+    for _ in range(300):
+        _, crop_label = transform(image, label)
+        seen += torch.tensor([int((crop_label == k).any()) for k in range(3)])
+    assert (seen[1:] >= 75).all()  # each is chosen in a third of the crops
+    plain = TrainTransform((24, 24), scale=(1, 1), max_class_share=1)
+    assert sum(int((plain(image, label)[1] == 1).any()) for _ in range(100)) <= 10
+
+
+def test_rare_crop_of_an_unlabelled_image_is_any_crop() -> None:
+    label = torch.full((40, 40), 255, dtype=torch.uint8)
+    _, crop = TrainTransform((16, 16), rare_crop=1)(_coordinates(40, 40), label)
+    assert crop.shape == (16, 16)
 
 
 def test_turn_hue_equals_torchvision() -> None:
     image = torch.rand(3, 30, 40)
     image[:, 0] = image[:1, 0]  # greys
     image[:, 1] = torch.tensor([1.0, 0.0, 0.0])[:, None]
-    for turns in (-0.05, 0.0, 0.02, 0.3):
-        torch.testing.assert_close(
-            _turn_hue(image, turns), TF.adjust_hue(image, turns), atol=1e-5, rtol=0
-        )
+    turns = [-0.05, 0.0, 0.02, 0.3]
+    turned = _turn_hue(image.expand(4, -1, -1, -1), torch.tensor(turns).view(4, 1, 1, 1))
+    for one, turn in zip(turned, turns, strict=True):
+        torch.testing.assert_close(one, TF.adjust_hue(image, turn), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 1.5])
@@ -181,14 +198,33 @@ def test_scale_saturation_multiplies_that_of_hsv(factor: float) -> None:
     for rgb in ((0.2, 0.5, 0.9), (0.4, 0.4, 0.4), (0.0, 0.0, 0.0), (1.0, 0.6, 0.5)):
         hue, saturation, value = colorsys.rgb_to_hsv(*rgb)
         expected = colorsys.hsv_to_rgb(hue, min(1.0, saturation * factor), value)
-        scaled = _scale_saturation(torch.tensor(rgb).view(3, 1, 1), factor)
+        scaled = _scale_saturation(torch.tensor(rgb).view(1, 3, 1, 1), torch.tensor(factor))
         torch.testing.assert_close(scaled.flatten(), torch.tensor(expected))
 
 
-def test_distort_colours_stays_in_range_and_keeps_grey_grey() -> None:
-    image = torch.rand(1, 8, 8).repeat(3, 1, 1)
-    views = [distort_colours(image) for _ in range(200)]
-    assert all(view.min() >= 0 and view.max() <= 1 for view in views)
-    assert all(torch.allclose(view[0], view[2], atol=1e-5) for view in views)
-    unchanged = sum(torch.allclose(view, image, atol=1e-5) for view in views)
-    assert 30 <= unchanged <= 70  # neither brightness nor contrast: a quarter
+def test_distort_colours_changes_each_image_in_its_own_way() -> None:
+    images = torch.rand(4, 3, 5, 6)
+    none, bright = [0.0, 1.0, 0.0, 1.0, 0.0], [0.1, 1.0, 0.0, 1.0, 0.0]
+    before, after = [0.0, 1.5, 1.0, 0.5, 0.0], [0.0, 1.5, 0.0, 0.5, 0.0]
+    out = distort_colours(images, torch.tensor([none, bright, before, after]))
+    torch.testing.assert_close(out[0], images[0])
+    torch.testing.assert_close(out[1], (images[1] + 0.1).clamp(max=1))
+    half = torch.tensor(0.5)
+    stretched = (images[2:3] * 1.5).clamp(max=1)
+    torch.testing.assert_close(out[2:3], _scale_saturation(stretched, half))
+    faded = _scale_saturation(images[3:4], half)
+    torch.testing.assert_close(out[3:4], (faded * 1.5).clamp(max=1))
+
+
+def test_colour_changes_stay_in_their_ranges_and_keep_grey_grey() -> None:
+    changes = torch.stack([draw_colour_changes() for _ in range(400)])
+    for column, (low, high, none) in enumerate(
+        ((-32 / 255, 32 / 255, 0), (0.5, 1.5, 1), (0, 1, 0), (0.5, 1.5, 1), (-0.05, 0.05, 0))
+    ):
+        values = changes[:, column]
+        assert low <= values.min() < values.max() <= high
+        assert 160 <= int((values == none).sum()) <= 240  # one half
+    image = torch.rand(1, 1, 8, 8).repeat(400, 3, 1, 1)
+    views = distort_colours(image, changes)
+    assert 0 <= views.min() <= views.max() <= 1
+    assert torch.allclose(views[:, 0], views[:, 2], atol=1e-5)

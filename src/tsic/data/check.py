@@ -1,7 +1,8 @@
 """Find what is wrong with a dataset before training starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,12 +14,17 @@ from tsic.errors import DataError
 MAX_LISTED = 10
 """How many problems one message lists."""
 
+OnProgress = Callable[[int, int], None]
+
+T = TypeVar("T")
+Job = TypeVar("Job")
+
 
 def check_dataset(
     dataset: SegmentationDataset,
     *,
     workers: int = 4,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[Problem]:
     """Decode every mask and image of a split and collect all problems.
 
@@ -31,12 +37,9 @@ def check_dataset(
         Unpaired files first, then problems in the order of the samples; empty when all is well.
     """
     problems = list(dataset.unpaired)
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        found = pool.map(lambda index: _check_sample(dataset, index), range(len(dataset)))
-        for done, of_sample in enumerate(found, start=1):
-            problems += of_sample
-            if on_progress is not None:
-                on_progress(done, len(dataset))
+    indices = range(len(dataset))
+    for found in on_threads(lambda i: check_sample(dataset, i), indices, workers, on_progress):
+        problems += found
     return problems
 
 
@@ -79,8 +82,16 @@ def count_pixels(dataset: SegmentationDataset, *, workers: int = 4) -> Tensor:
         return torch.stack(list(pool.map(dataset.count_pixels, range(len(dataset))))).sum(0)
 
 
-def _check_sample(dataset: SegmentationDataset, index: int) -> list[Problem]:
-    """All problems of one pair."""
+def check_sample(dataset: SegmentationDataset, index: int) -> list[Problem]:
+    """Decode one mask and its image and collect their problems.
+
+    Args:
+        dataset: What to check.
+        index: Position in ``samples``.
+
+    Returns:
+        The problems; empty when all is well.
+    """
     sample = dataset.samples[index]
     problems = []
     image_size = values = None
@@ -100,3 +111,24 @@ def _check_sample(dataset: SegmentationDataset, index: int) -> list[Problem]:
     if values is not None and (unknown := dataset.unknown_values(values)):
         problems.append(Problem("unknown id", sample.mask, unknown))
     return problems
+
+
+def on_threads(
+    look: Callable[[Job], T], jobs: Sequence[Job], workers: int, on_progress: OnProgress | None
+) -> Iterator[T]:
+    """Do jobs on threads; decoding runs outside Python's lock.
+
+    Args:
+        look: Does one job.
+        jobs: What to do.
+        workers: Threads.
+        on_progress: Called with (jobs done, jobs in all) after each job.
+
+    Yields:
+        What ``look`` returned, in the order of the jobs.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        for done, found in enumerate(pool.map(look, jobs), start=1):
+            if on_progress is not None:
+                on_progress(done, len(jobs))
+            yield found

@@ -14,6 +14,9 @@ from tsic.files import write_text
 IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
 
+MAX_CLASSES = 254
+"""Most classes: train ids are bytes, of which 255 is ignored and 254 means an unknown value."""
+
 MAX_FILE_VALUE = 65535
 """Largest class id that a mask file (16 bits) can hold."""
 
@@ -25,7 +28,7 @@ class ClassTable:
     """The classes of a dataset, in the order of their train ids.
 
     Args:
-        names: One name per class; position is the train id, ``K <= 255`` of them.
+        names: One name per class; position is the train id, ``K <= 254`` of them.
         palette: One RGB colour per class, each channel in ``[0, 255]``.
         label_map: Value in the mask file -> train id in ``[0, K)``, or 255 for ignored pixels.
         colour_map: RGB colour in a mask of colours -> train id or 255; the palette when left out.
@@ -51,9 +54,9 @@ class ClassTable:
         self._check_label_map()
 
     def _check_names(self) -> None:
-        """Names must be 1 to 255 different, non-empty texts."""
-        if not 1 <= self.num_classes <= IGNORE:
-            raise ConfigError(f"classes must be 1 to {IGNORE} names, got {self.num_classes}")
+        """Names must be 1 to 254 different, non-empty texts."""
+        if not 1 <= self.num_classes <= MAX_CLASSES:
+            raise ConfigError(f"classes must be 1 to {MAX_CLASSES} names, got {self.num_classes}")
         for train_id, name in enumerate(self.names):
             if not isinstance(name, str) or not name.strip():
                 raise ConfigError(
@@ -199,17 +202,47 @@ def read_classes(path: str | Path) -> ClassTable:
         ConfigError: If its content is not a class table; the message names file and key.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise DataError(f"{path}: class table cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = _load_yaml(path)
     try:
         return _parse(content)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def read_splits(path: str | Path) -> dict[str, float]:
+    """Read how a class table's file shares the images out to splits.
+
+    The key is ``splits: {train: 0.8, val: 0.2}``; the shares sum to 1.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        Share of the images in ``(0, 1]`` by split, in the file's order; empty without the key.
+
+    Raises:
+        DataError: If the file cannot be read.
+        ConfigError: If the key holds something else; the message names the file.
+    """
+    content = _load_yaml(Path(path))
+    if not isinstance(content, dict) or "splits" not in content:
+        return {}
+    splits = content["splits"]
+    if not isinstance(splits, dict) or not splits:
+        raise ConfigError(
+            f"{path}: splits must hold a share by split, as in splits: {{train: 0.8, val: 0.2}}, "
+            f"got {splits!r}"
+        )
+    for name, share in splits.items():
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{path}: splits: {name!r} must be a name; put it in quotes")
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise ConfigError(
+                f"{path}: splits.{name} must be a share above 0 and up to 1, got {share!r}"
+            )
+    if abs(sum(splits.values()) - 1) > 1e-6:
+        raise ConfigError(f"{path}: splits must sum to 1, got {sum(splits.values()):g}")
+    return splits
 
 
 def write_classes(path: str | Path, classes: ClassTable) -> None:
@@ -241,11 +274,22 @@ def write_classes(path: str | Path, classes: ClassTable) -> None:
     write_text(Path(path), text)
 
 
+def _load_yaml(path: Path) -> Any:
+    """Content of a class table's file."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise DataError(f"{path}: class table cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
 def _parse(content: Any) -> ClassTable:
     """Turn the YAML's content into a table."""
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise ConfigError("key 'classes' must hold a list of classes, as in classes: [road, sky]")
-    _check_keys("", content, ("classes", "ignore"))
+    _check_keys("", content, ("classes", "ignore", "splits"))
     names: list[Any] = []
     palette: list[Colour] = []
     table: dict[int | Colour, int] = {}

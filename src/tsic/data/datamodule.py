@@ -1,15 +1,18 @@
 """From datasets to batches on every rank, resumable at any step (Lightning)."""
 
-from typing import Any, Protocol, TypedDict
+import sys
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from tsic.data.dataset import SegmentationDataset
+from tsic.data.images import size_mismatch
 from tsic.data.sampling import StepBatches, position_seed
-from tsic.data.transforms import EvalTransform
+from tsic.data.transforms import ReadRows, distort_colours, draw_colour_changes
 from tsic.errors import ConfigError, DataError
 
 
@@ -27,14 +30,44 @@ class Batch(TypedDict):
     names: list[str]
 
 
+class RawBatch(TypedDict):
+    """What a loader gives: bytes, an eighth of what the networks are given.
+
+    Args:
+        images: RGB uint8 ``(B, 3, H, W)``.
+        labels: uint8 ``(B, H, W)``, train ids or 255.
+        colours: How each image's colours change, ``(B, 5)``; ``None`` where they do not.
+        names: Path of each image relative to its dataset's root.
+        skipped: What was wrong with files that others stand in for.
+    """
+
+    images: Tensor
+    labels: Tensor
+    colours: Tensor | None
+    names: list[str]
+    skipped: list[str]
+
+
 class Transform(Protocol):
     """Turns what a dataset reads into what a batch holds."""
 
-    def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Map uint8 ``(3, H, W)`` and int64 ``(H, W)`` to float32 in [0, 1] and int64."""
+    def __call__(self, image: ReadRows, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Map an image and its uint8 label ``(H, W)`` to both, uint8, of the crop's size."""
 
 
-Item = tuple[Tensor, Tensor, str]
+class Item(NamedTuple):
+    """One sample of a `RawBatch`."""
+
+    image: Tensor
+    label: Tensor
+    colours: Tensor | None
+    name: str
+    skipped: tuple[str, ...] = ()
+
+
+OnError = Literal["stop", "skip"]
+SKIPS = 10
+"""How many files in a row may be skipped."""
 
 
 class TrainDataset(Dataset[Item | DataError]):
@@ -49,24 +82,57 @@ class TrainDataset(Dataset[Item | DataError]):
         dataset: What to read.
         transform: Random augmentation, fed by torch's global CPU generator.
         seed: The run's seed.
+        photometric: Whether colours vary.
+        on_error: ``stop`` at an unreadable file, or ``skip`` it: the next readable one in the
+            dataset stands in for it, with the same random numbers.
     """
 
-    def __init__(self, dataset: SegmentationDataset, transform: Transform, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        transform: Transform,
+        seed: int,
+        *,
+        photometric: bool,
+        on_error: OnError = "stop",
+    ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.photometric = photometric
+        self.tries = 1 if on_error == "stop" else min(1 + SKIPS, len(dataset))
 
     def __getitem__(self, key: tuple[int, int]) -> Item | DataError:
         position, index = key
-        try:
-            image, label = self.dataset.read(index)
-        except DataError as error:
-            return error
+        errors: list[DataError] = []
+        for near in range(index, index + self.tries):
+            try:
+                item = self._augmented(position, near % len(self.dataset))
+                return item._replace(skipped=tuple(map(str, errors)))
+            except DataError as error:
+                errors.append(error)
+        return errors[0]
+
+    def _augmented(self, position: int, index: int) -> Item:
+        whole = self.dataset.read_label(index)
         with torch.random.fork_rng(devices=[]):
             # Unlike torch.manual_seed this leaves the generators of accelerators alone.
             torch.default_generator.manual_seed(position_seed(self.seed, position))
-            image, label = self.transform(image, label)
-        return image, label, self.dataset.samples[index].name
+            image, label = self.transform(self._reader(index, whole.shape), whole)
+            colours = draw_colour_changes() if self.photometric else None
+        return Item(image, label, colours, self.dataset.samples[index].name)
+
+    def _reader(self, index: int, size: torch.Size) -> ReadRows:
+        """Read rows of an image once it is known which are needed."""
+
+        def read(rows: int) -> Tensor:
+            image = self.dataset.read_image(index, rows)
+            if image.shape[1] < rows or image.shape[2] != size[1]:
+                name = self.dataset.samples[index].image
+                raise DataError(f"{name}: {size_mismatch(image.shape[1:], size)}")
+            return image
+
+        return read
 
 
 class EvalDataset(Dataset[Item | DataError]):
@@ -78,24 +144,23 @@ class EvalDataset(Dataset[Item | DataError]):
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
-        self.transform = EvalTransform()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Item | DataError:
         try:
-            image, label = self.transform(*self.dataset.read(index))
+            image, label = self.dataset.read(index)
         except DataError as error:
             return error
-        return image, label, self.dataset.samples[index].name
+        return Item(image, label, None, self.dataset.samples[index].name)
 
 
-def collate(items: list[Item | DataError]) -> Batch | DataError:
+def collate(items: list[Item | DataError]) -> RawBatch | DataError:
     """Stack samples of one size into a batch.
 
     Args:
-        items: Image ``(3, H, W)``, label ``(H, W)`` and name of each sample, or what went wrong.
+        items: Samples, or what went wrong.
 
     Returns:
         The batch, or the first error among the items.
@@ -105,17 +170,36 @@ def collate(items: list[Item | DataError]) -> Batch | DataError:
         if isinstance(item, DataError):
             return item
         samples.append(item)
-    images, labels, names = zip(*samples, strict=True)
-    return {"images": torch.stack(images), "labels": torch.stack(labels), "names": list(names)}
+    colours = [item.colours for item in samples if item.colours is not None]
+    return {
+        "images": torch.stack([item.image for item in samples]),
+        "labels": torch.stack([item.label for item in samples]),
+        "colours": torch.stack(colours) if colours else None,
+        "names": [item.name for item in samples],
+        "skipped": [message for item in samples for message in item.skipped],
+    }
+
+
+def to_batch(raw: RawBatch) -> Batch:
+    """Turn bytes into what the networks are given, on the device where the bytes lie."""
+    images = raw["images"].float() / 255
+    if raw["colours"] is not None:
+        images = distort_colours(images, raw["colours"])
+    return {"images": images, "labels": raw["labels"].long(), "names": raw["names"]}
 
 
 class Loader(DataLoader[Item | DataError]):
-    """A DataLoader that raises, in the main process, the error that a worker hands on."""
+    """A DataLoader that tells, in the main process, of the errors that a worker hands on."""
 
     def __iter__(self) -> Any:
+        told = set()
         for batch in super().__iter__():
             if isinstance(batch, DataError):
                 raise batch
+            for message in batch["skipped"]:
+                if message not in told:
+                    told.add(message)
+                    sys.stderr.write(f"skipped {message}\n")
             yield batch
 
 
@@ -133,6 +217,8 @@ class SegmentationData(LightningDataModule):
         seed: Decides the order and the augmentation.
         workers: Reading processes per loader; 0 reads in the main process.
         accumulate: Micro-batches per optimiser step, needed to find the place after a resume.
+        photometric: Whether the colours of training images vary.
+        on_error: What an unreadable training file does, as in `TrainDataset`.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -148,6 +234,8 @@ class SegmentationData(LightningDataModule):
         seed: int,
         workers: int = 0,
         accumulate: int = 1,
+        photometric: bool = True,
+        on_error: OnError = "stop",
     ) -> None:
         super().__init__()
         for key, number, least in (
@@ -164,12 +252,14 @@ class SegmentationData(LightningDataModule):
         self.seed = seed
         self.workers = workers
         self.accumulate = accumulate
+        self.photometric = photometric
+        self.on_error = on_error
 
     def train_dataloader(self) -> Loader:
         """Load endless training batches, from the micro-batch after the trainer's last step.
 
         Returns:
-            A loader without a length; each batch is a `Batch`.
+            A loader without a length; each batch is a `RawBatch`.
         """
         step = self.trainer.global_step if self.trainer else 0
         rank, world_size = self._place()
@@ -181,9 +271,14 @@ class SegmentationData(LightningDataModule):
             world_size=world_size,
             start=step * self.accumulate,
         )
-        return self._loader(
-            TrainDataset(self.train, self.transform, self.seed), batch_sampler=batches
+        dataset = TrainDataset(
+            self.train,
+            self.transform,
+            self.seed,
+            photometric=self.photometric,
+            on_error=self.on_error,
         )
+        return self._loader(dataset, batch_sampler=batches)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Load this rank's share of the validation images, one at a time, at their own size.
@@ -197,6 +292,10 @@ class SegmentationData(LightningDataModule):
         return self._loader(
             EvalDataset(self.val), batch_size=1, sampler=range(rank, len(self.val), world_size)
         )
+
+    @override
+    def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
+        return to_batch(batch)
 
     def _place(self) -> tuple[int, int]:
         """Rank and number of ranks."""

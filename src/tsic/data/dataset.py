@@ -10,16 +10,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tsic.data.classes import IGNORE, MAX_FILE_VALUE, ClassTable
+from tsic.data.classes import IGNORE, MAX_CLASSES, MAX_FILE_VALUE, ClassTable
 from tsic.data.images import read_image, read_mask, size_mismatch, verify_image
 from tsic.errors import DataError
+
+_UNKNOWN = MAX_CLASSES  # train id of what the class table does not know: no class has it
 
 Values = npt.NDArray[Any]
 """What a mask holds: ids ``(H, W)`` or RGB colours ``(H, W, 3)``."""
 
 ProblemKind = Literal[
-    "missing mask", "missing image", "duplicate", "unreadable", "size mismatch", "unknown id"
-]
+    "missing mask", "missing image", "duplicate", "unreadable", "size mismatch", "unknown id",
+    "duplicate image", "absent class", "grey", "palette", "transparency", "CMYK", "colour space",
+    "16 bits", "EXIF rotation", "split left out",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,12 @@ class Store:
     processes, so it holds no open file.
     """
 
-    def image(self, sample: Sample) -> Tensor:
-        """Read the image: RGB uint8 ``(3, H, W)``, upright."""
-        return read_image(sample.image)
+    holds_train_ids = False
+    """Whether masks hold train ids (uint8), so that nothing is left to look up."""
+
+    def image(self, sample: Sample, rows: int | None = None) -> Tensor:
+        """Read the image: RGB uint8 ``(3, H, W)``, upright, at least so many rows of it."""
+        return read_image(sample.image, rows)
 
     def image_size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of the image, found as cheaply as finds a damaged file."""
@@ -118,22 +125,56 @@ class SegmentationDataset:
             index: Position in ``samples``.
 
         Returns:
-            Image, RGB uint8 ``(3, H, W)``, upright, and label, int64 ``(H, W)``, train ids with
+            Image, RGB uint8 ``(3, H, W)``, upright, and label, uint8 ``(H, W)``, train ids with
             255 for ignored pixels.
 
         Raises:
             DataError: If a file cannot be decoded, the two differ in size, or the mask holds ids
                 outside the class table; the message names the file.
         """
+        label = self.read_label(index)
+        image = self.read_image(index)
+        if image.shape[1:] != label.shape:
+            raise DataError(
+                f"{self.samples[index].image}: {size_mismatch(image.shape[1:], label.shape)}"
+            )
+        return image, label
+
+    def read_image(self, index: int, rows: int | None = None) -> Tensor:
+        """Read one image, or at least its first rows.
+
+        Args:
+            index: Position in ``samples``.
+            rows: How many rows are needed; all when left out.
+
+        Returns:
+            RGB uint8 ``(3, H, W)``, upright.
+
+        Raises:
+            DataError: If the file cannot be decoded.
+        """
+        return self.store.image(self.samples[index], rows)
+
+    def read_label(self, index: int) -> Tensor:
+        """Read the label of one image.
+
+        Args:
+            index: Position in ``samples``.
+
+        Returns:
+            uint8 ``(H, W)``, train ids with 255 for ignored pixels.
+
+        Raises:
+            DataError: If the file cannot be decoded, or holds ids outside the class table.
+        """
         sample = self.samples[index]
-        image = self.store.image(sample)
         values = self.store.mask(sample)
-        if image.shape[1:] != values.shape[:2]:
-            raise DataError(f"{sample.image}: {size_mismatch(image.shape[1:], values.shape[:2])}")
+        if self.store.holds_train_ids:
+            return torch.from_numpy(values)
         labels = self._train_ids(values)
-        if labels.min(initial=0) < 0:
+        if (labels == _UNKNOWN).any():
             raise DataError(f"{sample.mask}: {self.unknown_values(values)}")
-        return image, torch.from_numpy(labels.astype(np.int64))
+        return torch.from_numpy(labels)
 
     def count_pixels(self, index: int) -> Tensor:
         """Count the pixels of each class in one mask, without reading its image.
@@ -148,7 +189,7 @@ class SegmentationDataset:
             DataError: If the mask cannot be read.
         """
         train_ids = self._train_ids(self.store.mask(self.samples[index]))
-        counts = np.bincount(train_ids[train_ids >= 0], minlength=IGNORE + 1)
+        counts = np.bincount(train_ids.ravel(), minlength=IGNORE + 1)
         return torch.from_numpy(counts[: self.classes.num_classes])
 
     def unknown_values(self, values: Values) -> str:
@@ -161,7 +202,7 @@ class SegmentationDataset:
             One line with each value and its pixel count; empty when all are known.
         """
         are_colours = values.ndim == 3
-        unknown = values[self._train_ids(values) < 0]
+        unknown = values[self._train_ids(values) == _UNKNOWN]
         if not unknown.size:
             return ""
         found, counts = np.unique(unknown, axis=0, return_counts=True)
@@ -174,25 +215,27 @@ class SegmentationDataset:
             f"{kind} not in the class table: {', '.join(listed)}; add them to classes or to ignore"
         )
 
-    def _train_ids(self, values: Values) -> npt.NDArray[np.int16]:
-        """Train id of each pixel ``(H, W)``, -1 where the table has none."""
+    def _train_ids(self, values: Values) -> npt.NDArray[np.uint8]:
+        """Train id of each pixel ``(H, W)``, `_UNKNOWN` where the table has none."""
+        if self.store.holds_train_ids:
+            return values
         if values.ndim == 2:
             return np.take(self._by_id, values)
         red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
         return np.take(self._by_colour, red << 16 | green << 8 | blue)
 
     @cached_property
-    def _by_id(self) -> npt.NDArray[np.int16]:
+    def _by_id(self) -> npt.NDArray[np.uint8]:
         """Train id of each id that a file can hold."""
-        lookup = np.full(MAX_FILE_VALUE + 1, -1, np.int16)
+        lookup = np.full(MAX_FILE_VALUE + 1, _UNKNOWN, np.uint8)
         for value, train_id in self.classes.label_map.items():
             lookup[value] = train_id
         return lookup
 
     @cached_property
-    def _by_colour(self) -> npt.NDArray[np.int16]:
+    def _by_colour(self) -> npt.NDArray[np.uint8]:
         """Train id of each colour, packed into 24 bits."""
-        lookup = np.full(1 << 24, -1, np.int16)
+        lookup = np.full(1 << 24, _UNKNOWN, np.uint8)
         for (red, green, blue), train_id in self.classes.colour_map.items():
             lookup[red << 16 | green << 8 | blue] = train_id
         return lookup

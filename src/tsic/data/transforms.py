@@ -1,4 +1,6 @@
-"""Joint augmentation: one random view of an image and, pixel for pixel, of its label."""
+"""Augmentation: one random view of an image and, pixel for pixel, of its label; its colours."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -7,30 +9,38 @@ from torch import Tensor
 from tsic.data.classes import IGNORE
 from tsic.errors import ConfigError
 
-PAD_COLOUR = (0.485, 0.456, 0.406)
-"""RGB beside the image: ImageNet's mean, which normalisation turns into zero."""
+ReadRows = Callable[[int], Tensor]
+"""Reads at least so many rows of an image, from the top: uint8 ``(3, rows or more, W)``."""
+
+PAD_COLOUR = (124, 116, 104)
+"""RGB beside the image: ImageNet's mean, which normalisation turns into nearly zero."""
 
 CROP_ATTEMPTS = 10
 """How often a crop of nearly one class is thrown again, as in mmsegmentation's RandomCrop."""
 
+_COUNTED_SIDE = 128  # class shares are counted on about this many rows and columns
+
 
 class TrainTransform:
-    """Scale, crop, flip and recolour at random, the recipe of mmsegmentation's configurations.
+    """Scale, crop and flip at random, the recipe of mmsegmentation's configurations.
 
     The crop's window is chosen in the scaled image but cut from the source, and only that part is
-    resized: the pixels outside the crop are never computed, which saves over a third of the time.
-    It differs from resizing first only in that the window's edges fall on whole source pixels, so
-    that the ratio may be off by less than one pixel in a crop; image and label share the window
-    and stay registered. All randomness comes from torch's global generator, which the caller seeds.
+    read and resized: pixels outside the crop are never touched, which a memory-mapped source
+    rewards. It differs from resizing first only in that the window's edges fall on whole source
+    pixels, so that the ratio may be off by less than one pixel in a crop; image and label share the
+    window and stay registered. All randomness comes from torch's global generator, which the caller
+    seeds. Colours vary later, on the device (`distort_colours`).
 
     Args:
         crop: Height and width of what comes out, in pixels. Where the scaled image is smaller it
             is padded, the label with 255.
         scale: Smallest and largest resize ratio, drawn uniformly.
         max_class_share: A crop in which one class has more than this share of the labelled pixels,
-            or all of them, is thrown again, up to 10 times; 1 takes the first crop.
+            or all of them, is thrown again, up to 10 times; 1 takes the first crop. Shares are
+            counted on a grid of at least 128 rows and columns.
+        rare_crop: Probability that the crop is laid around a pixel of a class drawn evenly from
+            those in the image, so that small and rare things are seen more often.
         flip: Probability of a horizontal flip.
-        photometric: Whether brightness, contrast, saturation and hue vary (`distort_colours`).
         resize: Sides of a box (either orientation) that the image is first scaled to fit,
             proportions kept, before the random ratio; left out, the image's own size counts.
 
@@ -43,8 +53,8 @@ class TrainTransform:
         crop: tuple[int, int],
         scale: tuple[float, float] = (0.5, 2.0),
         max_class_share: float = 0.75,
+        rare_crop: float = 0.0,
         flip: float = 0.5,
-        photometric: bool = True,
         resize: tuple[int, int] | None = None,
     ) -> None:
         for key, size in (("crop", crop), ("resize", resize or (1, 1))):
@@ -52,37 +62,37 @@ class TrainTransform:
                 raise ConfigError(f"{key} must be (height, width) in pixels, got {size}")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ConfigError(f"scale must be (smallest, largest) ratio above 0, got {scale}")
-        for key, share in (("max_class_share", max_class_share), ("flip", flip)):
+        shares = {"max_class_share": max_class_share, "rare_crop": rare_crop, "flip": flip}
+        for key, share in shares.items():
             if not 0 <= share <= 1:
                 raise ConfigError(f"{key} must be from 0 to 1, got {share}")
         self.crop = (crop[0], crop[1])
         self.scale = scale
         self.max_class_share = max_class_share
+        self.rare_crop = rare_crop
         self.flip = flip
-        self.photometric = photometric
         self.resize = resize
 
-    def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor | ReadRows, label: Tensor) -> tuple[Tensor, Tensor]:
         """Augment one pair.
 
         Args:
-            image: RGB uint8 ``(3, H, W)``.
-            label: int64 ``(H, W)``, train ids or 255.
+            image: RGB uint8 ``(3, H, W)``, or what reads at least so many rows of it.
+            label: uint8 ``(H, W)``, train ids or 255.
 
         Returns:
-            Image, float32 ``(3, *crop)`` in ``[0, 1]``, and label, int64 ``(*crop)``.
+            Image, uint8 ``(3, *crop)``, and label, uint8 ``(*crop)``.
         """
-        label = label.to(torch.uint8)  # ids fit, and everything below moves an eighth of the bytes
         ratio = uniform(*self.scale) * self._base_ratio(label.shape)
         scaled = tuple(max(1, round(side * ratio)) for side in label.shape)
-        corner = self._choose_corner(label, scaled)
+        if self.rare_crop and chance(self.rare_crop):
+            corner = self._corner_around_any_class(label, scaled)
+        else:
+            corner = self._choose_corner(label, scaled)
         image, label = self._cut(image, label, scaled, corner)
         if chance(self.flip):
             image, label = image.flip(-1), label.flip(-1)
-        image = image / 255
-        if self.photometric:
-            image = distort_colours(image)
-        return self._pad(image, label.long(), corner)
+        return self._pad(image, label, corner)
 
     def _base_ratio(self, size: torch.Size) -> float:
         """Ratio that fits the image into the box ``resize``."""
@@ -102,6 +112,28 @@ class TrainTransform:
                 break
         return top, left
 
+    def _corner_around_any_class(self, label: Tensor, scaled: tuple[int, ...]) -> tuple[int, int]:
+        """Draw a class of the image, one of its pixels, and a corner whose crop shows it."""
+        classes = torch.bincount(label.flatten(), minlength=IGNORE + 1)[:IGNORE].nonzero()[:, 0]
+        if not len(classes):
+            return self._choose_corner(label, scaled)
+        chosen = classes[_integer(0, len(classes) - 1)]
+        pixels = (label == chosen).nonzero()
+        pixel = pixels[_integer(0, len(pixels) - 1)].tolist()
+        top, left = (
+            self._start_before(int((at + 0.5) * scaled_side / side), scaled_side, crop)
+            for at, scaled_side, side, crop in zip(
+                pixel, scaled, label.shape, self.crop, strict=True
+            )
+        )
+        return top, left
+
+    def _start_before(self, at: int, side: int, crop: int) -> int:
+        """Draw where a crop of one axis starts, among those that hold the pixel ``at``."""
+        low, high = min(0, side - crop), max(0, side - crop)
+        first, last = (min(max(start, low), high) for start in (at - crop + 1, at))
+        return _integer(first, last)
+
     def _source_box(
         self, size: torch.Size, scaled: tuple[int, ...], corner: tuple[int, int]
     ) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -117,24 +149,35 @@ class TrainTransform:
 
     def _is_mixed(self, label: Tensor) -> bool:
         """Whether at least two classes are there and none has more than its share."""
+        rows, columns = (max(1, side // _COUNTED_SIDE) for side in label.shape)
+        label = label[::rows, ::columns]
         counts = torch.bincount(label.flatten(), minlength=IGNORE + 1)[:IGNORE]
         largest, labelled = int(counts.max()), int(counts.sum())
         return labelled > largest and largest <= self.max_class_share * labelled
 
     def _cut(
-        self, image: Tensor, label: Tensor, scaled: tuple[int, ...], corner: tuple[int, int]
+        self,
+        image: Tensor | ReadRows,
+        label: Tensor,
+        scaled: tuple[int, ...],
+        corner: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """Cut what the crop shows from the source and resize it."""
         rows, columns = self._source_box(label.shape, scaled, corner)
+        if not isinstance(image, Tensor):
+            image = image(rows[1])
         size = [
             min(side, start + crop) - max(0, start)
             for side, start, crop in zip(scaled, corner, self.crop, strict=True)
         ]
-        image = image[None, :, slice(*rows), slice(*columns)]
-        image = F.interpolate(image, size, mode="bilinear", antialias=True)[0]
-        # "nearest" would sit half a source pixel off the bilinear image, "nearest-exact" does not.
-        label = label[None, None, slice(*rows), slice(*columns)]
-        return image, F.interpolate(label, size, mode="nearest-exact")[0, 0]
+        window = image[None, :, slice(*rows), slice(*columns)]
+        image = F.interpolate(window, size, mode="bilinear", antialias=True)[0]
+        # Half a pixel in, as the bilinear image has it ("nearest-exact").
+        picked = [
+            ((torch.arange(side) + 0.5) * (stop - start) / side).long() + start
+            for side, (start, stop) in zip(size, (rows, columns), strict=True)
+        ]
+        return image, label[picked[0]][:, picked[1]]
 
     def _pad(self, image: Tensor, label: Tensor, corner: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Fill up to the crop's size, the image with a plain colour and the label with 255."""
@@ -144,75 +187,62 @@ class TrainTransform:
             slice(max(0, -start), max(0, -start) + side)
             for start, side in zip(corner, label.shape, strict=True)
         )
-        padded_image = torch.tensor(PAD_COLOUR).view(3, 1, 1).repeat(1, *self.crop)
-        padded_label = torch.full(self.crop, IGNORE)
+        padded_image = torch.tensor(PAD_COLOUR, dtype=torch.uint8).view(3, 1, 1)
+        padded_image = padded_image.repeat(1, *self.crop)
+        padded_label = torch.full(self.crop, IGNORE, dtype=torch.uint8)
         padded_image[:, *inside] = image
         padded_label[inside] = label
         return padded_image, padded_label
 
 
-class EvalTransform:
-    """Leave everything as it is but for the image's type."""
-
-    def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Convert one pair.
-
-        Args:
-            image: RGB uint8 ``(3, H, W)``.
-            label: int64 ``(H, W)``.
-
-        Returns:
-            Image, float32 ``(3, H, W)`` in ``[0, 1]``, and the same label.
-        """
-        return image / 255, label
-
-
-def distort_colours(image: Tensor) -> Tensor:
-    """Vary brightness, contrast, saturation and hue, each with probability one half.
-
-    Brightness moves by up to 32/255; contrast and saturation are multiplied by 0.5 to 1.5; hue
-    turns by up to 18 degrees. Contrast comes before saturation and hue or after them, evenly.
-    torchvision's RandomPhotometricDistort also permutes the channels, which this must not.
-
-    Args:
-        image: RGB float32 ``(3, H, W)`` in ``[0, 1]``.
+def draw_colour_changes() -> Tensor:
+    """Draw how one image's colours change, each change with probability one half.
 
     Returns:
-        The same shape and range.
+        Float32 ``(5,)``: what is added to the brightness (up to 32/255), the factor of the contrast
+        (0.5 to 1.5), whether it comes before saturation and hue, the factor of the saturation (0.5
+        to 1.5), and how far the hue turns (up to 18 degrees, in turns).
 
     Source:
         Liu et al., SSD, arXiv:1512.02325, section 3.6, with the numbers of the authors' code.
+        torchvision's RandomPhotometricDistort also permutes the channels, which this must not.
     """
-    contrast_first = chance(0.5)
-    if chance(0.5):
-        image = (image + uniform(-32 / 255, 32 / 255)).clamp(0, 1)
-    if contrast_first:
-        image = _vary_contrast(image)
-    if chance(0.5):
-        image = _scale_saturation(image, uniform(0.5, 1.5))
-    if chance(0.5):
-        image = _turn_hue(image, uniform(-18 / 360, 18 / 360))
-    return image if contrast_first else _vary_contrast(image)
+    brightness = uniform(-32 / 255, 32 / 255) if chance(0.5) else 0.0
+    contrast = uniform(0.5, 1.5) if chance(0.5) else 1.0
+    saturation = uniform(0.5, 1.5) if chance(0.5) else 1.0
+    hue = uniform(-18 / 360, 18 / 360) if chance(0.5) else 0.0
+    return torch.tensor([brightness, contrast, chance(0.5), saturation, hue])
 
 
-def _vary_contrast(image: Tensor) -> Tensor:
-    """Multiply all values by 0.5 to 1.5, or not."""
-    return (image * uniform(0.5, 1.5)).clamp(0, 1) if chance(0.5) else image
+def distort_colours(images: Tensor, changes: Tensor) -> Tensor:
+    """Change brightness, contrast, saturation and hue of a batch, each image in its own way.
+
+    Args:
+        images: RGB float32 ``(B, 3, H, W)`` in ``[0, 1]``, on any device.
+        changes: ``draw_colour_changes`` of each image, ``(B, 5)``.
+
+    Returns:
+        The same shape and range.
+    """
+    brightness, contrast, comes_first, saturation, hue = changes.view(-1, 5, 1, 1, 1).unbind(1)
+    images = (images + brightness).clamp(0, 1)
+    images = (images * torch.where(comes_first > 0, contrast, 1.0)).clamp(0, 1)
+    images = _turn_hue(_scale_saturation(images, saturation), hue)
+    return (images * torch.where(comes_first > 0, 1.0, contrast)).clamp(0, 1)
 
 
-def _scale_saturation(image: Tensor, factor: float) -> Tensor:
+def _scale_saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Multiply the saturation of HSV, keeping hue and value; it cannot exceed 1."""
-    value = image.amax(0, keepdim=True)
-    distance = value - image
-    largest = (value - image.amin(0, keepdim=True)).clamp(min=1e-6)
-    return value - distance * (value / largest).clamp(max=factor)
+    value = images.amax(1, keepdim=True)
+    largest = (value - images.amin(1, keepdim=True)).clamp(min=1e-6)
+    return value - (value - images) * torch.minimum(value / largest, factor)
 
 
-def _turn_hue(image: Tensor, turns: float) -> Tensor:
+def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Add to the hue of HSV, keeping saturation and value; three times as fast as torchvision."""
-    red, green, blue = image
-    value = image.amax(0)
-    chroma = value - image.amin(0)
+    red, green, blue = images.split(1, dim=1)
+    value = images.amax(1, keepdim=True)
+    chroma = value - images.amin(1, keepdim=True)
     divisor = chroma.clamp(min=1e-6)
     hue = torch.where(
         value == red,
@@ -220,7 +250,7 @@ def _turn_hue(image: Tensor, turns: float) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )  # in sixths of a turn
     hue = (hue + 6 * turns) % 6
-    weights = torch.stack(((hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs()))
+    weights = torch.cat(((hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs()), dim=1)
     return value - chroma * (1 - weights.clamp(0, 1))
 
 

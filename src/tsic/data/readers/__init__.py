@@ -6,13 +6,33 @@ from pathlib import Path
 
 from tsic.data.classes import ClassTable, read_classes
 from tsic.data.dataset import SegmentationDataset
+from tsic.data.packed import Pack, fingerprint
+from tsic.data.readers.ade20k import open_ade20k
 from tsic.data.readers.camvid import open_camvid
+from tsic.data.readers.cityscapes import open_cityscapes
+from tsic.data.readers.coco import open_coco
+from tsic.data.readers.coco_stuff import open_coco_stuff
 from tsic.data.readers.folder import open_folder
-from tsic.errors import DataError, nearest
+from tsic.data.readers.hub import open_hub
+from tsic.data.readers.packed import open_packed
+from tsic.data.readers.voc import open_voc
+from tsic.data.readers.yolo import open_yolo
+from tsic.errors import DataError, TsicError, nearest
 
 Reader = Callable[[Path, str, ClassTable | None], SegmentationDataset]
 
-READERS: dict[str, Reader] = {"camvid": open_camvid, "folder": open_folder}
+READERS: dict[str, Reader] = {
+    "ade20k": open_ade20k,
+    "camvid": open_camvid,
+    "cityscapes": open_cityscapes,
+    "coco": open_coco,
+    "coco_stuff": open_coco_stuff,
+    "folder": open_folder,
+    "hub": open_hub,
+    "packed": open_packed,
+    "voc": open_voc,
+    "yolo": open_yolo,
+}
 """Every dataset by name; a new one is one more entry."""
 
 
@@ -23,7 +43,7 @@ def open_dataset(
 
     Args:
         name: A key of `READERS`.
-        root: The dataset's folder.
+        root: The dataset's folder; of `hub` also an id.
         split: Name of the split.
         classes: Class table (YAML) to use instead of the dataset's own.
 
@@ -31,15 +51,33 @@ def open_dataset(
         The dataset; files without a partner are left out and listed in ``unpaired``.
 
     Raises:
-        DataError: If the name, the folder or the split does not exist, or no pair is complete.
+        DataError: If the name, the folder or the split does not exist, no pair is complete, or what
+            was packed has changed since.
         ConfigError: If the class table is wrong.
     """
     if name not in READERS:
         raise DataError(f"unknown dataset '{name}'; {nearest(name, READERS)}")
     root = Path(root)
-    if not root.is_dir():
+    if name != "hub" and not root.is_dir():  # a dataset of the hub may be an id
         raise DataError(f"{root}: no such folder{_near_folder(root)}; set it to the dataset's root")
-    return READERS[name](root, split, None if classes is None else read_classes(classes))
+    dataset = READERS[name](root, split, None if classes is None else read_classes(classes))
+    if name == "packed":
+        _refuse_changed_source(root, split)
+    return dataset
+
+
+def _refuse_changed_source(root: Path, split: str) -> None:
+    """Compare a pack with the files that were packed, where they are at hand."""
+    packed = Pack.read(root / f"{split}.json").source
+    try:
+        source = open_dataset(packed["reader"], root / packed["root"], split)
+    except TsicError:
+        return  # the pack has moved away from them, or they were deleted to save space
+    if fingerprint(source) != packed["fingerprint"]:
+        raise DataError(
+            f"{root} was packed from '{source.root}', whose split '{split}' has changed since; "
+            "pack again, or delete one of the two"
+        )
 
 
 def _near_folder(missing: Path) -> str:

@@ -1,0 +1,88 @@
+"""A contact sheet of a split: images, their labels laid over them, and a legend."""
+
+import random
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from tsic.data.classes import IGNORE, ClassTable
+from tsic.data.dataset import SegmentationDataset
+from tsic.pictures import Pixels, overlay, panel, to_pixels
+
+TILE_WIDTH = 320
+"""Width of each picture on the sheet, in pixels."""
+
+PAIRS_PER_ROW = 2
+"""Images, each with its overlay, side by side."""
+
+_CAPTION = 18  # height in pixels of an image's name above it
+_PAPER, _INK = (250, 250, 248), (34, 34, 38)
+
+
+def contact_sheet(dataset: SegmentationDataset, *, count: int = 12, seed: int = 0) -> Image.Image:
+    """Show some images of a split beside their labels.
+
+    Args:
+        dataset: What to show.
+        count: How many images; all of them where there are fewer.
+        seed: Decides which.
+
+    Returns:
+        RGB picture: two pairs a row in the split's order, then the classes that are on it.
+
+    Raises:
+        DataError: If a chosen image or its mask cannot be read; the message names the file.
+    """
+    chosen = sorted(random.Random(seed).sample(range(len(dataset)), min(count, len(dataset))))
+    pairs = []
+    present: set[int] = set()
+    for index in chosen:
+        image, label = dataset.read(index)
+        present |= set(label.unique().tolist())
+        pairs.append(_pair(image, label, dataset.classes, dataset.samples[index].name))
+    per_row = min(PAIRS_PER_ROW, len(pairs))
+    blank = Image.new("RGB", (TILE_WIDTH, 1), _PAPER)
+    tiles = [tile for pair in pairs for tile in pair]
+    tiles += [blank] * (-len(tiles) % (2 * per_row))
+    rows = [tiles[start : start + 2 * per_row] for start in range(0, len(tiles), 2 * per_row)]
+    legend = _only(dataset.classes, sorted(present - {IGNORE}))
+    return panel(rows, ["image", "label"] * per_row, legend, tile_width=TILE_WIDTH)
+
+
+def _pair(
+    image: Tensor, label: Tensor, classes: ClassTable, name: str
+) -> tuple[Image.Image, Image.Image]:
+    """An image and its overlay, each below a strip that holds the name or nothing."""
+    return _tile(to_pixels(image), name), _tile(overlay(image, label, classes, alpha=0.6), "")
+
+
+def _tile(pixels: Pixels, caption: str) -> Image.Image:
+    """Scale a picture to the width of a tile and write a caption above it."""
+    picture = Image.fromarray(pixels)
+    height = max(1, round(picture.height * TILE_WIDTH / picture.width))
+    shrinks = picture.width > TILE_WIDTH
+    method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
+    tile = Image.new("RGB", (TILE_WIDTH, _CAPTION + height), _PAPER)
+    tile.paste(picture.resize((TILE_WIDTH, height), method), (0, _CAPTION))
+    draw = ImageDraw.Draw(tile)
+    font = ImageFont.load_default(11)
+    draw.text((1, _CAPTION / 2), _shortened(caption, font), font=font, fill=_INK, anchor="lm")
+    return tile
+
+
+def _shortened(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """The end of a path, as much of it as fits on a tile."""
+    if font.getlength(name) <= TILE_WIDTH:
+        return name
+    while font.getlength(f"...{name}") > TILE_WIDTH:
+        name = name[1:]
+    return f"...{name}"
+
+
+def _only(classes: ClassTable, present: Sequence[int]) -> ClassTable | None:
+    """The table of some classes alone; ``None`` where there are none."""
+    if not present:
+        return None
+    names = [classes.names[train_id] for train_id in present]
+    return ClassTable.from_names(names, palette=[classes.palette[i] for i in present])

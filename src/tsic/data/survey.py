@@ -1,0 +1,252 @@
+"""Everything worth knowing about a dataset before a training: counts, faults, surprises."""
+
+import io
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from tsic.data.check import MAX_LISTED, OnProgress, check_sample, on_threads
+from tsic.data.classes import ClassTable
+from tsic.data.dataset import Problem, ProblemKind, SegmentationDataset
+from tsic.data.images import SUFFIXES
+from tsic.data.survey_table import class_table, listing
+from tsic.files import write_text
+
+_MODES: dict[str, tuple[ProblemKind, str]] = {
+    "1": ("grey", "black and white; read as RGB with three equal channels"),
+    "L": ("grey", "grey; read as RGB with three equal channels"),
+    "LA": ("grey", "grey with transparency; read as RGB with three equal channels, all opaque"),
+    "P": ("palette", "colours of a palette, as masks often have; read as RGB"),
+    "RGBA": ("transparency", "has transparency; read as RGB, all opaque"),
+    "CMYK": ("CMYK", "CMYK; turned into RGB without its colour profile"),
+}
+"""What is said of an image whose Pillow mode is not RGB."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem and the split that has it."""
+
+    split: str
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """What one split holds.
+
+    Args:
+        images: Complete pairs.
+        pixels: Pixels of each class, int64 ``(K,)``.
+        images_with: Images in which each class has a pixel, int64 ``(K,)``.
+    """
+
+    images: int
+    pixels: Tensor
+    images_with: Tensor
+
+    @property
+    def shares(self) -> list[float]:
+        """Percent of the labelled pixels that each class has; 0 where nothing is labelled."""
+        labelled = max(1, int(self.pixels.sum()))
+        return [100 * pixels / labelled for pixels in self.pixels.tolist()]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a dataset holds and what is wrong with it.
+
+    Args:
+        class_names: Names of the ``K`` classes.
+        splits: Counts by split.
+        problems: What would hurt a training.
+        notes: What is worth knowing.
+    """
+
+    class_names: tuple[str, ...]
+    splits: Mapping[str, SplitCounts]
+    problems: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; shares in percent of the labelled pixels."""
+        classes = {
+            name: {
+                split: {
+                    "pixels": int(counts.pixels[train_id]),
+                    "share": counts.shares[train_id],
+                    "images": int(counts.images_with[train_id]),
+                }
+                for split, counts in self.splits.items()
+            }
+            for train_id, name in enumerate(self.class_names)
+        }
+        return {
+            "images": {split: counts.images for split, counts in self.splits.items()},
+            "classes": classes,
+            "problems": [_plain(finding) for finding in self.problems],
+            "notes": [_plain(finding) for finding in self.notes],
+        }
+
+    def write_json(self, path: Path) -> None:
+        """Write ``to_dict`` to a file."""
+        write_text(path, json.dumps(self.to_dict(), indent=1))
+
+    def to_text(self, max_listed: int = MAX_LISTED) -> str:
+        """A table of classes, the findings by kind, and whether a training would be hurt.
+
+        Args:
+            max_listed: How many files are listed of each kind.
+
+        Returns:
+            Lines of text.
+        """
+        counts = {
+            split: (one.images, one.shares, one.images_with.tolist())
+            for split, one in self.splits.items()
+        }
+        parts = [class_table(self.class_names, counts)]
+        for heading, findings in (("problem", self.problems), ("note", self.notes)):
+            parts += listing(heading, [finding.problem for finding in findings], max_listed)
+        number = len(self.problems)
+        verdict = {0: "nothing", 1: "1 problem"}.get(number, f"{number} problems")
+        return "\n\n".join([*parts, f"{verdict} that would hurt a training"])
+
+
+def survey(
+    datasets: Sequence[SegmentationDataset],
+    *,
+    trained_on: Collection[str],
+    notes: Sequence[Finding] = (),
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Survey:
+    """Look at every image and mask of some splits.
+
+    Args:
+        datasets: Splits of one dataset.
+        trained_on: Names of the splits that must hold every class.
+        notes: What is known already.
+        workers: Threads; by default one per core.
+        on_progress: Called with (pairs done, pairs in all) after each pair.
+
+    Returns:
+        Counts and findings: of each split unpaired files, then samples in their order, then
+        classes; then images that stand in two splits.
+    """
+    jobs = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+    seen = on_threads(lambda job: _look(*job), jobs, workers or os.cpu_count() or 1, on_progress)
+    counts, problems, known = {}, [], list(notes)
+    copies = _Copies()
+    for dataset in datasets:
+        of_split = [next(seen) for _ in range(len(dataset))]
+        counts[dataset.split] = _sum(dataset.classes, of_split)
+        faults = [*dataset.unpaired, *(problem for one in of_split for problem in one.problems)]
+        surprises = [note for one in of_split for note in one.notes]
+        absent = _absent(dataset, counts[dataset.split])
+        (faults if dataset.split in trained_on else surprises).extend(absent)
+        faults += copies.find(dataset, [one.content for one in of_split])
+        problems += [Finding(dataset.split, fault) for fault in faults]
+        known += [Finding(dataset.split, surprise) for surprise in surprises]
+    return Survey(datasets[0].classes.names, counts, tuple(problems), tuple(known))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one pair showed: findings, its image's digest, and pixels of each class ``(K,)``."""
+
+    problems: list[Problem]
+    notes: list[Problem]
+    content: bytes | None
+    pixels: Tensor | None
+
+
+def _look(dataset: SegmentationDataset, index: int) -> _Seen:
+    """Check, count and describe one pair; what cannot be read is left out of the counts."""
+    sample = dataset.samples[index]
+    problems = check_sample(dataset, index)
+    unreadable = {problem.file for problem in problems if problem.kind == "unreadable"}
+    pixels = None if sample.mask in unreadable else dataset.count_pixels(index)
+    if sample.image in unreadable:
+        return _Seen(problems, [], None, pixels)
+    if sample.image.suffix.lower() not in SUFFIXES:  # a file of many images, such as a pack
+        image = dataset.store.image(sample).contiguous().numpy()
+        return _Seen(problems, [], blake2b(image.data).digest(), pixels)
+    content = sample.image.read_bytes()
+    notes = [Problem(kind, sample.image, detail) for kind, detail in _surprises(content)]
+    return _Seen(problems, notes, blake2b(content).digest(), pixels)
+
+
+def _surprises(content: bytes) -> Iterator[tuple[ProblemKind, str]]:
+    """What reading an image file changes, from its header."""
+    with Image.open(io.BytesIO(content)) as image:
+        if image.mode != "RGB":
+            other = f"has Pillow's mode {image.mode}; turned into RGB"
+            yield _MODES.get(image.mode, ("colour space", other))
+        if any(";16" in str(tile) for tile in image.tile):  # Pillow reads such colours as 8 bits
+            yield "16 bits", "has 16 bits per channel; the lower 8 are dropped"
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation != 1:
+        yield (
+            "EXIF rotation",
+            f"is turned upright (EXIF orientation {orientation}); its mask must fit it upright",
+        )
+
+
+def _sum(classes: ClassTable, seen: Sequence[_Seen]) -> SplitCounts:
+    """Add up the pairs of a split."""
+    none = torch.zeros(classes.num_classes, dtype=torch.int64)
+    pixels = torch.stack([none, *(one.pixels for one in seen if one.pixels is not None)])
+    return SplitCounts(len(seen), pixels.sum(0), (pixels > 0).sum(0))
+
+
+def _absent(dataset: SegmentationDataset, counts: SplitCounts) -> list[Problem]:
+    """Classes without a pixel in a split."""
+    return [
+        Problem(
+            "absent class",
+            dataset.root,
+            f"class '{name}' has no pixel in split '{dataset.split}'; "
+            "add images of it, or take it out of the class table",
+        )
+        for name, pixels in zip(dataset.classes.names, counts.pixels.tolist(), strict=True)
+        if not pixels
+    ]
+
+
+class _Copies:
+    """Remembers the images of earlier splits and finds them again in later ones."""
+
+    def __init__(self) -> None:
+        self.first: dict[bytes, tuple[str, str]] = {}
+
+    def find(self, dataset: SegmentationDataset, contents: Sequence[bytes | None]) -> list[Problem]:
+        """Images of a split that an earlier one holds, too; ``None`` is no content."""
+        problems = []
+        for sample, content in zip(dataset.samples, contents, strict=True):
+            if content is None:
+                continue
+            split, name = self.first.setdefault(content, (dataset.split, sample.name))
+            if split != dataset.split:
+                detail = f"is the same image as {name} of split '{split}'; remove one of them"
+                problems.append(Problem("duplicate image", dataset.root / sample.name, detail))
+        return problems
+
+
+def _plain(finding: Finding) -> dict[str, str]:
+    """A finding as JSON holds it."""
+    problem = finding.problem
+    return {
+        "kind": problem.kind,
+        "file": str(problem.file),
+        "detail": problem.detail,
+        "split": finding.split,
+    }

@@ -1,0 +1,192 @@
+"""The verbs of `tsic data`: each parses its words and calls one function."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tsic.commands import Parser, make_room, progress
+from tsic.config import DataConfig
+from tsic.config_file import load_config
+from tsic.errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:
+    from tsic.data.dataset import SegmentationDataset
+    from tsic.data.survey import Finding
+
+# PyTorch is imported inside the verbs, once the words are right.
+
+USAGE = """usage: tsic data VERB [OPTIONS]
+
+verbs:
+  check      find what would hurt a training: missing, damaged or doubled files, wrong labels
+  preview    draw some images with their labels and a legend
+  pack       write the pixels as they are, for fast training
+
+`tsic data VERB --help` documents every option. Exit codes: 0 done, 1 the check found what would
+hurt a training, 2 a mistake in the command.
+"""
+
+USUAL_SPLITS = ("train", "val", "test")
+"""Splits that are checked, where they are there, when none is named."""
+
+
+def data_command(words: Sequence[str]) -> int:
+    """Run one verb of `tsic data`."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(USAGE)
+        return 0
+    if words[0] not in VERBS:
+        raise ConfigError(f"'{words[0]}' is no verb of tsic data; {nearest(words[0], VERBS)}")
+    return VERBS[words[0]](words[1:])
+
+
+def check_command(words: Sequence[str]) -> int:
+    """Look at every file of a dataset; exit code 1 if a training would be hurt."""
+    own = _parser("check", "Find what would hurt a training before it starts.")
+    own.add_argument(
+        "--splits", nargs="+", metavar="SPLIT", help="by default those of train, val and test"
+    )
+    own.add_argument("--json", type=Path, metavar="FILE", help="also write all findings as JSON")
+    own.add_argument("--max-listed", type=int, default=10, help="files listed of each kind")
+    options = own.parse_args(list(words))
+    if options.max_listed < 0:
+        raise ConfigError(f"--max-listed must be at least 0, got {options.max_listed}")
+    config = _data_config(options)
+    if options.json:
+        make_room(options.json)
+    from tsic.data.survey import survey
+
+    datasets, left_out = _open_splits(options, config)
+    names = [dataset.split for dataset in datasets]
+    trained_on = {s for s in names if s == config.train_split or s.startswith("train")}
+    with progress("check") as on_progress:
+        found = survey(datasets, trained_on=trained_on, notes=left_out, on_progress=on_progress)
+    sys.stdout.write(f"{found.to_text(options.max_listed)}\n")
+    if options.json:
+        found.write_json(options.json)
+    return 1 if found.problems else 0
+
+
+def preview_command(words: Sequence[str]) -> int:
+    """Draw some images of a split with their labels and a legend."""
+    own = _parser("preview", "Draw some images with their labels and a legend.")
+    own.add_argument("out", type=Path, metavar="OUT.png", help="picture to write")
+    own.add_argument("--split", help="by default the training split")
+    own.add_argument("--count", type=int, default=12, help="images on the picture")
+    own.add_argument("--seed", type=int, default=0, help="decides which images")
+    options = own.parse_args(list(words))
+    if options.count < 1:
+        raise ConfigError(f"--count must be at least 1, got {options.count}")
+    if options.out.suffix.lower() != ".png":
+        raise ConfigError(f"'{options.out}' must end in .png")
+    config = _data_config(options)
+    make_room(options.out)
+    from tsic.data.preview import contact_sheet
+    from tsic.data.readers import open_dataset
+    from tsic.pictures import save_png
+
+    split = options.split or config.train_split
+    dataset = open_dataset(config.name, config.root, split, config.classes)
+    save_png(contact_sheet(dataset, count=options.count, seed=options.seed), options.out)
+    shown = min(options.count, len(dataset))
+    sys.stdout.write(f"{options.out}: {shown} of the {len(dataset)} images of split '{split}'\n")
+    return 0
+
+
+def pack_command(words: Sequence[str]) -> int:
+    """Write splits as raw bytes, from which a worker reads only what a crop shows."""
+    own = _parser("pack", "Write the pixels as they are: fast to read, 4 bytes a pixel.")
+    own.add_argument("out", type=Path, metavar="OUT", help="folder to write, `data.root` of runs")
+    own.add_argument(
+        "--splits", nargs="+", metavar="SPLIT", help="by default those of train, val and test"
+    )
+    options = own.parse_args(list(words))
+    config = _data_config(options)
+    make_room(options.out / "train.json")
+    from tsic.data.check import require_clean
+    from tsic.data.packed import pack_split
+
+    datasets, _ = _open_splits(options, config)
+    require_clean(*datasets)
+    for dataset in datasets:
+        with progress(f"pack {dataset.split}") as on_progress:
+            is_new = pack_split(dataset, options.out, on_progress=on_progress)
+        what = f"{len(dataset)} pairs" if is_new else "is there already"
+        sys.stdout.write(f"{options.out}: split '{dataset.split}', {what}\n")
+    sys.stdout.write(f"train on it with --data.name packed --data.root {options.out}\n")
+    return 0
+
+
+def _parser(verb: str, description: str) -> Parser:
+    """What every verb takes: a dataset and how to read it."""
+    own = Parser(prog=f"tsic data {verb}", description=description)
+    own.add_argument(
+        "dataset", metavar="DATASET", help="the dataset's folder, or a run's configuration (YAML)"
+    )
+    own.add_argument(
+        "--name",
+        help="reader, as `data.name` of a run; by default the configuration's, or `folder`",
+    )
+    own.add_argument("--classes", metavar="FILE", help="classes YAML to use instead")
+    return own
+
+
+def _data_config(options: argparse.Namespace) -> DataConfig:
+    """Which data is meant; what was not said is as in the configuration."""
+    path = options.dataset
+    said = load_config(path).data if _is_configuration(path) else DataConfig(root=path)
+    return replace(said, name=options.name or said.name, classes=options.classes or said.classes)
+
+
+def _is_configuration(dataset: str) -> bool:
+    return dataset.endswith((".yaml", ".yml"))
+
+
+def _open_splits(
+    options: argparse.Namespace, config: DataConfig
+) -> "tuple[list[SegmentationDataset], list[Finding]]":
+    """The splits that were named; or those of a folder that are there, and what was left out."""
+    from tsic.data.readers import open_dataset
+
+    def open_split(split: str) -> "SegmentationDataset":
+        return open_dataset(config.name, config.root, split, config.classes)
+
+    if options.splits:
+        return [open_split(split) for split in dict.fromkeys(options.splits)], []
+    if _is_configuration(options.dataset):
+        splits = dict.fromkeys((config.train_split, config.val_split))
+        return [open_split(split) for split in splits], []
+    return _open_usual(open_split, Path(config.root))
+
+
+def _open_usual(
+    open_split: "Callable[[str], SegmentationDataset]", root: Path
+) -> "tuple[list[SegmentationDataset], list[Finding]]":
+    """The usual splits that a folder has; a `test` may be without masks, as many are."""
+    from tsic.data.dataset import Problem
+    from tsic.data.survey import Finding
+
+    opened, left_out, errors = [], [], []
+    for split in USUAL_SPLITS:
+        try:
+            opened.append(open_split(split))
+        except DataError as error:
+            is_missing = f"split '{split}'; " in str(error)  # so begin all readers' choices
+            if not is_missing and split != "test":
+                raise
+            errors.append(error)
+            detail = str(error).removeprefix(f"{root}: ")
+            left_out.append(Finding(split, Problem("split left out", root, detail)))
+    if not opened:
+        raise errors[0]
+    return opened, left_out
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "check": check_command,
+    "preview": preview_command,
+    "pack": pack_command,
+}

@@ -1,0 +1,133 @@
+"""Every row of the table of faults in docs/data.md, as one who runs `tsic train` meets it."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tsic.cli import main
+
+DOCS = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+Break = Callable[[Path], object]
+
+
+def _image(root: Path) -> Path:
+    return root / "train" / "images" / "001.png"
+
+
+def _mask(root: Path) -> Path:
+    return root / "train" / "masks" / "001.png"
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(path)
+
+
+def _cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _as_jpeg(root: Path) -> Path:
+    path = _image(root).with_suffix(".jpg")
+    Image.open(_image(root)).save(path)
+    _image(root).unlink()
+    return path
+
+
+def _empty_split(root: Path) -> None:
+    for mask in (root / "train" / "masks").iterdir():
+        mask.unlink()
+
+
+FAULTS: dict[str, tuple[Break, str]] = {
+    "missing folder": (
+        lambda root: root.rename(root.with_name("shapez")),
+        r"shapes: no such folder; in .*: did you mean 'shapez'\? .*; set it to the dataset's root",
+    ),
+    "no such split": (
+        lambda root: (root / "train").rename(root / "trian"),
+        r"shapes: no split 'train'; did you mean 'trian'\? choices: trian, val",
+    ),
+    "empty split": (_empty_split, r"shapes: split 'train' has no image with a mask; 6 files stand"),
+    "names that do not match": (
+        lambda root: _mask(root).rename(_mask(root).with_name("1.png")),
+        r"images/001\.png: no mask of this name in .*masks",
+    ),
+    "two files of one name": (
+        lambda root: _save(_image(root).with_suffix(".bmp"), np.zeros((64, 96, 3), np.uint8)),
+        r"images/001\.png: same name as 001\.bmp; remove one",
+    ),
+    "unknown id or colour": (
+        lambda root: _save(_mask(root), np.full((64, 96), 300, np.uint16)),
+        r"masks/001\.png: ids not in the class table: 300 \(6144 px\); add them to classes or to",
+    ),
+    "image of 16 bits a channel": (
+        lambda root: _save(_image(root), np.zeros((64, 96), np.uint16)),
+        r"images/001\.png: image has more than 8 bits per channel; save it with 8",
+    ),
+    "truncated JPEG or PNG": (
+        lambda root: _cut(_as_jpeg(root)),
+        r"images/001\.jpg: cannot be decoded \(image file is truncated.*\); replace the file",
+    ),
+    "empty file, or no image at all": (
+        lambda root: _image(root).write_bytes(b""),
+        r"images/001\.png: cannot be decoded \(cannot identify image file\); replace the file",
+    ),
+    "no permission": (
+        lambda root: _image(root).chmod(0),
+        r"images/001\.png: cannot be decoded \(\[Errno 13\] Permission denied:?\); replace",
+    ),
+    "image and mask differ in size": (
+        lambda root: _save(_mask(root), np.zeros((32, 48), np.uint8)),
+        r"images/001\.png: image is 64x96 but its mask is 32x48 \(height x width\); they must be",
+    ),
+    "class YAML: an id twice": (
+        lambda root: (
+            (root / "classes.yaml").write_text("classes: [road, {name: sky, id: 0}]") and None
+        ),
+        r"classes\.yaml: classes\[1\]\.id: 0 already belongs to 'road'",
+    ),
+    "class YAML: a class without a name": (
+        lambda root: (root / "classes.yaml").write_text("classes: [road, {id: 1}]"),
+        r"classes\.yaml: classes\[1\] must be a name, got None; put it in quotes",
+    ),
+}
+
+
+def test_the_table_names_the_faults_that_are_tested() -> None:
+    table = DOCS.split("| fault | what is said |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| ([^|]+?) \| `", table, re.MULTILINE) == list(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_train_stops_before_it_begins(
+    fault: str, folder_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if fault == "no permission" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    break_it, message = FAULTS[fault]
+    break_it(folder_dataset)
+    words = ["train", "--name", "run", "--out", str(tmp_path / "runs")]
+    words += ["--data.root", str(folder_dataset), "--trainer.precision", "32-true"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert re.search(message, told), told
+    assert "Traceback" not in told
+    assert not (tmp_path / "runs" / "run" / "checkpoints").exists()
+
+
+def test_what_only_looks_like_a_fault_trains(folder_dataset: Path, tmp_path: Path) -> None:
+    """A very wide image, odd names, and a link to a folder above."""
+    train = folder_dataset / "train"
+    for kind, shape in (("images", (32, 30_000, 3)), ("masks", (32, 30_000))):
+        _save(train / kind / "weit und größer.png", np.zeros(shape, np.uint8))
+    (train / "images" / "loop").symlink_to(train, target_is_directory=True)
+    words = ["train", "--name", "run", "--out", str(tmp_path), "--max_steps", "2"]
+    words += ["--data.root", str(folder_dataset), "--data.crop", "[32, 32]", "--data.workers", "0"]
+    words += ["--data.batch_size", "7", "--trainer.precision", "32-true", "--trainer.pictures", "0"]
+    assert main(words) == 0

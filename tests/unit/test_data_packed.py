@@ -1,0 +1,140 @@
+"""Packed data: the same batches, and nothing that could be mixed up."""
+
+import json
+import os
+import pickle
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tsic.data.check import check_dataset
+from tsic.data.datamodule import RawBatch, SegmentationData
+from tsic.data.dataset import SegmentationDataset
+from tsic.data.packed import pack_split
+from tsic.data.readers import open_dataset
+from tsic.data.transforms import TrainTransform
+from tsic.errors import CheckpointError, DataError
+
+
+@pytest.fixture
+def source(folder_dataset: Path) -> SegmentationDataset:
+    """Six pairs of which one is larger than the others."""
+    for kind in ("images", "masks"):
+        path = folder_dataset / "train" / kind / "002.png"
+        picture = Image.open(path)
+        picture.resize((150, 70), Image.Resampling.NEAREST).save(path)
+    return open_dataset("folder", folder_dataset, "train")
+
+
+@pytest.fixture
+def packed(source: SegmentationDataset, tmp_path: Path) -> SegmentationDataset:
+    assert pack_split(source, tmp_path / "pack")
+    return open_dataset("packed", tmp_path / "pack", "train")
+
+
+def test_packed_pairs_are_the_sources(
+    source: SegmentationDataset, packed: SegmentationDataset
+) -> None:
+    assert packed.classes.names == source.classes.names
+    assert packed.classes.palette == source.classes.palette
+    assert [s.name for s in packed.samples] == [s.name for s in source.samples]
+    for index in range(len(source)):
+        for one, other in zip(source.read(index), packed.read(index), strict=True):
+            assert one.dtype == other.dtype == torch.uint8
+            assert torch.equal(one, other)
+        assert torch.equal(source.count_pixels(index), packed.count_pixels(index))
+    assert check_dataset(packed) == []
+
+
+def test_packed_and_unpacked_batches_are_the_same(
+    source: SegmentationDataset, packed: SegmentationDataset
+) -> None:
+    def batches(dataset: SegmentationDataset, workers: int) -> list[RawBatch]:
+        transform = TrainTransform((48, 64), rare_crop=0.5)
+        data = SegmentationData(dataset, None, transform, batch_size=4, seed=5, workers=workers)
+        return list(islice(data.train_dataloader(), 4))
+
+    for one, other in zip(batches(source, 0), batches(packed, 2), strict=True):
+        assert one["names"] == other["names"]
+        assert torch.equal(one["images"], other["images"])
+        assert torch.equal(one["labels"], other["labels"])
+
+
+def test_packed_dataset_goes_to_another_process(packed: SegmentationDataset) -> None:
+    copy: SegmentationDataset = pickle.loads(pickle.dumps(packed))
+    assert torch.equal(copy.read(3)[0], packed.read(3)[0])
+    assert len(pickle.dumps(packed)) < 5000
+
+
+def test_labels_cannot_be_written_through(packed: SegmentationDataset) -> None:
+    packed.read(0)[1].fill_(7)
+    packed.read(0)[0].fill_(7)
+    bytes_now = np.fromfile(packed.root / "train.masks", np.uint8)
+    assert not (bytes_now == 7).any()
+
+
+def test_packing_again_writes_nothing(source: SegmentationDataset, tmp_path: Path) -> None:
+    assert pack_split(source, tmp_path / "pack")
+    before = (tmp_path / "pack" / "train.images").stat().st_mtime_ns
+    assert not pack_split(source, tmp_path / "pack")
+    assert (tmp_path / "pack" / "train.images").stat().st_mtime_ns == before
+
+
+def test_changed_source_is_refused(packed: SegmentationDataset, folder_dataset: Path) -> None:
+    os.utime(folder_dataset / "train" / "masks" / "001.png", ns=(1, 1))
+    with pytest.raises(DataError, match=r"whose split 'train' has changed since; pack again"):
+        open_dataset("packed", packed.root, "train")
+    source = open_dataset("folder", folder_dataset, "train")
+    with pytest.raises(DataError, match="holds another pack of the split 'train'"):
+        pack_split(source, packed.root)
+
+
+def test_other_classes_are_not_mixed(packed: SegmentationDataset, folder_dataset: Path) -> None:
+    table = folder_dataset / "two.yaml"
+    table.write_text("classes: [ground, {name: thing, id: [1, 2]}]")
+    source = open_dataset("folder", folder_dataset, "train", table)
+    with pytest.raises(DataError, match="other classes"):
+        pack_split(source, packed.root)
+    with pytest.raises(DataError, match="give the class table when packing"):
+        open_dataset("packed", packed.root, "train", table)
+
+
+def test_pack_stands_alone(packed: SegmentationDataset, folder_dataset: Path) -> None:
+    folder_dataset.rename(folder_dataset.with_name("away"))
+    assert len(open_dataset("packed", packed.root, "train")) == 6
+
+
+def test_interrupted_packing_leaves_no_pack(source: SegmentationDataset, tmp_path: Path) -> None:
+    source.samples[4].mask.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"masks/004\.png: cannot be decoded"):
+        pack_split(source, tmp_path / "pack")
+    with pytest.raises(DataError, match="no packed split 'train'"):
+        open_dataset("packed", tmp_path / "pack", "train")
+
+
+def test_a_flipped_byte_is_found_by_the_check(packed: SegmentationDataset) -> None:
+    content = bytearray((packed.root / "train.images").read_bytes())
+    content[64 * 96 * 3 + 5] ^= 1
+    (packed.root / "train.images").write_bytes(content)
+    found = check_dataset(packed)
+    assert [(p.kind, "001.png" in p.detail) for p in found] == [("unreadable", True)]
+
+
+def test_damaged_packs_are_refused(packed: SegmentationDataset) -> None:
+    described = packed.root / "train.json"
+    held = json.loads(described.read_text())
+    described.write_text(json.dumps({**held, "format": 99}))
+    with pytest.raises(CheckpointError, match="has format 99, this tsic reads 1; pack again"):
+        open_dataset("packed", packed.root, "train")
+    described.write_text("{")
+    with pytest.raises(CheckpointError, match=r"train\.json is damaged"):
+        open_dataset("packed", packed.root, "train")
+    described.write_text(json.dumps(held))
+    with (packed.root / "train.masks").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(DataError, match=r"train\.masks is missing or cut short; pack again"):
+        open_dataset("packed", packed.root, "train")
