@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/loader.py --json benchmarks/results/loader.json
 
-Source are 2048x1024 PNG pairs drawn here (or a dataset that you name), cropped to 512x1024 with scale
-0.5 to 2 and a horizontal flip, one process each. `straightforward` decodes both files, resizes both
-whole, then crops, as a first implementation does; `unpacked` and `packed` are this package's. Loaders
-take turns, so that a machine whose speed drifts slows them alike; the median turn counts. Ratios travel
-between machines, seconds do not.
+Sources are 2048x1024 PNG pairs drawn here (or a dataset that you name), cropped to 512x1024 with
+scale 0.5 to 2 and a horizontal flip, in one process. `straightforward` decodes both files, resizes
+both whole, then crops, as a first implementation does; `unpacked` and `packed` are this package's.
+Loaders take turns, so that a machine whose speed drifts slows them alike; the median turn counts.
+Ratios travel between machines, seconds do not.
 """
 
 import argparse
@@ -61,6 +61,7 @@ class Straightforward:
         self.crop = crop
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Load and augment one pair."""
         sample = self.dataset.samples[index]
         image = TF.pil_to_tensor(Image.open(sample.image).convert("RGB"))
         mask = torch.from_numpy(np.array(Image.open(sample.mask)))[None]
@@ -140,7 +141,7 @@ def main() -> None:
                 "source_size": list(options.size) if not options.data else options.data[0],
                 "images_per_s": 1 / wall,
                 "cpu_seconds_per_image": statistics.median(cpu for _, cpu in times),
-                "spread_images_per_s": [1 / max(t)[0] for t in (times,)] + [1 / min(times)[0]],
+                "slowest_and_fastest_turn": [1 / max(times)[0], 1 / min(times)[0]],
                 "over_straightforward": base / wall,
             }
         )
