@@ -31,7 +31,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
         (["train", "--max_steps"], "--max_steps must be followed by a value"),
         (["train", "--data.batch_size", "3", "--trainer.accumulate", "2"], "must be a multiple of"),
         (["train", "--resume", "maybe"], "invalid choice: 'maybe'"),
-        (["evaluate", "nowhere"], "--data.name and --data.root"),
+        (["evaluate", "nowhere"], "'nowhere' does not exist; give a run's folder"),
         (["evaluate"], "the following arguments are required: model"),
         (["demo", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["demo", "--step", "x"], "--step"),
