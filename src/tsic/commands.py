@@ -175,7 +175,7 @@ def demo_command(words: Sequence[str]) -> int:
     """Draw scenes, train alone and in the cycle, report."""
     own = Parser(prog="tsic demo", description="The cycle on drawn street scenes, end to end.")
     own.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the demo")
-    own.add_argument("--steps", type=int, default=600, help="optimiser steps of each student")
+    own.add_argument("--steps", type=int, default=540, help="optimiser steps of each student")
     own.add_argument("--scenes", type=int, default=400, help="training scenes to draw")
     own.add_argument("--seed", type=int, default=0, help="of scenes, weights and batches")
     options = own.parse_args(list(words))

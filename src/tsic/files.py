@@ -16,8 +16,11 @@ def replacing(path: Path) -> Iterator[Path]:
         Where to write.
     """
     part = path.with_name(f"{path.name}.part")
-    yield part
-    part.replace(path)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

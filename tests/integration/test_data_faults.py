@@ -87,13 +87,17 @@ FAULTS: dict[str, tuple[Break, str]] = {
         r"images/001\.png: image is 64x96 but its mask is 32x48 \(height x width\); they must be",
     ),
     "class YAML: an id twice": (
-        lambda root: (
-            (root / "classes.yaml").write_text("classes: [road, {name: sky, id: 0}]") and None
+        lambda root: (root / "classes.yaml").write_text(
+            "classes: [{name: road, id: 0}, {name: sky, id: 0}]"
         ),
         r"classes\.yaml: classes\[1\]\.id: 0 already belongs to 'road'",
     ),
+    "class YAML: an id missing": (
+        lambda root: (root / "classes.yaml").write_text("classes: [{name: road, id: 7}, sky]"),
+        r"classes\.yaml: classes\[1\] has no id, though others have one; give every class its id",
+    ),
     "class YAML: a class without a name": (
-        lambda root: (root / "classes.yaml").write_text("classes: [road, {id: 1}]"),
+        lambda root: (root / "classes.yaml").write_text("classes: [road, {color: [1, 2, 3]}]"),
         r"classes\.yaml: classes\[1\] must be a name, got None; put it in quotes",
     ),
 }

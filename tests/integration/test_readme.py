@@ -22,7 +22,8 @@ def test_readme_commands_run_in_order(
     folder_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = re.findall(r"^ *\.venv/bin/tsic (.+)$", README, re.MULTILINE)
-    assert [shlex.split(command)[0] for command in commands] == ["train", "train", "evaluate"]
+    verbs = [shlex.split(command)[0] for command in commands]
+    assert verbs == ["data", "train", "train", "evaluate"]
     assert folder_dataset.name == "shapes"
     monkeypatch.chdir(tmp_path)
     for command in commands:

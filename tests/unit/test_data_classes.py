@@ -28,7 +28,7 @@ def test_read_classes_long_form_maps_ids(tmp_path: Path) -> None:
     classes:
       - {name: road, id: 7, color: [128, 64, 128]}
       - {name: vehicle, id: [26, 27]}
-      - sky
+      - {name: sky, id: 2}
     ignore: [0, 255]
     """
     table = read_classes(_write(tmp_path, text))
@@ -38,7 +38,7 @@ def test_read_classes_long_form_maps_ids(tmp_path: Path) -> None:
 
 
 def test_read_classes_lets_a_class_claim_255(tmp_path: Path) -> None:
-    table = read_classes(_write(tmp_path, "classes: [soil, {name: leaf, id: 255}]"))
+    table = read_classes(_write(tmp_path, "classes: [{name: soil, id: 0}, {name: leaf, id: 255}]"))
     assert table.label_map == {0: 0, 255: 1}
 
 

@@ -112,6 +112,7 @@ def test_interrupted_packing_leaves_no_pack(source: SegmentationDataset, tmp_pat
     source.samples[4].mask.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"masks/004\.png: cannot be decoded"):
         pack_split(source, tmp_path / "pack")
+    assert list((tmp_path / "pack").iterdir()) == []
     with pytest.raises(DataError, match="no packed split 'train'"):
         open_dataset("packed", tmp_path / "pack", "train")
 

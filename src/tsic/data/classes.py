@@ -185,8 +185,8 @@ def default_palette(num_classes: int) -> tuple[Colour, ...]:
 def read_classes(path: str | Path) -> ClassTable:
     """Read a class table from a small YAML file.
 
-    Short form, where an id is a position: ``classes: [road, sky]``. Long form, where ``id`` and
-    ``color`` may be left out, and each may be a list, whose ids or colours become one class:
+    Short form, where an id is a position: ``classes: [road, sky]``. Long form, where ``color`` or
+    all the ``id`` may be left out, and each may be a list, whose ids or colours become one class:
     ``classes: [{name: road, id: 7, color: [128, 64, 128]}]``. ``ignore: [11, 255]`` lists the
     ids and colours that mean "no label"; it is ``[255]`` when left out. Masks of colours need the
     colours, masks of ids the ids.
@@ -290,6 +290,7 @@ def _parse(content: Any) -> ClassTable:
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise ConfigError("key 'classes' must hold a list of classes, as in classes: [road, sky]")
     _check_keys("", content, ("classes", "ignore", "splits"))
+    _require_all_or_no_ids(content["classes"])
     names: list[Any] = []
     palette: list[Colour] = []
     table: dict[int | Colour, int] = {}
@@ -317,6 +318,16 @@ def _parse(content: Any) -> ClassTable:
     label_map = {value: i for value, i in table.items() if isinstance(value, int)}
     colour_map = {value: i for value, i in table.items() if isinstance(value, tuple)}
     return ClassTable(tuple(names), tuple(palette), label_map, colour_map)
+
+
+def _require_all_or_no_ids(entries: list[Any]) -> None:
+    """Refuse a class without an id among others with one: its position would be a guess."""
+    have = [isinstance(entry, dict) and "id" in entry for entry in entries]
+    if any(have) and not all(have):
+        i = have.index(False)
+        raise ConfigError(
+            f"classes[{i}] has no id, though others have one; give every class its id, or none"
+        )
 
 
 def _check_keys(prefix: str, settings: Mapping[Any, Any], known: Sequence[str]) -> None:
