@@ -55,7 +55,7 @@ demo: setup
 	$(BIN)/tsic demo
 
 test: setup
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu" --doctest-modules $(TESTS)
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu" --doctest-modules $(TESTS)
 
 # The same tests with the oldest versions that pyproject.toml allows.
 test-oldest:

@@ -6,13 +6,14 @@ Sources are 2048x1024 PNG pairs drawn here (or a dataset that you name), cropped
 scale 0.5 to 2 and a horizontal flip, in one process. `straightforward` decodes both files, resizes
 both whole, then crops, as a first implementation does; `unpacked` and `packed` are this package's.
 Loaders take turns, so that a machine whose speed drifts slows them alike; the median turn counts.
-Ratios travel between machines, seconds do not.
+Ratios travel between machines, seconds do not. With `--flat N` a fresh process of each of this
+package's loaders reads N samples and tells its own memory (anonymous pages, not the mapped pack's).
 """
 
 import argparse
 import json
+import multiprocessing
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -79,10 +80,17 @@ class Straightforward:
         return image, mask[0]
 
 
-def ours(dataset: SegmentationDataset, crop: tuple[int, int]) -> Load:
+class Ours:
     """This package's training samples, without the colours, which vary on the device."""
-    samples = TrainDataset(dataset, TrainTransform(crop), seed=0, photometric=False)
-    return lambda index: samples[(index, index)]
+
+    def __init__(self, dataset: SegmentationDataset, crop: tuple[int, int]) -> None:
+        self.samples = TrainDataset(dataset, TrainTransform(crop), seed=0, photometric=False)
+        self.position = 0
+
+    def __call__(self, index: int) -> object:
+        """Load and augment one pair, each time in another way."""
+        self.position += 1
+        return self.samples[(self.position, index)]
 
 
 def run(load: Load, indices: list[int]) -> tuple[float, float]:
@@ -104,11 +112,12 @@ def main() -> None:
     parser.add_argument("--crop", type=int, nargs=2, default=(512, 1024))
     parser.add_argument("--rounds", type=int, default=7, help="turns of each loader")
     parser.add_argument("--images", type=int, default=16, help="images per turn")
-    parser.add_argument("--flat", type=int, default=0, help="packed samples to watch memory over")
+    parser.add_argument("--flat", type=int, default=0, help="samples to watch memory over")
     parser.add_argument("--data", nargs=3, metavar=("READER", "ROOT", "SPLIT"), help="real data")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)  # as in a loader's worker
+    torch.manual_seed(0)
     crop = (options.crop[0], options.crop[1])
     with tempfile.TemporaryDirectory() as folder:
         if options.data:
@@ -120,8 +129,8 @@ def main() -> None:
         packed = open_dataset("packed", Path(folder) / "pack", source.split)
         loaders: dict[str, Load] = {
             "straightforward": Straightforward(source, crop),
-            "unpacked": ours(source, crop),
-            "packed": ours(packed, crop),
+            "unpacked": Ours(source, crop),
+            "packed": Ours(packed, crop),
         }
         turns: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
         for turn in range(options.rounds + 1):  # the first turn fills caches
@@ -130,18 +139,24 @@ def main() -> None:
                 times = run(load, picked)
                 if turn:
                     turns[name].append(times)
-        memory = watch(loaders["packed"], len(source), options.flat)
+        size = list(source.read_label(0).shape)
+        memory = {
+            name: watch(loaders[name], len(source), options.flat)
+            for name in ("unpacked", "packed")
+            if options.flat
+        }
     rows = []
-    for name, times in turns.items():
-        wall = statistics.median(wall for wall, _ in times)
+    for name, measured in turns.items():
+        wall = statistics.median(wall for wall, _ in measured)
         base = statistics.median(wall for wall, _ in turns["straightforward"])
         rows.append(
             {
                 "loader": name,
-                "source_size": list(options.size) if not options.data else options.data[0],
+                "data": options.data[0] if options.data else "drawn",
+                "source_size": size,
                 "images_per_s": 1 / wall,
-                "cpu_seconds_per_image": statistics.median(cpu for _, cpu in times),
-                "slowest_and_fastest_turn": [1 / max(times)[0], 1 / min(times)[0]],
+                "cpu_seconds_per_image": statistics.median(cpu for _, cpu in measured),
+                "slowest_and_fastest_turn": [1 / max(measured)[0], 1 / min(measured)[0]],
                 "over_straightforward": base / wall,
             }
         )
@@ -154,13 +169,21 @@ def main() -> None:
 
 
 def watch(load: Load, count: int, samples: int) -> list[float]:
-    """Peak memory of this process in MiB at ten points of so many samples."""
-    peaks = []
+    """Memory of a fresh process, in MiB, at ten points of so many samples."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(read_and_tell, (load, count, samples))
+
+
+def read_and_tell(load: Load, count: int, samples: int) -> list[float]:
+    """Read samples and look at this process's anonymous memory (Linux)."""
+    torch.set_num_threads(1)
+    told = []
     for i in range(samples):
         load(i % count)
         if (i + 1) % max(1, samples // 10) == 0:
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return peaks
+            rollup = Path("/proc/self/smaps_rollup").read_text()
+            told.append(int(rollup.split("Anonymous:")[1].split()[0]) / 1024)
+    return told
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line: a thin table from verb to function."""
 
 import errno
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,7 @@ USAGE = """usage: tsic VERB [OPTIONS]
 
 verbs:
   demo       draw street scenes, train a student alone and in the cycle, compare, report
-  data       check a dataset before a training, look at it
+  data       check a dataset before a training, look at it, pack it for speed
   train      train a student, with or without a teacher
   evaluate   score a student, or a run's teacher, on labelled images
 
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 a check found something, 2 the user's mistake.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         if not words or words[0] in ("-h", "--help", "help"):
             sys.stdout.write(USAGE)
@@ -45,12 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            sys.stderr.write(
+                f"tsic: the disk is full ({error.filename}); what was written before is whole: "
+                "free some space, then --resume auto\n"
+            )
+        elif error.filename:
+            sys.stderr.write(f"tsic: cannot use '{error.filename}': {error.strerror}\n")
+        else:
             raise
-        sys.stderr.write(
-            f"tsic: the disk is full ({error.filename}); what was written before is whole: free "
-            "some space, then --resume auto\n"
-        )
         return 2
 
 

@@ -1,6 +1,7 @@
 """The verbs: each parses its words and calls one function."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -156,10 +157,11 @@ def make_room(file: Path) -> None:
         raise ConfigError(f"'{file}' is a folder; name a file to write")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(file.parent, os.W_OK) else "no permission"
     except OSError as error:
-        raise ConfigError(
-            f"'{file}' cannot be written ({error.strerror}); choose another place"
-        ) from error
+        reason = error.strerror
+    if reason:
+        raise ConfigError(f"'{file}' cannot be written ({reason}); choose another place")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tsic.commands import Parser, make_room, progress
 from tsic.config import DataConfig
 from tsic.config_file import load_config
-from tsic.errors import ConfigError, DataError, nearest
+from tsic.errors import ConfigError, EmptySplitError, SplitError, nearest
 
 if TYPE_CHECKING:
     from tsic.data.dataset import SegmentationDataset
@@ -29,8 +29,8 @@ verbs:
 hurt a training, 2 a mistake in the command.
 """
 
-USUAL_SPLITS = ("train", "val", "test")
-"""Splits that are checked, where they are there, when none is named."""
+USUAL_SPLITS = (("train",), ("val", "valid", "validation"), ("test",))
+"""Splits that are checked, where they are there, when none is named; of several the first."""
 
 
 def data_command(words: Sequence[str]) -> int:
@@ -113,10 +113,12 @@ def pack_command(words: Sequence[str]) -> int:
     require_clean(*datasets)
     for dataset in datasets:
         with progress(f"pack {dataset.split}") as on_progress:
-            is_new = pack_split(dataset, options.out, on_progress=on_progress)
+            is_new = pack_split(dataset, options.out, config.classes, on_progress=on_progress)
         what = f"{len(dataset)} pairs" if is_new else "is there already"
         sys.stdout.write(f"{options.out}: split '{dataset.split}', {what}\n")
-    sys.stdout.write(f"train on it with --data.name packed --data.root {options.out}\n")
+    words = f"--data.name packed --data.root {options.out}"
+    words += " --data.classes null" if config.classes else ""  # masks are mapped already
+    sys.stdout.write(f"train on it with {words}\n")
     return 0
 
 
@@ -169,17 +171,26 @@ def _open_usual(
     from tsic.data.dataset import Problem
     from tsic.data.survey import Finding
 
+    def open_first(names: Sequence[str]) -> "SegmentationDataset | SplitError":
+        errors = []
+        for split in names:
+            try:
+                return open_split(split)
+            except SplitError as error:
+                if isinstance(error, EmptySplitError) and split != "test":
+                    raise
+                errors.append(error)
+        return errors[0]
+
     opened, left_out, errors = [], [], []
-    for split in USUAL_SPLITS:
-        try:
-            opened.append(open_split(split))
-        except DataError as error:
-            is_missing = f"split '{split}'; " in str(error)  # so begin all readers' choices
-            if not is_missing and split != "test":
-                raise
-            errors.append(error)
-            detail = str(error).removeprefix(f"{root}: ")
-            left_out.append(Finding(split, Problem("split left out", root, detail)))
+    for names in USUAL_SPLITS:
+        found = open_first(names)
+        if isinstance(found, SplitError):
+            errors.append(found)
+            detail = str(found).removeprefix(f"{root}: ")
+            left_out.append(Finding(names[0], Problem("split left out", root, detail)))
+        else:
+            opened.append(found)
     if not opened:
         raise errors[0]
     return opened, left_out

@@ -24,6 +24,14 @@ class CheckpointError(TsicError, RuntimeError):
     """A saved run or student that cannot be read back."""
 
 
+class SplitError(DataError):
+    """A dataset has no such split."""
+
+
+class EmptySplitError(SplitError):
+    """A split has no image with a mask."""
+
+
 class NonFiniteLossError(TsicError, ArithmeticError):
     """A loss became NaN or infinite; training stopped before the weights were touched."""
 

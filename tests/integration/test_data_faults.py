@@ -70,13 +70,25 @@ FAULTS: dict[str, tuple[Break, str]] = {
         lambda root: _save(_image(root), np.zeros((64, 96), np.uint16)),
         r"images/001\.png: image has more than 8 bits per channel; save it with 8",
     ),
-    "truncated JPEG or PNG": (
+    "truncated JPEG": (
         lambda root: _cut(_as_jpeg(root)),
         r"images/001\.jpg: cannot be decoded \(image file is truncated.*\); replace the file",
     ),
-    "empty file, or no image at all": (
+    "truncated PNG": (
+        lambda root: _cut(_image(root)),
+        r"images/001\.png: cannot be decoded \(.*\); replace the file",
+    ),
+    "empty file": (
         lambda root: _image(root).write_bytes(b""),
         r"images/001\.png: cannot be decoded \(cannot identify image file\); replace the file",
+    ),
+    "no image at all": (
+        lambda root: _image(root).write_text("holiday"),
+        r"images/001\.png: cannot be decoded \(cannot identify image file\); replace the file",
+    ),
+    "mask saved as JPEG": (
+        lambda root: Image.open(_mask(root)).save(_mask(root), "JPEG"),
+        r"masks/001\.png: mask is a JPEG, which changes ids; save it as PNG from what it came from",
     ),
     "no permission": (
         lambda root: _image(root).chmod(0),

@@ -3,9 +3,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
-from tsic.data.images import read_image, read_mask, verify_image
+from tsic.data.images import read_image, read_mask, read_size, verify_image
 from tsic.errors import DataError
 
 
@@ -108,6 +109,49 @@ def test_read_mask_gives_colours_without_transparency(tmp_path: Path, pixels: np
     for mode in ("RGB", "RGBA"):
         Image.fromarray(pixels).convert(mode).save(tmp_path / "m.png")
         np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), pixels)
+
+
+def test_read_mask_refuses_jpeg(tmp_path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "m.jpg")
+    with pytest.raises(
+        DataError, match=r"m\.jpg: mask is a JPEG, which changes ids; save it as PNG"
+    ):
+        read_mask(tmp_path / "m.jpg")
+
+
+@pytest.mark.parametrize("rows", [1, 7, 20, 99])
+def test_read_image_of_some_rows_decodes_those(
+    tmp_path: Path, pixels: np.ndarray, rows: int
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "i.png")
+    image = read_image(tmp_path / "i.png", rows)
+    assert image.shape == (3, min(rows, 20), 30)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), pixels[:rows])
+
+
+@pytest.mark.parametrize("rows", [None, 5])
+def test_png_turned_by_its_text_is_upright(
+    tmp_path: Path, pixels: np.ndarray, rows: int | None
+) -> None:
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    Image.fromarray(pixels).save(tmp_path / "i.png", pnginfo=text)
+    image = read_image(tmp_path / "i.png", rows)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.rot90(pixels, -1))
+    assert read_size(tmp_path / "i.png") == verify_image(tmp_path / "i.png") == (30, 20)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+def test_read_size_is_that_of_the_upright_image(
+    tmp_path: Path, pixels: np.ndarray, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    settings: dict[str, dict[str, Any]] = {"plain": {}, "turned": {"exif": exif}}
+    for name, options in settings.items():
+        path = tmp_path / f"{name}.{suffix}"
+        Image.fromarray(pixels).save(path, **options)
+        assert read_size(path) == tuple(read_image(path).shape[1:])
 
 
 def test_read_mask_refuses_other_modes_and_huge_ids(tmp_path: Path, pixels: np.ndarray) -> None:

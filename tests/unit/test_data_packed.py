@@ -73,8 +73,9 @@ def test_packed_dataset_goes_to_another_process(packed: SegmentationDataset) -> 
 def test_labels_cannot_be_written_through(packed: SegmentationDataset) -> None:
     packed.read(0)[1].fill_(7)
     packed.read(0)[0].fill_(7)
-    bytes_now = np.fromfile(packed.root / "train.masks", np.uint8)
-    assert not (bytes_now == 7).any()
+    for kind in ("images", "masks"):
+        first = np.fromfile(packed.root / f"train.{kind}", np.uint8)[: 64 * 96]
+        assert not (first == 7).all()
 
 
 def test_packing_again_writes_nothing(source: SegmentationDataset, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_packing_again_writes_nothing(source: SegmentationDataset, tmp_path: Pat
 
 def test_changed_source_is_refused(packed: SegmentationDataset, folder_dataset: Path) -> None:
     os.utime(folder_dataset / "train" / "masks" / "001.png", ns=(1, 1))
-    with pytest.raises(DataError, match=r"whose split 'train' has changed since; pack again"):
+    with pytest.raises(DataError, match=r"whose split 'train' or class table has changed since"):
         open_dataset("packed", packed.root, "train")
     source = open_dataset("folder", folder_dataset, "train")
     with pytest.raises(DataError, match="holds another pack of the split 'train'"):
@@ -95,12 +96,43 @@ def test_changed_source_is_refused(packed: SegmentationDataset, folder_dataset: 
 
 def test_other_classes_are_not_mixed(packed: SegmentationDataset, folder_dataset: Path) -> None:
     table = folder_dataset / "two.yaml"
-    table.write_text("classes: [ground, {name: thing, id: [1, 2]}]")
+    table.write_text("classes: [{name: ground, id: 0}, {name: thing, id: [1, 2]}]")
     source = open_dataset("folder", folder_dataset, "train", table)
     with pytest.raises(DataError, match="other classes"):
         pack_split(source, packed.root)
     with pytest.raises(DataError, match="give the class table when packing"):
         open_dataset("packed", packed.root, "train", table)
+
+
+def test_changed_class_table_is_refused(
+    folder_dataset: Path, tmp_path: Path, packed: SegmentationDataset
+) -> None:
+    own, other = folder_dataset / "classes.yaml", folder_dataset / "other.yaml"
+    other.write_text("classes: [{name: ground, id: 0}, {name: thing, id: [1, 2]}]")
+    source = open_dataset("folder", folder_dataset, "train", other)
+    assert pack_split(source, tmp_path / "two", other)
+    assert open_dataset("packed", tmp_path / "two", "train").classes == source.classes
+    for table, pack in ((own, packed.root), (other, tmp_path / "two")):
+        table.write_text("classes: [{name: ground, id: [0, 1]}, {name: thing, id: 2}]")
+        with pytest.raises(DataError, match="or class table has changed since"):
+            open_dataset("packed", pack, "train")
+
+
+def test_damaged_pack_is_written_anew(
+    source: SegmentationDataset, packed: SegmentationDataset
+) -> None:
+    for name in ("train.images", "train.json"):
+        with (packed.root / name).open("r+b") as file:
+            file.truncate(100)
+        assert pack_split(source, packed.root)
+        again = open_dataset("packed", packed.root, "train")
+        assert torch.equal(again.read(5)[0], source.read(5)[0])
+
+
+def test_pack_deleted_during_a_run_is_named(packed: SegmentationDataset) -> None:
+    (packed.root / "train.images").unlink()
+    with pytest.raises(DataError, match=r"train\.images: cannot be read"):
+        packed.read(0)
 
 
 def test_pack_stands_alone(packed: SegmentationDataset, folder_dataset: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tsic.data.dataset import Problem, SegmentationDataset
+from tsic.data.dataset import Problem, SegmentationDataset, Values
 from tsic.data.images import size_mismatch
 from tsic.errors import DataError
 
@@ -38,7 +38,7 @@ def check_dataset(
     """
     problems = list(dataset.unpaired)
     indices = range(len(dataset))
-    for found in on_threads(lambda i: check_sample(dataset, i), indices, workers, on_progress):
+    for found, _ in on_threads(lambda i: check_sample(dataset, i), indices, workers, on_progress):
         problems += found
     return problems
 
@@ -82,7 +82,7 @@ def count_pixels(dataset: SegmentationDataset, *, workers: int = 4) -> Tensor:
         return torch.stack(list(pool.map(dataset.count_pixels, range(len(dataset))))).sum(0)
 
 
-def check_sample(dataset: SegmentationDataset, index: int) -> list[Problem]:
+def check_sample(dataset: SegmentationDataset, index: int) -> tuple[list[Problem], Values | None]:
     """Decode one mask and its image and collect their problems.
 
     Args:
@@ -90,7 +90,7 @@ def check_sample(dataset: SegmentationDataset, index: int) -> list[Problem]:
         index: Position in ``samples``.
 
     Returns:
-        The problems; empty when all is well.
+        The problems, empty when all is well; and what the mask holds, if it can be read.
     """
     sample = dataset.samples[index]
     problems = []
@@ -110,7 +110,7 @@ def check_sample(dataset: SegmentationDataset, index: int) -> list[Problem]:
         problems.append(Problem("size mismatch", sample.image, detail))
     if values is not None and (unknown := dataset.unknown_values(values)):
         problems.append(Problem("unknown id", sample.mask, unknown))
-    return problems
+    return problems, values
 
 
 def on_threads(

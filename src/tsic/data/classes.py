@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import yaml
 
-from tsic.errors import ConfigError, DataError, nearest
-from tsic.files import write_text
+from tsic.errors import ConfigError, nearest
+from tsic.files import read_text, write_text
 
 IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
@@ -277,10 +277,7 @@ def write_classes(path: str | Path, classes: ClassTable) -> None:
 def _load_yaml(path: Path) -> Any:
     """Content of a class table's file."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise DataError(f"{path}: class table cannot be read: {reason}") from error
+        return yaml.safe_load(read_text(path, "class table"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 

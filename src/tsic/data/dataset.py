@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsic.data.classes import IGNORE, MAX_CLASSES, MAX_FILE_VALUE, ClassTable
 from tsic.data.images import read_image, read_mask, size_mismatch, verify_image
-from tsic.errors import DataError
+from tsic.errors import DataError, EmptySplitError
 
 _UNKNOWN = MAX_CLASSES  # train id of what the class table does not know: no class has it
 
@@ -94,9 +94,10 @@ class SegmentationDataset:
         samples: Complete pairs, in a fixed order.
         unpaired: Files left out because their partner is missing; the check reports them.
         store: How samples are read.
+        files: Files that hold the samples, where those have none of their own.
 
     Raises:
-        DataError: If there is no pair at all.
+        EmptySplitError: If there is no pair at all.
     """
 
     name: str
@@ -106,11 +107,12 @@ class SegmentationDataset:
     samples: tuple[Sample, ...]
     unpaired: tuple[Problem, ...] = ()
     store: Store = field(default_factory=Store)
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.samples:
             alone = f"; {len(self.unpaired)} files stand alone, first {self.unpaired[0]}"
-            raise DataError(
+            raise EmptySplitError(
                 f"{self.root}: split '{self.split}' has no image with a mask"
                 f"{alone if self.unpaired else ''}"
             )
@@ -188,7 +190,11 @@ class SegmentationDataset:
         Raises:
             DataError: If the mask cannot be read.
         """
-        train_ids = self._train_ids(self.store.mask(self.samples[index]))
+        return self.count_values(self.store.mask(self.samples[index]))
+
+    def count_values(self, values: Values) -> Tensor:
+        """Count the pixels of each class ``(K,)`` in what a mask holds."""
+        train_ids = self._train_ids(values)
         counts = np.bincount(train_ids.ravel(), minlength=IGNORE + 1)
         return torch.from_numpy(counts[: self.classes.num_classes])
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from tsic.data.classes import MAX_FILE_VALUE
 from tsic.errors import DataError
 
+Image.MAX_IMAGE_PIXELS = None  # the user's own files are large, not bombs
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """File name endings, in lower case, that count as images or masks."""
 T = TypeVar("T")
@@ -72,6 +74,21 @@ def verify_image(path: Path) -> tuple[int, int]:
     return _decode(path, _verified_size)
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Read an image's size from its header, without decoding it where that can be told.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        Height and width of the upright image.
+
+    Raises:
+        DataError: If the file is no image.
+    """
+    return _decode(path, lambda image: _upright_size(image, path))
+
+
 def _decode(path: Path, extract: Callable[[Image.Image], T], rows: int | None = None) -> T:
     """Open an image file and turn whatever goes wrong into one error that names it."""
     try:
@@ -102,11 +119,17 @@ def _cut_png(content: bytes, rows: int) -> bytes:
         Layout of the header chunk: PNG specification, third edition, section 11.2.1.
     """
     is_png = content[12:16] == b"IHDR" and len(content) > 33
-    if not is_png or content[28] != 0 or b"eXIf" in content:
+    if not is_png or content[28] != 0 or may_turn_png(content):
         return content
     width, height = struct.unpack(">II", content[16:24])
     header = b"IHDR" + struct.pack(">II", width, min(rows, height)) + content[24:29]
     return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def may_turn_png(content: bytes) -> bool:
+    """Whether a PNG file says anything that Pillow might read an EXIF orientation from."""
+    marks = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+    return any(mark in content for mark in marks)
 
 
 def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -120,6 +143,8 @@ def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
     """Ids (H, W) or colours (H, W, 3)."""
+    if image.format in {"JPEG", "MPO"}:
+        raise DataError("mask is a JPEG, which changes ids; save it as PNG from what it came from")
     if image.mode in {"RGB", "RGBA"}:
         return np.asarray(image)[..., :3]
     if image.mode not in {"1", "L", "P", "I", "I;16", "I;16L", "I;16B"}:
@@ -136,12 +161,27 @@ def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
 def _verified_size(image: Image.Image) -> tuple[int, int]:
     """Height and width of the upright image, after decoding it."""
     _check_depth(image)
-    width, height = image.size
+    width, height = size = image.size
     image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
     image.load()
     # Asked for after loading, since Pillow itself turns TIFF (size and all) and then forgets it.
+    return _upright(image, size)
+
+
+def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:
+    """Height and width of the upright image, from its header where that is all there is."""
+    size = image.size
+    if image.format == "PNG" and not may_turn_png(path.read_bytes()):
+        return size[1], size[0]  # to ask for its orientation would decode it
+    if image.format == "TIFF":
+        image.load()
+    return _upright(image, size)
+
+
+def _upright(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width after the EXIF turn, of a width and height before it."""
     quarter_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (width, height) if quarter_turned else (height, width)
+    return size if quarter_turned else (size[1], size[0])
 
 
 def _check_depth(image: Image.Image) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from tsic.data.check import OnProgress
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.errors import CheckpointError, DataError
 from tsic.files import replacing, write_text
 
 FORMAT = 1
 """Counts up whenever the files' layout changes."""
-
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class Pack:
     Images are RGB bytes, row by row; masks are train ids, 255 ignored, one byte a pixel.
 
     Args:
-        source: Reader, root (relative to the pack) and fingerprint of what was packed.
+        source: Reader, root and class table (paths relative to the pack, the table's empty where
+            it was the reader's own) and fingerprint of what was packed.
         classes: The class table as its dictionary.
         entries: Every pair, in the order of the source.
     """
@@ -89,11 +89,15 @@ class Pack:
         entries = [asdict(entry) for entry in self.entries]
         write_text(path, json.dumps({**held, "entries": entries}, indent=1))
 
-    @property
-    def pixels(self) -> int:
-        """Pixels of all pairs."""
+    def cut_short(self, folder: Path, split: str) -> Path | None:
+        """The first of the two files that is missing or not as long as the pairs ask for."""
         last = self.entries[-1]
-        return last.start + last.height * last.width
+        pixels = last.start + last.height * last.width
+        for kind, channels in (("images", 3), ("masks", 1)):
+            file = folder / f"{split}.{kind}"
+            if not file.is_file() or file.stat().st_size != pixels * channels:
+                return file
+        return None
 
 
 class PackedStore(Store):
@@ -122,7 +126,9 @@ class PackedStore(Store):
         entry = self.entries[sample.name]
         for kind, channels, crc in (("images", 3, entry.image_crc), ("masks", 1, entry.mask_crc)):
             if zlib.crc32(self._pixels(sample, kind, channels).data) != crc:
-                raise DataError(f"bytes of {sample.name} have changed; pack again")
+                raise DataError(
+                    f"bytes of {sample.name} have changed; delete {self.folder} and pack again"
+                )
         return entry.height, entry.width
 
     @override
@@ -134,24 +140,33 @@ class PackedStore(Store):
         entry = self.entries[sample.name]
         count = entry.height * entry.width * channels
         start = entry.start * channels
-        flat = _mapped(self.folder / f"{self.split}.{kind}")[start : start + count]
-        return flat.reshape(entry.height, entry.width, channels)
+        file = self.folder / f"{self.split}.{kind}"
+        try:
+            flat = _mapped(file, file.stat().st_ino)[start : start + count]
+            return flat.reshape(entry.height, entry.width, channels)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read ({error}); pack again") from error
 
 
 @lru_cache(maxsize=16)
-def _mapped(path: Path) -> npt.NDArray[np.uint8]:
+def _mapped(path: Path, inode: int) -> npt.NDArray[np.uint8]:
     """Map a file into memory, once per process; writes would not reach the file."""
     return np.memmap(path, np.uint8, mode="c")
 
 
 def pack_split(
-    dataset: SegmentationDataset, out: Path, *, on_progress: OnProgress | None = None
+    dataset: SegmentationDataset,
+    out: Path,
+    classes: str | Path | None = None,
+    *,
+    on_progress: OnProgress | None = None,
 ) -> bool:
     """Pack one split; an interruption leaves no pack, and one that is there and fits is kept.
 
     Args:
         dataset: What to pack; check it first, since the first bad file stops the packing.
         out: Folder to write to, made if need be.
+        classes: Class table (YAML) that the dataset was opened with, if any.
         on_progress: Called with (pairs done, pairs in all) after each pair.
 
     Returns:
@@ -161,16 +176,15 @@ def pack_split(
         DataError: If a pair cannot be read, the disk is too small, or another source lies there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    described = out / f"{dataset.split}.json"
     source = {
         "reader": dataset.name,
         "root": os.path.relpath(dataset.root, out),  # so that both can move together
+        "classes": os.path.relpath(classes, out) if classes else "",
         "fingerprint": fingerprint(dataset),
     }
-    classes = dataset.classes.to_dict()
-    if described.is_file():
-        held = Pack.read(described)
-        if (held.source["fingerprint"], held.classes) == (source["fingerprint"], classes):
+    held = _whole_pack(out, dataset.split)
+    if held is not None:
+        if held.source["fingerprint"] == source["fingerprint"]:
             return False
         raise DataError(
             f"{out} holds another pack of the split '{dataset.split}', of other files, other "
@@ -184,8 +198,17 @@ def pack_split(
         masks.open("wb") as mask_file,
     ):
         entries = tuple(_write_pairs(dataset, out, image_file, mask_file, on_progress))
-    Pack(source, classes, entries).write(described)
+    Pack(source, dataset.classes.to_dict(), entries).write(out / f"{dataset.split}.json")
     return True
+
+
+def _whole_pack(out: Path, split: str) -> Pack | None:
+    """The pack that lies there; ``None`` where a part is missing or damaged."""
+    try:
+        pack = Pack.read(out / f"{split}.json")
+    except CheckpointError:
+        return None
+    return pack if not pack.cut_short(out, split) else None
 
 
 def _write_pairs(
@@ -227,7 +250,7 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def fingerprint(dataset: SegmentationDataset) -> str:
-    """Tell one state of a split's files from another, by their names, sizes and times.
+    """Tell one state of a split from another: its files' names, sizes and times, and its classes.
 
     Args:
         dataset: The split; its files are looked at, not read.
@@ -235,9 +258,11 @@ def fingerprint(dataset: SegmentationDataset) -> str:
     Returns:
         Hexadecimal digest.
     """
-    digest = blake2b(digest_size=16)
-    for sample in dataset.samples:
-        facts = [file.stat() for file in (sample.image, sample.mask) if file.exists()]
-        told = [sample.name, *(f"{fact.st_size} {fact.st_mtime_ns}" for fact in facts)]
-        digest.update("\n".join(told).encode())
+    digest = blake2b(json.dumps(dataset.classes.to_dict()).encode(), digest_size=16)
+    files = [(s.name, file) for s in dataset.samples for file in (s.image, s.mask)]
+    files += [(file.name, file) for file in dataset.files]
+    for name, file in files:
+        facts = file.stat() if file.exists() else None  # a sample may have no file of its own
+        told = f"{name} {facts.st_size} {facts.st_mtime_ns}" if facts else name
+        digest.update(f"{told}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from torch import Tensor
 from tsic.data.check import MAX_LISTED, OnProgress, check_sample, on_threads
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, ProblemKind, SegmentationDataset
-from tsic.data.images import SUFFIXES
+from tsic.data.images import SUFFIXES, may_turn_png
 from tsic.data.survey_table import class_table, listing
 from tsic.files import write_text
 
@@ -172,10 +172,9 @@ class _Seen:
 def _look(dataset: SegmentationDataset, index: int) -> _Seen:
     """Check, count and describe one pair; what cannot be read is left out of the counts."""
     sample = dataset.samples[index]
-    problems = check_sample(dataset, index)
-    unreadable = {problem.file for problem in problems if problem.kind == "unreadable"}
-    pixels = None if sample.mask in unreadable else dataset.count_pixels(index)
-    if sample.image in unreadable:
+    problems, values = check_sample(dataset, index)
+    pixels = None if values is None else dataset.count_values(values)
+    if any(found.kind == "unreadable" and found.file == sample.image for found in problems):
         return _Seen(problems, [], None, pixels)
     if sample.image.suffix.lower() not in SUFFIXES:  # a file of many images, such as a pack
         image = dataset.store.image(sample).contiguous().numpy()
@@ -188,12 +187,13 @@ def _look(dataset: SegmentationDataset, index: int) -> _Seen:
 def _surprises(content: bytes) -> Iterator[tuple[ProblemKind, str]]:
     """What reading an image file changes, from its header."""
     with Image.open(io.BytesIO(content)) as image:
+        may_turn = image.format != "PNG" or may_turn_png(content)  # else asking would decode it
         if image.mode != "RGB":
             other = f"has Pillow's mode {image.mode}; turned into RGB"
             yield _MODES.get(image.mode, ("colour space", other))
         if any(";16" in str(tile) for tile in image.tile):  # Pillow reads such colours as 8 bits
             yield "16 bits", "has 16 bits per channel; the lower 8 are dropped"
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if may_turn else 1
     if orientation != 1:
         yield (
             "EXIF rotation",

@@ -54,6 +54,7 @@ def open_dataset(
         DataError: If the name, the folder or the split does not exist, no pair is complete, or what
             was packed has changed since.
         ConfigError: If the class table is wrong.
+        CheckpointError: If a pack's description is damaged.
     """
     if name not in READERS:
         raise DataError(f"unknown dataset '{name}'; {nearest(name, READERS)}")
@@ -69,14 +70,19 @@ def open_dataset(
 def _refuse_changed_source(root: Path, split: str) -> None:
     """Compare a pack with the files that were packed, where they are at hand."""
     packed = Pack.read(root / f"{split}.json").source
+    folder, classes = root / packed["root"], packed["classes"]
+    if not folder.is_dir():
+        return  # the pack has moved away from its source, or this was a dataset of the hub
     try:
-        source = open_dataset(packed["reader"], root / packed["root"], split)
-    except TsicError:
-        return  # the pack has moved away from them, or they were deleted to save space
+        source = open_dataset(packed["reader"], folder, split, root / classes if classes else None)
+    except TsicError as error:
+        raise DataError(
+            f"{root} cannot be compared with what was packed ({error}); repair that, or move it"
+        ) from error
     if fingerprint(source) != packed["fingerprint"]:
         raise DataError(
-            f"{root} was packed from '{source.root}', whose split '{split}' has changed since; "
-            "pack again, or delete one of the two"
+            f"{root} was packed from '{folder.resolve()}', whose split '{split}' or class "
+            "table has changed since; delete the pack and pack again"
         )
 
 

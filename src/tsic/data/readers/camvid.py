@@ -7,7 +7,7 @@ from tsic.data.classes import IGNORE, ClassTable, Colour
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers.matching import join_pairs, listed_names, pair_by_tail, pair_expected
 from tsic.data.readers.pairs import Pairs, listed_pairs, pair_folders
-from tsic.errors import DataError, nearest
+from tsic.errors import DataError, SplitError, nearest
 
 _COLOURS: dict[str, tuple[Colour, ...]] = {
     "sky": ((128, 128, 128),),
@@ -94,7 +94,7 @@ def open_camvid(root: Path, split: str, classes: ClassTable | None = None) -> Se
             if choices
             else f"expected train.txt or train/ + trainannot/ or train_labels/, or {_IMAGES}/"
         )
-        raise DataError(f"{root}: no CamVid split '{split}'; {found}")
+        raise SplitError(f"{root}: no CamVid split '{split}'; {found}")
     parts = ("train", "val") if split == "trainval" and not _has(root, split) else (split,)
     pairs = join_pairs(_pairs(root, part) for part in parts)
     return SegmentationDataset("camvid", root, split, classes or CAMVID_CLASSES, *pairs)

@@ -6,7 +6,7 @@ from pathlib import Path
 from tsic.data.classes import IGNORE, ClassTable, Colour
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers.matching import join_pairs, pair_by_tail
-from tsic.errors import DataError, nearest
+from tsic.errors import SplitError, nearest
 
 _CLASSES: tuple[tuple[str, int, Colour], ...] = (
     ("road", 7, (128, 64, 128)),
@@ -83,7 +83,7 @@ def open_cityscapes(
     if split not in splits:
         expected = f"expected leftImg8bit/{split}/<city> + gtFine/{split}/<city>"
         found = nearest(split, splits) if splits else expected
-        raise DataError(f"{root}: no Cityscapes split '{split}'; {found}")
+        raise SplitError(f"{root}: no Cityscapes split '{split}'; {found}")
     parts = ("train", "val") if split == "trainval" else (split,)
     tail = _mask_tail(root, parts)
     pairs = join_pairs(

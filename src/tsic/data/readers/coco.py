@@ -21,7 +21,8 @@ from tsic.data.readers.polygons import (
     table_with_background,
 )
 from tsic.data.readers.rle import check_counts, counts_to_mask, decode_counts
-from tsic.errors import DataError, nearest
+from tsic.errors import DataError, SplitError, nearest
+from tsic.files import read_text
 
 YEARS = ("", "2017", "2014")
 """What COCO appends to the name of a split."""
@@ -166,16 +167,14 @@ def _find_file(root: Path, split: str) -> tuple[Path, str]:
         if found
         else f"expected annotations/instances_{split}.json, {split}.json or {split}/{ROBOFLOW}"
     )
-    raise DataError(f"{root}: no split '{split}'; {way_out}")
+    raise SplitError(f"{root}: no split '{split}'; {way_out}")
 
 
 def _load(file: Path) -> dict[str, list[Any]]:
     """The three lists of a COCO file."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not JSON, or not even text
+        content = json.loads(read_text(file))
+    except ValueError as error:
         raise DataError(f"{file}: not valid JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -216,6 +215,8 @@ def _images(
             raise DataError(
                 f"{file}: images[{i}] must have id, file_name, height and width"
             ) from error
+        if number in samples:
+            raise DataError(f"{file}: images[{i}] has the id {number!r} of another image")
         candidates = [folder / listed for folder in folders or [root]]
         image = next((path for path in candidates if path.is_file()), None)
         if image is None or listed.is_absolute():

@@ -6,7 +6,7 @@ from tsic.data.classes import IGNORE, ClassTable, default_palette
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers.coco_stuff_classes import COCO_STUFF_NAMES
 from tsic.data.readers.matching import pair_by_tail
-from tsic.errors import DataError, nearest
+from tsic.errors import SplitError, nearest
 
 _NAMES = tuple(COCO_STUFF_NAMES.values())
 # COCO-Stuff publishes no fixed colours.
@@ -62,7 +62,7 @@ def open_coco_stuff(
     if split not in image_folders:
         expected = "expected images/train2017 + annotations/train2017"
         found = nearest(split, image_folders) if image_folders else expected
-        raise DataError(f"{root}: no COCO-Stuff split '{split}'; {found}")
+        raise SplitError(f"{root}: no COCO-Stuff split '{split}'; {found}")
     images, part = image_folders[split], _FOLDERS[split]
     masks = _first_folder(root / "annotations" / part, root / "stuffthingmaps" / part)
     if _has_pixel_maps(masks):

@@ -10,7 +10,8 @@ from tsic.data.classes import ClassTable, read_classes, read_splits
 from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.images import SUFFIXES
 from tsic.data.readers.pairs import files_by_stem, pair_files, stem_of
-from tsic.errors import DataError, nearest
+from tsic.errors import DataError, SplitError, nearest
+from tsic.files import read_text
 
 MASK_SUFFIXES = ("_mask", "_label", "_L", "_gt", "_labelIds")
 """What people append to an image's name to name its mask."""
@@ -80,7 +81,7 @@ def _folders(root: Path, split: str) -> tuple[Path, Path]:
     if not choices:
         _refuse(root, split)
     if split not in choices:
-        raise DataError(f"{root}: no split '{split}'; {nearest(split, choices)}")
+        raise SplitError(f"{root}: no split '{split}'; {nearest(split, choices)}")
     if lists or shares:
         return root / "images", root / "masks"
     return root / "images" / split, root / "masks" / split
@@ -158,11 +159,7 @@ def _listed(
     list_file: Path, images: Path, image_files: Mapping[str, Path]
 ) -> tuple[set[str], list[Problem]]:
     """Stems that a list file names, and lines that name no image or one again."""
-    try:
-        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise DataError(f"{list_file}: list cannot be read: {reason}") from error
+    lines = read_text(list_file, "list").splitlines()
     first_lines: dict[str, int] = {}
     problems = []
     for number, line in enumerate(lines, start=1):

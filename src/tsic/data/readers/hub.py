@@ -17,7 +17,7 @@ from torch import Tensor
 from tsic.data.classes import IGNORE, ClassTable, default_palette, read_classes
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.images import read_image, read_mask, verify_image
-from tsic.errors import ConfigError, DataError, nearest
+from tsic.errors import ConfigError, DataError, SplitError, nearest
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
 """Names of the column of images, the likeliest first."""
@@ -59,7 +59,10 @@ class HubStore(Store):
     def _read(self, sample: Sample, cell: Path, column: str, read: Callable[[Any], T]) -> T:
         """Read the file that lies in a cell, or that the cell names."""
         row = int(sample.name.rpartition("/")[2])
-        content = _column(self.source, self.split, column)[row][column]
+        try:
+            content = _column(self.source, self.split, column)[row][column]
+        except Exception as error:  # the library, the network and the files raise many kinds
+            raise DataError(f"{cell}: cannot be read ({error}); try again") from error
         if content is None:
             raise DataError(f"{cell}: is empty; remove the row")
         if content["bytes"] is None:
@@ -105,7 +108,8 @@ def open_hub(root: Path, split: str, classes: ClassTable | None = None) -> Segme
     names = (f"{split}/{row:0{digits}}" for row in range(len(opened)))
     samples = tuple(Sample(root / name, root / name / mask_column, name) for name in names)
     store = HubStore(source, split, image_column, mask_column)
-    return SegmentationDataset("hub", root, split, classes, samples, store=store)
+    files = tuple(Path(file["filename"]) for file in opened.cache_files)
+    return SegmentationDataset("hub", root, split, classes, samples, store=store, files=files)
 
 
 def _library() -> Any:
@@ -137,6 +141,8 @@ def _open(source: str, split: str) -> Any:
     except Exception as error:  # the library, the network and the files raise many kinds
         kind = "" if root.is_dir() else "no such folder, and on the Hugging Face hub: "
         reason = " ".join(str(error).split()) or type(error).__name__
+        if reason.startswith("Unknown split"):
+            raise SplitError(f"{source}: no split '{split}' ({reason})") from error
         raise DataError(f"{source}: {kind}cannot be opened ({reason})") from error
 
 
@@ -177,9 +183,9 @@ def _parquet_files(root: Path, split: str) -> list[str]:
     return by_split[split]
 
 
-def _unknown_split(root: Path, split: str, splits: Iterable[str]) -> DataError:
+def _unknown_split(root: Path, split: str, splits: Iterable[str]) -> SplitError:
     """The error about a split that is not there."""
-    return DataError(f"{root}: no split '{split}'; {nearest(split, splits)}")
+    return SplitError(f"{root}: no split '{split}'; {nearest(split, splits)}")
 
 
 def _columns(root: Path, opened: Any) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from tsic.data.dataset import Problem, Sample
 from tsic.data.readers.pairs import Pairs, files_by_stem, pair_files, stem_of
 from tsic.errors import DataError
+from tsic.files import read_text
 
 
 def pair_by_tail(
@@ -89,11 +90,7 @@ def listed_names(list_file: Path) -> tuple[str, ...]:
     Raises:
         DataError: If the file cannot be read, or a line is anything else.
     """
-    try:
-        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise DataError(f"{list_file}: list cannot be read: {reason}") from error
+    lines = read_text(list_file, "list").splitlines()
     names = []
     for number, line in enumerate(lines, start=1):
         fields = line.split()

@@ -5,7 +5,7 @@ from pathlib import Path
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Sample, SegmentationDataset
 from tsic.data.packed import Pack, PackedStore
-from tsic.errors import DataError, nearest
+from tsic.errors import DataError, SplitError, nearest
 
 
 def open_packed(root: Path, split: str, classes: ClassTable | None = None) -> SegmentationDataset:
@@ -26,20 +26,18 @@ def open_packed(root: Path, split: str, classes: ClassTable | None = None) -> Se
     described = root / f"{split}.json"
     if not described.is_file():
         packed = [path.stem for path in root.glob("*.json")]
-        raise DataError(f"{root}: no packed split '{split}'; {nearest(split, packed)}")
+        raise SplitError(f"{root}: no packed split '{split}'; {nearest(split, packed)}")
     if classes is not None:
         raise DataError(f"{root}: masks are mapped already; give the class table when packing")
     pack = Pack.read(described)
+    if file := pack.cut_short(root, split):
+        raise DataError(f"{file} is missing or cut short; pack again")
     images, masks = root / f"{split}.images", root / f"{split}.masks"
-    for file, channels in ((images, 3), (masks, 1)):
-        if not file.is_file() or file.stat().st_size != pack.pixels * channels:
-            raise DataError(f"{file} is missing or cut short; pack again")
-    table = ClassTable.from_dict(pack.classes)
     return SegmentationDataset(
         "packed",
         root,
         split,
-        ClassTable.from_names(table.names, palette=table.palette),  # masks hold train ids
+        ClassTable.from_dict(pack.classes),
         tuple(Sample(images, masks, entry.name) for entry in pack.entries),
         store=PackedStore(root, split, pack.entries),
     )

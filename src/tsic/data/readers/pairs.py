@@ -7,6 +7,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from tsic.data.dataset import Problem, Sample
 from tsic.data.images import SUFFIXES
 from tsic.errors import DataError
+from tsic.files import read_text
 
 Pairs = tuple[tuple[Sample, ...], tuple[Problem, ...]]
 """Complete pairs sorted by name, and what had to be left out."""
@@ -128,7 +129,7 @@ def _walk(folder: Path) -> list[str]:
 def listed_pairs(root: Path, list_file: Path) -> Pairs:
     """Read a list file; a pair with a missing file becomes a problem."""
     samples, problems = [], []
-    for number, line in enumerate(list_file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(list_file, "list").splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue

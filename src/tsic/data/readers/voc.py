@@ -11,7 +11,7 @@ from tsic.data.classes import ClassTable
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.readers.matching import listed_names, pair_expected
 from tsic.data.readers.pairs import Pairs
-from tsic.errors import DataError, nearest
+from tsic.errors import DataError, SplitError, nearest
 
 VOC_CLASSES = ClassTable.from_names(
     (
@@ -106,7 +106,7 @@ def open_voc(root: Path, split: str, classes: ClassTable | None = None) -> Segme
         found = nearest(split, splits) if splits else f"expected {split}.txt in {lists}"
         if split == "train_aug":
             found = f"it needs {lists / 'train_aug.txt'}, or SBD in {root / _SBD_FOLDERS[0]}"
-        raise DataError(f"{root}: no VOC split '{split}'; {found}")
+        raise SplitError(f"{root}: no VOC split '{split}'; {found}")
     pairs = (
         _augmented_pairs(root, voc, sbd)
         if split == "train_aug"

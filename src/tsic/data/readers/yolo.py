@@ -13,6 +13,7 @@ import yaml
 
 from tsic.data.classes import ClassTable, read_classes
 from tsic.data.dataset import Problem, Sample, SegmentationDataset, Store, Values
+from tsic.data.images import read_size
 from tsic.data.readers.pairs import files_by_stem, locate
 from tsic.data.readers.polygons import (
     Points,
@@ -21,7 +22,8 @@ from tsic.data.readers.polygons import (
     polygon_area,
     table_with_background,
 )
-from tsic.errors import DataError, nearest
+from tsic.errors import DataError, SplitError, nearest
+from tsic.files import read_text
 
 SPLITS = ("train", "val", "test")
 """Keys of ``data.yaml`` that name splits."""
@@ -42,7 +44,7 @@ class YoloStore(Store):
 
     def mask(self, sample: Sample) -> Values:
         """Draw the mask: ids ``(H, W)``, smaller objects on top of larger ones."""
-        height, width = self.image_size(sample)
+        height, width = read_size(sample.image)
         shapes = list(self._shapes(sample.mask, height, width))
         mask = np.zeros((height, width), np.uint16)
         for value, points in sorted(shapes, key=lambda shape: -polygon_area(shape[1])):
@@ -51,13 +53,7 @@ class YoloStore(Store):
 
     def _shapes(self, file: Path, height: int, width: int) -> Iterator[tuple[int, Points]]:
         """Id and corners in pixels of each line; none where there is no file."""
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except FileNotFoundError:
-            return
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise DataError(f"{file}: cannot be read: {reason}") from error
+        lines = read_text(file, "label").splitlines() if file.exists() else []
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -147,10 +143,7 @@ def open_yolo(root: Path, split: str, classes: ClassTable | None = None) -> Segm
 def _read_settings(file: Path) -> dict[str, Any]:
     """Content of ``data.yaml``."""
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise DataError(f"{file}: cannot be read: {reason}") from error
+        settings = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
         raise DataError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
@@ -179,7 +172,7 @@ def _sources(file: Path, settings: Mapping[str, Any], split: str) -> list[Path]:
     """Folders of images and list files of a split, as far as they can be found."""
     splits = {key for key in SPLITS if settings.get(key)}
     if split not in splits:
-        raise DataError(f"{file}: no split '{split}'; {nearest(split, splits)}")
+        raise SplitError(f"{file}: no split '{split}'; {nearest(split, splits)}")
     value = settings[split]
     sources = []
     for one in value if isinstance(value, list) else [value]:
@@ -200,7 +193,7 @@ def _inner_folder(root: Path, split: str) -> Path:
     if not splits:
         raise DataError(f"{root}: expected data.yaml, or images/{split} and labels/{split}")
     if split not in splits:
-        raise DataError(f"{root}: no split '{split}'; {nearest(split, splits)}")
+        raise SplitError(f"{root}: no split '{split}'; {nearest(split, splits)}")
     return root / "images" / split
 
 
@@ -222,11 +215,7 @@ def _images(root: Path, sources: list[Path]) -> tuple[list[Path], list[Problem]]
 
 def _listed_images(root: Path, list_file: Path) -> tuple[list[Path], list[Problem]]:
     """Images that a list file names by their paths relative to itself or to the root."""
-    try:
-        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise DataError(f"{list_file}: list cannot be read: {reason}") from error
+    lines = read_text(list_file, "list").splitlines()
     images, problems = [], []
     for number, line in enumerate(lines, start=1):
         listed = line.strip().replace("\\", "/")
