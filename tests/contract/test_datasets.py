@@ -207,3 +207,10 @@ def test_real_camvid(camvid_root: Path) -> None:
     assert (image.shape, label.shape) == ((3, 360, 480), (360, 480))
     assert set(label.unique().tolist()) <= {*range(11), 255}
     assert check_dataset(val, workers=2) == []
+
+
+def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
+    _camvid_lists(tmp_path / "data")
+    (tmp_path / "data" / "train.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(DataError, match=r"train\.txt: list cannot be read: not a text file"):
+        open_dataset("camvid", tmp_path / "data", "train")

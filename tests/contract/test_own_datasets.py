@@ -490,6 +490,16 @@ class TestCoco:
             ),
         )
 
+    def test_two_images_of_one_id_are_refused(self, tmp_path: Path) -> None:
+        _coco(tmp_path / "train.json", [{"segmentation": [SQUARE]}])
+        content = json.loads((tmp_path / "train.json").read_text())
+        content["images"].append({**content["images"][0], "file_name": "b.png"})
+        (tmp_path / "train.json").write_text(json.dumps(content))
+        for name in "ab":
+            _save(tmp_path / "train" / f"{name}.png")
+        with pytest.raises(DataError, match=r"images\[1\] has the id 0 of another image"):
+            open_coco(tmp_path, "train")
+
     def test_size_in_the_file_must_be_the_images(self, tmp_path: Path) -> None:
         _coco(tmp_path / "train.json", [{"segmentation": [SQUARE]}], [("a.png", 6, 4)])
         _save(tmp_path / "train" / "a.png")
