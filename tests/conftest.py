@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tsic.data.classes import ClassTable, write_classes
+from tsic.data.class_file import write_classes
+from tsic.data.classes import ClassTable
 
 if TYPE_CHECKING:
     from tsic.cycle import Cycle

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from tsic.data.check import check_dataset
-from tsic.data.classes import ClassTable, read_classes, read_splits
+from tsic.data.class_file import read_classes, read_splits
+from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.readers.coco import open_coco
 from tsic.data.readers.folder import open_folder

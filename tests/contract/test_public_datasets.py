@@ -14,7 +14,8 @@ import scipy.io  # type: ignore[import-untyped, unused-ignore]
 from PIL import Image
 
 from tsic.data.check import check_dataset
-from tsic.data.classes import ClassTable, read_classes, write_classes
+from tsic.data.class_file import read_classes, write_classes
+from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers.ade20k import ADE20K_CLASSES, open_ade20k
 from tsic.data.readers.camvid import CAMVID_CLASSES, open_camvid

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tsic.data.classes import IGNORE, ClassTable, default_palette, read_classes, write_classes
+from tsic.data.class_file import read_classes, write_classes
+from tsic.data.classes import IGNORE, ClassTable, default_palette
 from tsic.errors import ConfigError, DataError
 
 

@@ -33,7 +33,7 @@ DOORS = {
     "lightning": {"tsic.data.datamodule", "tsic.training", "tsic.callbacks", "tsic.run"},
     "torchmetrics": {"tsic.training"},
     "jsonargparse": {"tsic.config_file"},
-    "yaml": {"tsic.config_file", "tsic.data.classes", "tsic.data.readers.yolo"},
+    "yaml": {"tsic.config_file", "tsic.data.class_file", "tsic.data.readers.yolo"},
     "safetensors": {"tsic.checkpoint", "tsic.teacher.sam"},
     "matplotlib": {"tsic.report"},
     "jinja2": {"tsic.report"},

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tsic.data.classes import IGNORE, read_classes
+from tsic.data.class_file import read_classes
+from tsic.data.classes import IGNORE
 from tsic.data.readers import open_dataset
 from tsic.data.scenes import SCENE_CLASSES, draw_scene, scene_seed, write_scenes
 from tsic.data.scenes.finish import finish

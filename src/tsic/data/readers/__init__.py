@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from tsic.data.classes import ClassTable, read_classes
+from tsic.data.class_file import read_classes
+from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.packed import Pack, fingerprint
 from tsic.data.readers.ade20k import open_ade20k

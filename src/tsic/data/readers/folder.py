@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from tsic.data.classes import ClassTable, read_classes, read_splits
+from tsic.data.class_file import read_classes, read_splits
+from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.images import SUFFIXES
 from tsic.data.readers.pairs import files_by_stem, pair_files, stem_of

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from tsic.data.classes import IGNORE, ClassTable, default_palette, read_classes
+from tsic.data.class_file import read_classes
+from tsic.data.classes import IGNORE, ClassTable, default_palette
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.images import read_image, read_mask, verify_image
 from tsic.errors import ConfigError, DataError, SplitError, nearest

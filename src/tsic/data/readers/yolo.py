@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tsic.data.classes import ClassTable, read_classes
+from tsic.data.class_file import read_classes
+from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, Sample, SegmentationDataset, Store, Values
 from tsic.data.images import read_size
 from tsic.data.readers.pairs import files_by_stem, locate

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsic.data.classes import write_classes
+from tsic.data.class_file import write_classes
 from tsic.data.scenes.compose import SCENES_VERSION, draw_scene
 from tsic.data.scenes.surfaces import SCENE_CLASSES
 from tsic.errors import DataError
