@@ -127,7 +127,7 @@ def _refuse(root: Path, split: str) -> NoReturn:
     raise DataError(
         f"{root}: no split found; expected {split}/images + {split}/masks, "
         f"or images/{split} + masks/{split}; with images/ + masks/ alone, {ways}; "
-        "for a public dataset say its reader (data.name)"
+        "for a public dataset say its reader (data.name; --name of tsic data)"
     )
 
 
