@@ -128,8 +128,15 @@ def _cut_png(content: bytes, rows: int) -> bytes:
 
 def may_turn_png(content: bytes) -> bool:
     """Whether a PNG file says anything that Pillow might read an EXIF orientation from."""
-    marks = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-    return any(mark in content for mark in marks)
+    keywords = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+    at = 8
+    while at + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        is_text = kind in {b"tEXt", b"zTXt", b"iTXt"}
+        if kind == b"eXIf" or (is_text and content.startswith(keywords, at + 8)):
+            return True
+        at += 12 + length
+    return False
 
 
 def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:

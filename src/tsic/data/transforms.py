@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -172,12 +173,12 @@ class TrainTransform:
         ]
         window = image[None, :, slice(*rows), slice(*columns)]
         image = F.interpolate(window, size, mode="bilinear", antialias=True)[0]
-        # Half a pixel in, as the bilinear image has it ("nearest-exact").
+        # Half a pixel in, as the bilinear image has it. NumPy takes in a tenth of torch's time.
         picked = [
-            ((torch.arange(side) + 0.5) * (stop - start) / side).long() + start
+            ((np.arange(side) + 0.5) * (stop - start) / side).astype(np.intp) + start
             for side, (start, stop) in zip(size, (rows, columns), strict=True)
         ]
-        return image, label[picked[0]][:, picked[1]]
+        return image, torch.from_numpy(label.numpy().take(picked[0], 0).take(picked[1], 1))
 
     def _pad(self, image: Tensor, label: Tensor, corner: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Fill up to the crop's size, the image with a plain colour and the label with 255."""
