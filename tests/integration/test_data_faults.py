@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 from PIL import Image
 
 from tsic.cli import main
+from tsic.data.check import require_clean
+from tsic.data.readers import open_dataset
+from tsic.errors import DataError
 
 DOCS = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 Break = Callable[[Path], object]
@@ -125,7 +130,7 @@ def test_train_stops_before_it_begins(
     fault: str, folder_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if fault == "no permission" and os.geteuid() == 0:
-        pytest.skip("root may read everything")
+        return  # root may read everything; the next test gives that up
     break_it, message = FAULTS[fault]
     break_it(folder_dataset)
     words = ["train", "--name", "run", "--out", str(tmp_path / "runs")]
@@ -135,6 +140,23 @@ def test_train_stops_before_it_begins(
     assert re.search(message, told), told
     assert "Traceback" not in told
     assert not (tmp_path / "runs" / "run" / "checkpoints").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the test above covers it")
+def test_no_permission_as_seen_by_nobody(folder_dataset: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "shapes"
+        shutil.copytree(folder_dataset, root)
+        Path(folder).chmod(0o755)
+        dataset = open_dataset("folder", root, "train")
+        require_clean(dataset)
+        FAULTS["no permission"][0](root)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(DataError, match=FAULTS["no permission"][1]):
+                require_clean(dataset)
+        finally:
+            os.seteuid(0)
 
 
 def test_what_only_looks_like_a_fault_trains(folder_dataset: Path, tmp_path: Path) -> None:
