@@ -155,7 +155,8 @@ class TestBuildStudent:
             ),
             (
                 {"name": "deeplabv3", "encoder": "swin_tiny_patch4_window7_224"},
-                "unexpected keyword argument 'output_stride'; output_stride was 8",
+                # The second is what the oldest supported timm stumbles over first.
+                "unexpected keyword argument 'output_stride'; output_stride was 8|takes any size",
             ),
             ({"name": "fpn", "encoder": "resnet81"}, "'resnet81' is neither .* did you mean"),
             (
