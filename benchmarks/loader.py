@@ -26,9 +26,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from tsic.data.batches import TrainDataset
 from tsic.data.class_file import write_classes
 from tsic.data.classes import ClassTable
-from tsic.data.datamodule import TrainDataset
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.packed import pack_split
 from tsic.data.readers import open_dataset

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
-from tsic.data.datamodule import Batch
+from tsic.data.batches import Batch
 from tsic.data.sampling import position_seed
 from tsic.errors import NonFiniteLossError
 from tsic.grid import Size, resize_images

@@ -22,6 +22,7 @@ from tsic.data.readers.folder import open_folder
 from tsic.data.readers.hub import open_hub
 from tsic.data.readers.rle import decode_counts
 from tsic.data.readers.yolo import open_yolo
+from tsic.data.survey import survey
 from tsic.errors import ConfigError, DataError
 
 TABLE = "classes: [k0, k1, k2, k3, k4]\n"
@@ -817,6 +818,17 @@ class TestHub:
             "cannot be decoded (cannot identify image file); replace the file"
         )
         assert problems[1].detail == "is empty; remove the row"
+
+    def test_survey_tells_what_reading_changes(self, rows: Any, tmp_path: Path) -> None:
+        as_files = rows.cast_column("label", _undecoded()).cast_column("picture", _undecoded())
+        turned = as_files.to_list()
+        turned[1]["picture"] = _png(np.zeros((4, 6), np.uint8))
+        turned[2]["picture"] = turned[0]["picture"]
+        datasets = pytest.importorskip("datasets")
+        _hub_folder(datasets.Dataset.from_list(turned, rows.features), tmp_path / "d", "parquet")
+        found = survey([open_hub(tmp_path / "d", "train")], trained_on=())
+        notes = [one.problem for one in found.notes if one.problem.kind != "absent class"]
+        assert [(note.kind, note.file.name) for note in notes] == [("grey", "1")]
 
     def test_two_columns_of_images_are_needed(self, rows: Any, tmp_path: Path) -> None:
         _hub_folder(rows.remove_columns("label"), tmp_path / "data", "parquet")

@@ -11,7 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from tsic.data.datamodule import Item, RawBatch, SegmentationData, collate, to_batch
+from tsic.data.batches import Item, RawBatch, collate, to_batch
+from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
@@ -49,17 +50,12 @@ def _take(data: SegmentationData, count: int) -> list[RawBatch]:
     return list(islice(data.train_dataloader(), count))
 
 
-def _colours(batch: RawBatch) -> Tensor:
-    assert batch["colours"] is not None
-    return batch["colours"]
-
-
 def _samples(batches: list[RawBatch]) -> list[Item | DataError]:
     return [
         Item(*sample)
         for batch in batches
         for sample in zip(
-            batch["images"], batch["labels"], _colours(batch), batch["names"], strict=True
+            batch["images"], batch["labels"], batch["colour_seeds"], batch["names"], strict=True
         )
     ]
 
@@ -72,7 +68,7 @@ def _assert_equal(some: list[RawBatch], others: list[RawBatch]) -> None:
     assert one["names"] == other["names"]
     assert torch.equal(one["images"], other["images"])
     assert torch.equal(one["labels"], other["labels"])
-    assert torch.equal(_colours(one), _colours(other))
+    assert one["colour_seeds"] == other["colour_seeds"]
 
 
 def test_batches_hold_what_the_contract_says(train: SegmentationDataset) -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tsic.data.batches import RawBatch
 from tsic.data.check import check_dataset
-from tsic.data.datamodule import RawBatch, SegmentationData
+from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.packed import pack_split
 from tsic.data.readers import open_dataset

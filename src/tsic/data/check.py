@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,8 +39,9 @@ def check_dataset(
     """
     problems = list(dataset.unpaired)
     indices = range(len(dataset))
-    for found, _ in on_threads(lambda i: check_sample(dataset, i), indices, workers, on_progress):
-        problems += found
+    look = partial(check_sample, dataset)
+    for checked in on_threads(look, indices, workers, on_progress):
+        problems += checked.problems
     return problems
 
 
@@ -82,7 +84,21 @@ def count_pixels(dataset: SegmentationDataset, *, workers: int = 4) -> Tensor:
         return torch.stack(list(pool.map(dataset.count_pixels, range(len(dataset))))).sum(0)
 
 
-def check_sample(dataset: SegmentationDataset, index: int) -> tuple[list[Problem], Values | None]:
+class Checked(NamedTuple):
+    """What one pair showed.
+
+    Args:
+        problems: Empty when all is well.
+        values: What the mask holds, if it can be read.
+        digest: What tells the image from others, if it can be decoded.
+    """
+
+    problems: list[Problem]
+    values: Values | None
+    digest: bytes | None
+
+
+def check_sample(dataset: SegmentationDataset, index: int) -> Checked:
     """Decode one mask and its image and collect their problems.
 
     Args:
@@ -90,13 +106,13 @@ def check_sample(dataset: SegmentationDataset, index: int) -> tuple[list[Problem
         index: Position in ``samples``.
 
     Returns:
-        The problems, empty when all is well; and what the mask holds, if it can be read.
+        Its problems and what was seen on the way.
     """
     sample = dataset.samples[index]
     problems = []
-    image_size = values = None
+    image = values = None
     try:
-        image_size = dataset.store.image_size(sample)
+        image = dataset.store.verify(sample)
     except DataError as error:
         detail = str(error).removeprefix(f"{sample.image}: ")
         problems.append(Problem("unreadable", sample.image, detail))
@@ -105,12 +121,12 @@ def check_sample(dataset: SegmentationDataset, index: int) -> tuple[list[Problem
     except DataError as error:
         detail = str(error).removeprefix(f"{sample.mask}: ")
         problems.append(Problem("unreadable", sample.mask, detail))
-    if image_size and values is not None and image_size != values.shape[:2]:
-        detail = size_mismatch(image_size, values.shape[:2])
+    if image and values is not None and image.size != values.shape[:2]:
+        detail = size_mismatch(image.size, values.shape[:2])
         problems.append(Problem("size mismatch", sample.image, detail))
     if values is not None and (unknown := dataset.unknown_values(values)):
         problems.append(Problem("unknown id", sample.mask, unknown))
-    return problems, values
+    return Checked(problems, values, image and image.digest)
 
 
 def on_threads(

@@ -1,5 +1,6 @@
 """Pairs of images and masks of one split, whatever files they lie in."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tsic.data.classes import IGNORE, MAX_CLASSES, MAX_FILE_VALUE, ClassTable
-from tsic.data.images import read_image, read_mask, size_mismatch, verify_image
+from tsic.data.images import Verified, read_image, read_mask, size_mismatch, verify_image
+from tsic.data.surprises import Surprise, SurpriseKind, image_surprises
 from tsic.errors import DataError, EmptySplitError
 
 _UNKNOWN = MAX_CLASSES  # train id of what the class table does not know: no class has it
@@ -19,11 +21,20 @@ _UNKNOWN = MAX_CLASSES  # train id of what the class table does not know: no cla
 Values = npt.NDArray[Any]
 """What a mask holds: ids ``(H, W)`` or RGB colours ``(H, W, 3)``."""
 
-ProblemKind = Literal[
-    "missing mask", "missing image", "duplicate", "unreadable", "size mismatch", "unknown id",
-    "duplicate image", "absent class", "grey", "palette", "transparency", "CMYK", "colour space",
-    "16 bits", "EXIF rotation", "split left out",
-]  # fmt: skip
+ProblemKind = (
+    SurpriseKind
+    | Literal[
+        "missing mask",
+        "missing image",
+        "duplicate",
+        "unreadable",
+        "size mismatch",
+        "unknown id",
+        "duplicate image",
+        "absent class",
+        "split left out",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +84,13 @@ class Store:
         """Read the image: RGB uint8 ``(3, H, W)``, upright, at least so many rows of it."""
         return read_image(sample.image, rows)
 
-    def image_size(self, sample: Sample) -> tuple[int, int]:
-        """Height and width of the image, found as cheaply as finds a damaged file."""
+    def verify(self, sample: Sample) -> Verified:
+        """Decode the image as cheaply as finds a damaged file."""
         return verify_image(sample.image)
+
+    def surprises(self, sample: Sample) -> Iterable[Surprise]:
+        """Tell what reading the image changes."""
+        return image_surprises(sample.image)
 
     def mask(self, sample: Sample) -> Values:
         """Read the mask as the class table knows it: ids ``(H, W)``, or colours ``(H, W, 3)``."""

@@ -4,8 +4,9 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,20 @@ Image.MAX_IMAGE_PIXELS = None  # the user's own files are large, not bombs
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """File name endings, in lower case, that count as images or masks."""
+
 T = TypeVar("T")
+
+
+class Verified(NamedTuple):
+    """An image that can be decoded.
+
+    Args:
+        size: Height and width, upright.
+        digest: Equal for files of one kind (JPEG or not) that hold the same pixels.
+    """
+
+    size: tuple[int, int]
+    digest: bytes
 
 
 def read_image(path: Path, rows: int | None = None) -> Tensor:
@@ -57,7 +71,7 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
     return _decode(path, _mask_values)
 
 
-def verify_image(path: Path) -> tuple[int, int]:
+def verify_image(path: Path) -> Verified:
     """Decode an image as cheaply as finds a damaged file.
 
     JPEG is decoded at an eighth of its size, which still walks through the whole file.
@@ -66,12 +80,12 @@ def verify_image(path: Path) -> tuple[int, int]:
         path: Image file.
 
     Returns:
-        Height and width as `read_image` would return them.
+        Its size as `read_image` would return it, and what tells it from other images.
 
     Raises:
         DataError: As `read_image`.
     """
-    return _decode(path, _verified_size)
+    return _decode(path, _verified)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -165,14 +179,15 @@ def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
     return ids.astype(np.uint8) if image.mode == "1" else ids
 
 
-def _verified_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of the upright image, after decoding it."""
+def _verified(image: Image.Image) -> Verified:
+    """Decode an image, JPEG at an eighth of its size."""
     _check_depth(image)
     width, height = size = image.size
     image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
     image.load()
     # Asked for after loading, since Pillow itself turns TIFF (size and all) and then forgets it.
-    return _upright(image, size)
+    digest = blake2b(f"{size} {image.mode}".encode() + image.tobytes(), digest_size=16).digest()
+    return Verified(_upright(image, size), digest)
 
 
 def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from tsic.data.check import OnProgress
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
+from tsic.data.images import Verified
 from tsic.errors import CheckpointError, DataError
 from tsic.files import replacing, write_text
 
@@ -122,14 +123,21 @@ class PackedStore(Store):
         return pixels.permute(2, 0, 1)
 
     @override
-    def image_size(self, sample: Sample) -> tuple[int, int]:
+    def verify(self, sample: Sample) -> Verified:
         entry = self.entries[sample.name]
         for kind, channels, crc in (("images", 3, entry.image_crc), ("masks", 1, entry.mask_crc)):
             if zlib.crc32(self._pixels(sample, kind, channels).data) != crc:
                 raise DataError(
                     f"bytes of {sample.name} have changed; delete {self.folder} and pack again"
                 )
-        return entry.height, entry.width
+        size = entry.height, entry.width
+        digest = blake2b(self._pixels(sample, "images", 3).data, digest_size=16)
+        digest.update(str(size).encode())
+        return Verified(size, digest.digest())
+
+    @override
+    def surprises(self, sample: Sample) -> tuple[()]:
+        return ()
 
     @override
     def mask(self, sample: Sample) -> Values:

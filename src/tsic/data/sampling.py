@@ -24,17 +24,18 @@ def sample_order(seed: int, epoch: int, n: int) -> list[int]:
     return torch.randperm(n, generator=generator).tolist()
 
 
-def position_seed(seed: int, position: int) -> int:
+def position_seed(seed: int, position: int, purpose: str = "augment") -> int:
     """Give the seed for augmenting the sample at a position.
 
     Args:
         seed: The run's seed.
         position: Count of samples since step 0 over all ranks.
+        purpose: What is drawn; purposes share nothing.
 
     Returns:
         64 well mixed bits, so that neighbouring positions share nothing.
     """
-    return _hash("augment", seed, position)
+    return _hash(purpose, seed, position)
 
 
 def _hash(purpose: str, seed: int, number: int) -> int:

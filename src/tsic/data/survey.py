@@ -1,34 +1,20 @@
 """Everything worth knowing about a dataset before a training: counts, faults, surprises."""
 
-import io
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import ExifTags, Image
 from torch import Tensor
 
 from tsic.data.check import MAX_LISTED, OnProgress, check_sample, on_threads
 from tsic.data.classes import ClassTable
-from tsic.data.dataset import Problem, ProblemKind, SegmentationDataset
-from tsic.data.images import SUFFIXES, may_turn_png
+from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.survey_table import class_table, listing
 from tsic.files import write_text
-
-_MODES: dict[str, tuple[ProblemKind, str]] = {
-    "1": ("grey", "black and white; read as RGB with three equal channels"),
-    "L": ("grey", "grey; read as RGB with three equal channels"),
-    "LA": ("grey", "grey with transparency; read as RGB with three equal channels, all opaque"),
-    "P": ("palette", "colours of a palette, as masks often have; read as RGB"),
-    "RGBA": ("transparency", "has transparency; read as RGB, all opaque"),
-    "CMYK": ("CMYK", "CMYK; turned into RGB without its colour profile"),
-}
-"""What is said of an image whose Pillow mode is not RGB."""
 
 
 @dataclass(frozen=True)
@@ -172,33 +158,13 @@ class _Seen:
 def _look(dataset: SegmentationDataset, index: int) -> _Seen:
     """Check, count and describe one pair; what cannot be read is left out of the counts."""
     sample = dataset.samples[index]
-    problems, values = check_sample(dataset, index)
-    pixels = None if values is None else dataset.count_values(values)
-    if any(found.kind == "unreadable" and found.file == sample.image for found in problems):
-        return _Seen(problems, [], None, pixels)
-    if sample.image.suffix.lower() not in SUFFIXES:  # a file of many images, such as a pack
-        image = dataset.store.image(sample).contiguous().numpy()
-        return _Seen(problems, [], blake2b(image.data).digest(), pixels)
-    content = sample.image.read_bytes()
-    notes = [Problem(kind, sample.image, detail) for kind, detail in _surprises(content)]
-    return _Seen(problems, notes, blake2b(content).digest(), pixels)
-
-
-def _surprises(content: bytes) -> Iterator[tuple[ProblemKind, str]]:
-    """What reading an image file changes, from its header."""
-    with Image.open(io.BytesIO(content)) as image:
-        may_turn = image.format != "PNG" or may_turn_png(content)  # else asking would decode it
-        if image.mode != "RGB":
-            other = f"has Pillow's mode {image.mode}; turned into RGB"
-            yield _MODES.get(image.mode, ("colour space", other))
-        if any(";16" in str(tile) for tile in image.tile):  # Pillow reads such colours as 8 bits
-            yield "16 bits", "has 16 bits per channel; the lower 8 are dropped"
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if may_turn else 1
-    if orientation != 1:
-        yield (
-            "EXIF rotation",
-            f"is turned upright (EXIF orientation {orientation}); its mask must fit it upright",
-        )
+    checked = check_sample(dataset, index)
+    pixels = None if checked.values is None else dataset.count_values(checked.values)
+    if checked.digest is None:
+        return _Seen(checked.problems, [], None, pixels)
+    surprises = dataset.store.surprises(sample)
+    notes = [Problem(kind, sample.image, detail) for kind, detail in surprises]
+    return _Seen(checked.problems, notes, checked.digest, pixels)
 
 
 def _sum(classes: ClassTable, seen: Sequence[_Seen]) -> SplitCounts:

@@ -4,8 +4,10 @@ Source: "Data format" of the COCO dataset, https://cocodataset.org/#format-data.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +52,49 @@ class Annotation:
     size: tuple[int, int] = (0, 0)
 
 
+class Shelf:
+    """Annotations of one image after the other, as one block of bytes.
+
+    Worker processes share the block: to read Python's objects would count references in them, and
+    copy their memory into each worker.
+
+    Args:
+        annotations: Annotations of each image.
+    """
+
+    def __init__(self, annotations: Iterable[Sequence[Annotation]]) -> None:
+        packed = [pickle.dumps(of_image) for of_image in annotations]
+        self._ends = np.cumsum([0, *map(len, packed)])
+        self._block = b"".join(packed)
+
+    def __getitem__(self, place: int) -> Sequence[Annotation]:
+        found: Sequence[Annotation] = pickle.loads(
+            self._block[self._ends[place] : self._ends[place + 1]]
+        )
+        return found
+
+
 @dataclass(frozen=True)
 class CocoStore(Store):
     """Draws the annotations of an image.
 
     Args:
         sizes: Height and width by sample name, as the JSON has them.
-        annotations: Annotations by sample name.
+        annotations: Annotations in the same order.
     """
 
     sizes: Mapping[str, tuple[int, int]]
-    annotations: Mapping[str, Sequence[Annotation]]
+    annotations: Shelf
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.sizes)}
 
     def mask(self, sample: Sample) -> Values:
         """Draw the mask: ids ``(H, W)``, smaller objects on top of larger ones."""
         height, width = self.sizes[sample.name]
         drawn: list[tuple[float, Annotation, Sequence[int]]] = []
-        for annotation in self.annotations.get(sample.name, ()):
+        for annotation in self.annotations[self._places[sample.name]]:
             try:
                 counts = _counts(annotation, height, width)
             except DataError as error:
@@ -143,7 +171,7 @@ def open_coco(root: Path, split: str, classes: ClassTable | None = None) -> Segm
         classes,
         tuple(sorted(samples.values(), key=lambda sample: sample.name)),
         (*problems, *more),
-        CocoStore(sizes, by_name),
+        CocoStore(sizes, Shelf(by_name.get(name, ()) for name in sizes)),
     )
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from tsic.data.class_file import read_classes
 from tsic.data.classes import IGNORE, ClassTable, default_palette
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
-from tsic.data.images import read_image, read_mask, verify_image
+from tsic.data.images import Verified, read_image, read_mask, verify_image
+from tsic.data.surprises import Surprise, image_surprises
 from tsic.errors import ConfigError, DataError, SplitError, nearest
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
@@ -49,9 +50,15 @@ class HubStore(Store):
         """Read the image: RGB uint8 ``(3, H, W)``, upright, whole."""
         return self._read(sample, sample.image, self.image_column, read_image)
 
-    def image_size(self, sample: Sample) -> tuple[int, int]:
-        """Height and width of the image."""
+    def verify(self, sample: Sample) -> Verified:
+        """Decode the image as cheaply as finds a damaged one."""
         return self._read(sample, sample.image, self.image_column, verify_image)
+
+    def surprises(self, sample: Sample) -> list[Surprise]:
+        """Tell what reading the image changes."""
+        return self._read(
+            sample, sample.image, self.image_column, lambda file: list(image_surprises(file))
+        )
 
     def mask(self, sample: Sample) -> Values:
         """Read the mask: ids ``(H, W)``, or colours ``(H, W, 3)``."""

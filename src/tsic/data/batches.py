@@ -1,0 +1,199 @@
+"""One sample, a batch of samples, and the loader that makes them."""
+
+import sys
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tsic.data.dataset import SegmentationDataset
+from tsic.data.images import size_mismatch
+from tsic.data.sampling import position_seed
+from tsic.data.transforms import ReadRows, distort_colours, seeded
+from tsic.errors import DataError
+
+
+class Batch(TypedDict):
+    """What the networks are given.
+
+    Args:
+        images: RGB float32 ``(B, 3, H, W)`` in ``[0, 1]``.
+        labels: int64 ``(B, H, W)``, train ids or 255.
+        names: Path of each image relative to its dataset's root.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: list[str]
+
+
+class RawBatch(TypedDict):
+    """What a loader gives: bytes, less than a fifth of what the networks are given.
+
+    Args:
+        images: RGB uint8 ``(B, 3, H, W)``.
+        labels: uint8 ``(B, H, W)``, train ids or 255.
+        colour_seeds: What each image's colours are varied by; empty where they do not vary.
+        names: Path of each image relative to its dataset's root.
+        skipped: What was wrong with files that others stand in for.
+    """
+
+    images: Tensor
+    labels: Tensor
+    colour_seeds: list[int]
+    names: list[str]
+    skipped: list[str]
+
+
+class Transform(Protocol):
+    """Turns what a dataset reads into what a batch holds."""
+
+    def __call__(self, image: ReadRows, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Map an image and its uint8 label ``(H, W)`` to both, uint8, of the crop's size."""
+
+
+class Item(NamedTuple):
+    """One sample of a `RawBatch`."""
+
+    image: Tensor
+    label: Tensor
+    colour_seed: int | None
+    name: str
+    skipped: tuple[str, ...] = ()
+
+
+OnError = Literal["stop", "skip"]
+SKIPS = 10
+"""How many files in a row may be skipped."""
+
+
+class TrainDataset(Dataset[Item | DataError]):
+    """Augmented samples, addressed by ``(position, index)``.
+
+    Each sample is augmented from a seed of its own, on a copy of torch's CPU generator, so that
+    neither the number of workers nor what else draws random numbers changes it. An unreadable
+    file is handed on as a value: torch would bury its message under a worker's traceback, and
+    `Loader` raises it in the main process instead.
+
+    Args:
+        dataset: What to read.
+        transform: Random augmentation, fed by torch's global CPU generator.
+        seed: The run's seed.
+        photometric: Whether colours vary.
+        on_error: ``stop`` at an unreadable file, or ``skip`` it: the next readable one in the
+            dataset stands in for it, with the same random numbers.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        transform: Transform,
+        seed: int,
+        *,
+        photometric: bool,
+        on_error: OnError = "stop",
+    ) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+        self.photometric = photometric
+        self.tries = 1 if on_error == "stop" else min(1 + SKIPS, len(dataset))
+
+    def __getitem__(self, key: tuple[int, int]) -> Item | DataError:
+        position, index = key
+        errors: list[DataError] = []
+        for near in range(index, index + self.tries):
+            try:
+                item = self._augmented(position, near % len(self.dataset))
+                return item._replace(skipped=tuple(map(str, errors)))
+            except DataError as error:
+                errors.append(error)
+        return errors[0]
+
+    def _augmented(self, position: int, index: int) -> Item:
+        whole = self.dataset.read_label(index)
+        with seeded(position_seed(self.seed, position)):
+            image, label = self.transform(self._reader(index, whole.shape), whole)
+        colour_seed = position_seed(self.seed, position, "colours") if self.photometric else None
+        return Item(image, label, colour_seed, self.dataset.samples[index].name)
+
+    def _reader(self, index: int, size: torch.Size) -> ReadRows:
+        """Read rows of an image once it is known which are needed."""
+
+        def read(rows: int) -> Tensor:
+            image = self.dataset.read_image(index, rows)
+            # Where fewer rows are decoded, the image's own height is not known.
+            if image.shape[1] not in {rows, size[0]} or image.shape[2] != size[1]:
+                name = self.dataset.samples[index].image
+                raise DataError(f"{name}: {size_mismatch(image.shape[1:], size)}")
+            return image
+
+        return read
+
+
+class EvalDataset(Dataset[Item | DataError]):
+    """Samples as they are, addressed by index; unreadable files as in `TrainDataset`.
+
+    Args:
+        dataset: What to read.
+    """
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Item | DataError:
+        try:
+            image, label = self.dataset.read(index)
+        except DataError as error:
+            return error
+        return Item(image, label, None, self.dataset.samples[index].name)
+
+
+def collate(items: list[Item | DataError]) -> RawBatch | DataError:
+    """Stack samples of one size into a batch.
+
+    Args:
+        items: Samples, or what went wrong.
+
+    Returns:
+        The batch, or the first error among the items.
+    """
+    samples = []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        samples.append(item)
+    return {
+        "images": torch.stack([item.image for item in samples]),
+        "labels": torch.stack([item.label for item in samples]),
+        "colour_seeds": [item.colour_seed for item in samples if item.colour_seed is not None],
+        "names": [item.name for item in samples],
+        "skipped": [message for item in samples for message in item.skipped],
+    }
+
+
+def to_batch(raw: RawBatch) -> Batch:
+    """Turn bytes into what the networks are given, on the device where the bytes lie."""
+    images = raw["images"].float() / 255
+    if raw["colour_seeds"]:
+        images = distort_colours(images, raw["colour_seeds"])
+    return {"images": images, "labels": raw["labels"].long(), "names": raw["names"]}
+
+
+class Loader(DataLoader[Item | DataError]):
+    """A DataLoader that tells, in the main process, of the errors that a worker hands on."""
+
+    def __iter__(self) -> Any:
+        told = set()
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            for message in batch["skipped"]:
+                if message not in told:
+                    told.add(message)
+                    sys.stderr.write(f"skipped {message}\n")
+            yield batch
