@@ -153,7 +153,10 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[CycleModule, Clas
 def _classes_of(files: RunFolder, config: RunConfig) -> ClassTable:
     """Classes of a run; one that did not finish has no student yet to tell them."""
     if files.student.is_file():
-        return ClassTable.from_dict(json.loads(files.student.read_text())["classes"])
+        try:
+            return ClassTable.from_dict(json.loads(files.student.read_text())["classes"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"'{files.student}' is damaged ({error})") from error
     data = config.data
     return open_dataset(data.name, data.root, data.val_split, data.classes).classes
 

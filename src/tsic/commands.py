@@ -3,17 +3,15 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from rich.console import Console
-from rich.progress import Progress
 from typing_extensions import override
 
 from tsic.config_file import load_config, parser
 from tsic.errors import ConfigError
+from tsic.progress import progress
 
 if TYPE_CHECKING:
     from tsic.data.classes import ClassTable
@@ -94,7 +92,8 @@ def evaluate_command(words: Sequence[str]) -> int:
     if options.json:
         make_room(options.json)
     dataset = _evaluation_data(options)
-    require_clean(dataset)
+    with progress("check the data") as on_progress:
+        require_clean(dataset, on_progress=on_progress)
     score, classes = (_teacher if options.role == "teacher" else _student)(options)
     if classes.names != dataset.classes.names:
         raise ConfigError(
@@ -162,18 +161,6 @@ def make_room(file: Path) -> None:
         reason = error.strerror
     if reason:
         raise ConfigError(f"'{file}' cannot be written ({reason}); choose another place")
-
-
-@contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; nothing elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    with Progress(console=console) as bar:
-        task = bar.add_task(label)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def demo_command(words: Sequence[str]) -> int:

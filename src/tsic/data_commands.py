@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsic.commands import Parser, make_room, progress
+from tsic.commands import Parser, make_room
 from tsic.config import DataConfig
 from tsic.config_file import load_config
 from tsic.errors import ConfigError, EmptySplitError, SplitError, nearest
+from tsic.progress import progress
 
 if TYPE_CHECKING:
     from tsic.data.dataset import SegmentationDataset
@@ -110,7 +111,8 @@ def pack_command(words: Sequence[str]) -> int:
     from tsic.data.packed import pack_split
 
     datasets, _ = _open_splits(options, config)
-    require_clean(*datasets)
+    with progress("check") as on_progress:
+        require_clean(*datasets, on_progress=on_progress)
     for dataset in datasets:
         with progress(f"pack {dataset.split}") as on_progress:
             is_new = pack_split(dataset, options.out, config.classes, on_progress=on_progress)

@@ -13,9 +13,9 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.errors import DataError
 from tsic.files import write_text
 from tsic.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy, to_labels
+from tsic.progress import OnProgress
 
 Scorer = Callable[[Tensor], Tensor]
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from tsic.errors import CheckpointError, ConfigError
 from tsic.evaluation import Report, evaluate
 from tsic.files import write_text
 from tsic.losses import balanced_class_weights
+from tsic.progress import progress
 from tsic.run_report import RunResult, write_run_report
 from tsic.training import CycleModule
 
@@ -132,7 +133,8 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     train_set = open_dataset(data.name, data.root, data.train_split, data.classes)
     val_set = open_dataset(data.name, data.root, data.val_split, data.classes)
     if _is_main():
-        require_clean(train_set, val_set)
+        with progress("check the data") as on_progress:
+            require_clean(train_set, val_set, on_progress=on_progress)
     return train_set, val_set
 
 

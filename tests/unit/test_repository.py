@@ -37,7 +37,7 @@ DOORS = {
     "safetensors": {"tsic.checkpoint", "tsic.teacher.sam"},
     "matplotlib": {"tsic.report"},
     "jinja2": {"tsic.report"},
-    "rich": {"tsic.callbacks", "tsic.commands"},
+    "rich": {"tsic.callbacks", "tsic.progress"},
 }
 LAZY = {"tsic.networks.hugging_face", "tsic.networks.smp"}
 

@@ -11,11 +11,10 @@ from torch import Tensor
 from tsic.data.dataset import Problem, SegmentationDataset, Values
 from tsic.data.images import size_mismatch
 from tsic.errors import DataError
+from tsic.progress import OnProgress
 
 MAX_LISTED = 10
 """How many problems one message lists."""
-
-OnProgress = Callable[[int, int], None]
 
 T = TypeVar("T")
 Job = TypeVar("Job")
@@ -45,16 +44,17 @@ def check_dataset(
     return problems
 
 
-def require_clean(*splits: SegmentationDataset) -> None:
+def require_clean(*splits: SegmentationDataset, on_progress: OnProgress | None = None) -> None:
     """Stop with one message if anything in these splits is wrong.
 
     Args:
         splits: What to check.
+        on_progress: Called with (pairs done, pairs in all) of one split after the other.
 
     Raises:
         DataError: If there is a problem; lists up to 10 files and how many more there are.
     """
-    problems = {split: check_dataset(split) for split in splits}
+    problems = {split: check_dataset(split, on_progress=on_progress) for split in splits}
     found = [problem for of_split in problems.values() for problem in of_split]
     if not found:
         return

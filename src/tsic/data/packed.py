@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from tsic.data.check import OnProgress
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.images import Verified
 from tsic.errors import CheckpointError, DataError
 from tsic.files import replacing, write_text
+from tsic.progress import OnProgress
 
 FORMAT = 1
 """Counts up whenever the files' layout changes."""

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsic.data.check import MAX_LISTED, OnProgress, check_sample, on_threads
+from tsic.data.check import MAX_LISTED, check_sample, on_threads
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.survey_table import class_table, listing
 from tsic.files import write_text
+from tsic.progress import OnProgress
 
 
 @dataclass(frozen=True)
