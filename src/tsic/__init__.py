@@ -11,19 +11,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tsic.checkpoint import load_student
     from tsic.cycle import Cycle
+    from tsic.deploy.export import export
+    from tsic.deploy.opening import open_model
     from tsic.evaluation import evaluate
     from tsic.student import build_student
     from tsic.teacher import build_teacher
 
 __version__ = version("tsic")
-__all__ = ["Cycle", "build_student", "build_teacher", "evaluate", "load_student"]
+__all__ = [
+    "Cycle",
+    "build_student",
+    "build_teacher",
+    "evaluate",
+    "export",
+    "load_student",
+    "open_model",
+]
 
 _HOMES = {
     "Cycle": "tsic.cycle",
     "build_student": "tsic.student",
     "build_teacher": "tsic.teacher",
     "evaluate": "tsic.evaluation",
+    "export": "tsic.deploy.export",
     "load_student": "tsic.checkpoint",
+    "open_model": "tsic.deploy.opening",
 }
 
 

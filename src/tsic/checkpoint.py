@@ -1,24 +1,31 @@
 """A trained student on disk: weights in safetensors, everything else in JSON beside them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tsic.data.classes import ClassTable
-from tsic.errors import CheckpointError, TsicError
+from tsic.deploy.consent import require_safe
+from tsic.deploy.hub import fetch_student, is_hub
+from tsic.deploy.model import Gives
+from tsic.errors import CheckpointError
 from tsic.files import replacing, write_text
 from tsic.grid import Size, resize_images
-from tsic.metrics import to_labels
-from tsic.student import Student, StudentSpec, build_student
+from tsic.model_file import AGAIN, StudentFacts, read_facts
+from tsic.student import Student, build_student
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from tsic.deploy.labelling import AnyImage
 
 
 @dataclass(frozen=True)
@@ -30,13 +37,17 @@ class StudentFiles:
 
 
 class TrainedStudent(nn.Module):
-    """A student with its classes, ready to answer.
+    """A student with its classes, ready to answer: a `tsic.deploy.model.Model`.
 
     Args:
         student: Network with trained weights.
         classes: Names and colours of its classes.
         facts: What ``student.json`` says.
     """
+
+    gives: Gives = "scores"
+    only_size: Size | None = None
+    only_batch: int | None = None
 
     def __init__(self, student: Student, classes: ClassTable, facts: dict[str, Any]) -> None:
         super().__init__()
@@ -46,6 +57,11 @@ class TrainedStudent(nn.Module):
         resize = facts.get("resize")
         self.view: Size | None = (resize[0], resize[1]) if resize else None
 
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its images."""
+        return next(self.parameters()).device
+
     def forward(self, images: Tensor) -> Tensor:
         """Class scores ``(B, K, h, w)`` of RGB images in [0, 1], ``(B, 3, H, W)``.
 
@@ -53,19 +69,24 @@ class TrainedStudent(nn.Module):
         """
         return self.student(resize_images(images, self.view)).logits
 
+    @overload
+    def predict(self, images: "AnyImage") -> Tensor: ...
+    @overload
+    def predict(self, images: list[Any]) -> list[Tensor]: ...
     @torch.inference_mode()
-    def predict(self, image: Tensor) -> Tensor:
-        """Label every pixel of one image at its own size.
+    def predict(self, images: "AnyImage | list[Any]") -> Tensor | list[Tensor]:
+        """Label every pixel of one image at its own size, or of each of some; see `label`.
 
         Args:
-            image: RGB, uint8 or float in [0, 1], ``(3, H, W)``.
+            images: A file, a Pillow image, an array RGB uint8 ``(H, W, 3)``, or a tensor RGB, uint8
+                or float in [0, 1], ``(3, H, W)``; or a list of these.
 
         Returns:
-            Class ids, int64 ``(H, W)``.
+            Class ids, int64 ``(H, W)``; a list for a list.
         """
-        pixels = image.float() / 255 if image.dtype == torch.uint8 else image
-        logits = self(pixels[None].to(next(self.parameters()).device))[0]
-        return to_labels(logits, (image.shape[-2], image.shape[-1]))
+        from tsic.deploy.labelling import label  # which imports what decodes images
+
+        return label(self, images)
 
 
 def save_student(
@@ -77,36 +98,46 @@ def save_student(
         folder: Where to write ``student.safetensors`` and ``student.json``.
         student: Network; its auxiliary head is left out.
         classes: Its classes.
-        facts: More to keep in the JSON: training size, step, scores.
+        facts: More to keep in the JSON: ``resize``, ``training``, ``scores``, and the caller's own.
 
     Returns:
         The two paths.
+
+    Raises:
+        CheckpointError: If a fact is of the wrong type, or one that the student says itself.
     """
     files = StudentFiles(folder / "student.safetensors", folder / "student.json")
-    described = {
-        "format": FORMAT,
-        "spec": student.spec.deployed().to_dict(),
-        "classes": classes.to_dict(),
-        "input": {"channels": "RGB", "range": [0, 1]},
-        "mean": student.mean.flatten().tolist(),
-        "std": student.std.flatten().tolist(),
-        "versions": {name: version(name) for name in ("tsic", "torch")},
-        **facts,
-    }
     state = {name: value.contiguous() for name, value in student.deploy_state_dict().items()}
+    weights = save(state)  # save_file would make it readable by its owner alone
+    described = StudentFacts(
+        spec=student.spec.deployed(),
+        classes=classes,
+        mean=tuple(student.mean.flatten().tolist()),
+        std=tuple(student.std.flatten().tolist()),
+        versions={name: version(name) for name in ("tsic", "torch")},
+        parameters=sum(value.numel() for key, value in student.named_parameters() if key in state),
+        weights_sha256=sha256(weights).hexdigest(),
+        saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        more=facts,
+    )
+    text = json.dumps(described.to_dict(), indent=1)
+    StudentFacts.from_dict(json.loads(text))  # what could not be loaded is not written
     with replacing(files.weights) as part:
-        part.write_bytes(save(state))  # save_file would make it readable by its owner alone
-    write_text(files.facts, json.dumps(described, indent=1))
+        part.write_bytes(weights)
+    write_text(files.facts, text)
     return files
 
 
 def find_student(path: str | Path) -> StudentFiles:
-    """Find a student by a run's folder or by either of its two files.
+    """Find a student by a run's folder, by either of its two files, or on the hub.
+
+    Args:
+        path: Folder, file, or ``hf:owner/name`` (``hf:owner/name@revision``), which is fetched.
 
     Raises:
-        CheckpointError: If one of the two files is missing.
+        CheckpointError: If one of the two files is missing, or the hub does not give them.
     """
-    path = Path(path)
+    path = fetch_student(path) if is_hub(path) else Path(path)
     folder = path if path.is_dir() else path.parent
     stem = "student" if path.is_dir() else path.stem
     files = StudentFiles(folder / f"{stem}.safetensors", folder / f"{stem}.json")
@@ -119,38 +150,96 @@ def find_student(path: str | Path) -> StudentFiles:
     return files
 
 
-def load_student(path: str | Path) -> TrainedStudent:
-    """Load a trained student from a run's folder or from its ``student.safetensors``.
+def read_weights(files: StudentFiles, facts: StudentFacts) -> tuple[dict[str, Tensor], str]:
+    """Read a student's weights without building its network.
 
     Args:
-        path: Folder or file.
+        files: Its two files.
+        facts: What the JSON says.
+
+    Returns:
+        The tensors by name, and the SHA-256 of their file.
+
+    Raises:
+        CheckpointError: If the file is damaged, or another than the JSON was saved with.
+    """
+    try:
+        content = files.weights.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"'{files.weights}' cannot be read: {error.strerror}") from error
+    digest = sha256(content).hexdigest()
+    if facts.weights_sha256 not in (None, digest):
+        raise CheckpointError(
+            f"'{files.weights}' is not the file that {files.facts.name} was saved with (another "
+            f"SHA-256); {AGAIN}"
+        )
+    try:
+        return load(content), digest
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"'{files.weights}' is no safetensors file ({reason}); {AGAIN}"
+        ) from error
+
+
+def load_student(path: str | Path, *, allow_code: bool = False) -> TrainedStudent:
+    """Load a trained student from a run's folder, its ``student.safetensors`` or the hub.
+
+    Nothing in the files is executed: weights are safetensors, the rest is JSON.
+
+    Args:
+        path: Folder, file, or ``hf:owner/name`` (``hf:owner/name@revision``).
+        allow_code: Whether the network may be any class whose import path the file names. Without
+            it, a local file may name a class of your own that derives from ``torch.nn.Module``,
+            and one from the hub none.
 
     Returns:
         The student in evaluation mode on the CPU.
 
     Raises:
-        CheckpointError: If a file is missing, damaged, from a newer format, or the weights do not
-            fit the architecture.
+        CheckpointError: If a file is missing, damaged, from a newer format or would run code, or
+            the weights do not fit the architecture.
     """
     files = find_student(path)
+    facts = read_facts(files.facts)
+    require_safe(facts.spec, files.facts.parent, is_local=not is_hub(path), allow_code=allow_code)
+    tensors, digest = read_weights(files, facts)
     try:
-        facts = json.loads(files.facts.read_text())
-        if facts["format"] > FORMAT:
-            raise CheckpointError(
-                f"'{files.facts}' has format {facts['format']}, newer than this tsic reads "
-                f"({FORMAT}); upgrade tsic"
-            )
-        classes = ClassTable.from_dict(facts["classes"])
-        student = build_student(
-            **StudentSpec.from_dict({**facts["spec"], "weights": "none"}).to_dict()
-        )
-        student.load_state_dict(load_file(files.weights))
-    except TsicError:
-        raise
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        student = build_student(**facts.spec.to_dict())
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"the student at '{path}' cannot be read ({reason}); copy both files "
-            "again or train anew"
+            f"the network that '{files.facts}' describes cannot be built ({reason}); {AGAIN}"
         ) from error
-    return TrainedStudent(student, classes, facts).eval()
+    misfit = _misfit(student.state_dict(), tensors, facts)
+    if misfit:
+        raise CheckpointError(
+            f"'{files.weights}' does not fit the network that {files.facts.name} describes: "
+            f"{misfit}; {AGAIN}"
+        )
+    student.load_state_dict(tensors)
+    count = sum(value.numel() for value in student.parameters())
+    complete = replace(facts, parameters=count, weights_sha256=digest)
+    return TrainedStudent(student, facts.classes, complete.to_dict()).eval()
+
+
+def _misfit(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], facts: StudentFacts
+) -> str | None:
+    """Say which tensor is the first that does not fit, or that the two files do not."""
+    for name, tensor in expected.items():
+        if name not in found:
+            return f"tensor '{name}' is missing"
+        if found[name].shape != tensor.shape:
+            return f"tensor '{name}' is {_shape(found[name])}, not {_shape(tensor)}"
+    for name in found:
+        if name not in expected:
+            return f"tensor '{name}' is not in the network"
+    for name, said in (("mean", facts.mean), ("std", facts.std)):
+        if not torch.allclose(found[name].flatten().float(), torch.tensor(said)):
+            return f"'{name}' is {found[name].flatten().tolist()}, not {list(said)}"
+    return None
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "one number"

@@ -4,8 +4,12 @@ import errno
 import io
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from tsic.errors import ConfigError, TsicError, nearest
+
+Command = Callable[[Sequence[str]], int]
+"""Takes the words after its verb and returns an exit code."""
 
 USAGE = """usage: tsic VERB [OPTIONS]
 
@@ -13,10 +17,16 @@ verbs:
   demo       draw street scenes, train a student alone and in the cycle, compare, report
   data       check a dataset before a training, look at it, pack it for speed
   train      train a student, with or without a teacher
-  evaluate   score a student, or a run's teacher, on labelled images
+  evaluate   score a student, a run's teacher or an exported file on labelled images
+  predict    label images, folders and videos with a student or an exported file
+  export     write a student as ONNX, OpenVINO or torch.export, proven against it
+  benchmark  measure a student's speed on this machine, in every engine
+  info       tell what a student or an exported file is
+  push       put a student with its model card into a folder or on the Hugging Face hub
 
-`tsic VERB --help` documents every option. Exit codes: 0 done, 1 `data check`
-found what would hurt a training, 2 a mistake in the command, the configuration or the data.
+`tsic VERB --help` documents every option. Exit codes: 0 done, 1 `data check` found what would
+hurt a training or `predict` could not read a file, 2 a mistake in the command, the configuration
+or the data.
 """
 
 
@@ -39,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if words[0] not in VERBS:
             raise ConfigError(f"'{words[0]}' is no verb; {nearest(words[0], VERBS)}")
-        return VERBS[words[0]](words[1:])
+        return _command(words[0])(words[1:])
     except TsicError as error:
         sys.stderr.write(f"tsic: {error}\n")
         return 2
@@ -61,33 +71,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _data(words: Sequence[str]) -> int:
-    from tsic.data_commands import data_command
-
-    return data_command(words)
-
-
-def _train(words: Sequence[str]) -> int:
-    from tsic.commands import train_command
-
-    return train_command(words)
+def _command(verb: str) -> Command:
+    """Import a verb's function, and with it only what the verb needs."""
+    module, name = VERBS[verb].split(":")
+    command: Command = getattr(import_module(module), name)
+    return command
 
 
-def _evaluate(words: Sequence[str]) -> int:
-    from tsic.commands import evaluate_command
-
-    return evaluate_command(words)
-
-
-def _demo(words: Sequence[str]) -> int:
-    from tsic.commands import demo_command
-
-    return demo_command(words)
-
-
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    "demo": _demo,
-    "data": _data,
-    "train": _train,
-    "evaluate": _evaluate,
+VERBS = {
+    "demo": "tsic.commands:demo_command",
+    "data": "tsic.data_commands:data_command",
+    "train": "tsic.commands:train_command",
+    "evaluate": "tsic.deploy.evaluate_command:evaluate_command",
+    "predict": "tsic.deploy.predict_command:predict_command",
+    "export": "tsic.deploy.export_command:export_command",
+    "benchmark": "tsic.deploy.benchmark_command:benchmark_command",
+    "info": "tsic.deploy.info_command:info_command",
+    "push": "tsic.deploy.info_command:push_command",
 }

@@ -177,7 +177,7 @@ class SplitBlock(nn.Module):
 
     def forward(self, cells: Tensor) -> Tensor:
         """Return the block's map, ``(B, width, h / stride, w / stride)``."""
-        pieces = self.first(cells).chunk(len(self.parts), dim=1)
+        pieces = _pieces(self.first(cells), len(self.parts))
         mixed = torch.cat([part(piece) for part, piece in zip(self.parts, pieces, strict=True)], 1)
         branch = self.last_norm(self.second(F.relu(self.norm(mixed))))
         return F.relu(branch + self.shortcut(cells))
@@ -220,3 +220,8 @@ def _shortcut(channels: int, width: int, stride: int) -> nn.Module:
 def _doubled(cells: Tensor) -> Tensor:
     """Double a map's sides bilinearly."""
     return F.interpolate(cells, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _pieces(cells: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Split the channels; one piece needs no operator, which some exporters stumble over."""
+    return (cells,) if count == 1 else cells.chunk(count, dim=1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsic.commands import Parser, make_room
+from tsic.command_line import Parser, make_room
 from tsic.config import DataConfig
 from tsic.config_file import load_config
 from tsic.errors import ConfigError, EmptySplitError, SplitError, nearest

@@ -1,123 +1,139 @@
-"""Score a student or a teacher on a labelled split, one image's logits at a time."""
+"""Score a student, a teacher or an exported file on a labelled split, in constant memory."""
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from tsic.boundary import boundary_counts, trimap_labels
 from tsic.data.dataset import SegmentationDataset
-from tsic.errors import DataError
-from tsic.files import write_text
-from tsic.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy, to_labels
+from tsic.deploy.inference import WHOLE, View, label_image
+from tsic.deploy.model import Gives, Model
+from tsic.errors import ConfigError, DataError
+from tsic.grid import Size
+from tsic.metrics import confusion_matrix
 from tsic.progress import OnProgress
+from tsic.scores import Report, Trimap
+
+__all__ = ["Report", "Scorer", "ScorerModel", "Trimap", "evaluate"]
 
 Scorer = Callable[[Tensor], Tensor]
+"""RGB ``(1, 3, H, W)`` in [0, 1] to class scores ``(1, K, h, w)`` on any grid."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """Dataset-level scores, all computed from one confusion matrix.
+class ScorerModel:
+    """A function that scores images, as a `tsic.deploy.model.Model`.
 
-    Attributes:
-        class_names: Names of the ``K`` classes.
-        confusion: Pixel counts, int64 ``(K, K)``, true classes in rows.
-        images: Images that were scored.
+    Args:
+        score: The function.
+        dataset: Whose classes it should know.
+        device: Where it wants its images.
     """
 
-    class_names: tuple[str, ...]
-    confusion: Tensor
-    images: int
+    gives: Gives = "scores"
+    only_size: Size | None = None
+    only_batch: int | None = None
 
-    @property
-    def miou(self) -> float:
-        """Mean IoU over the classes that occur, in percent."""
-        return mean_iou(self.confusion)
+    def __init__(
+        self, score: Scorer, dataset: SegmentationDataset, device: torch.device | str
+    ) -> None:
+        self._score = score
+        self._dataset = dataset
+        self.classes = dataset.classes
+        self.device = torch.device(device)
 
-    @property
-    def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are right, in percent."""
-        return pixel_accuracy(self.confusion)
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score a batch.
 
-    @property
-    def per_class_iou(self) -> dict[str, float | None]:
-        """IoU of each class in percent; ``None`` where the class occurs nowhere."""
-        values = (100 * class_iou(self.confusion)).tolist()
-        return {
-            name: None if value != value else value  # NaN is not equal to itself
-            for name, value in zip(self.class_names, values, strict=True)
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in ``evaluation.json``; scores in percent."""
-        return {
-            "miou": self.miou,
-            "pixel_accuracy": self.pixel_accuracy,
-            "per_class_iou": self.per_class_iou,
-            "confusion_matrix": self.confusion.tolist(),
-            "images": self.images,
-        }
-
-    def to_table(self) -> str:
-        """The scores as a Markdown table, one class a row."""
-        width = max(len(name) for name in (*self.class_names, "pixel accuracy"))
-        rows = [f"| {'class':<{width}} | IoU % |", f"|{'-' * (width + 2)}|------:|"]
-        for name, value in self.per_class_iou.items():
-            rows.append(f"| {name:<{width}} | {'-' if value is None else f'{value:.2f}':>5} |")
-        rows.append(f"| {'mean':<{width}} | {self.miou:5.2f} |")
-        rows.append(f"| {'pixel accuracy':<{width}} | {self.pixel_accuracy:5.2f} |")
-        return "\n".join(rows)
-
-    def write_json(self, path: Path) -> None:
-        """Write ``to_dict`` to a file."""
-        write_text(path, json.dumps(self.to_dict(), indent=1))
+        Raises:
+            DataError: If it knows another number of classes.
+        """
+        scores = self._score(images)
+        _require_classes(scores.shape[1], self._dataset)
+        return scores
 
 
 def evaluate(
-    score: Scorer,
+    model: Model | Scorer,
     dataset: SegmentationDataset,
     *,
     device: torch.device | str = "cpu",
+    view: View = WHOLE,
+    boundary: bool = False,
+    trimap: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Score a network at the images' own size, in constant memory.
 
     Args:
-        score: RGB ``(1, 3, H, W)`` in [0, 1] to class scores ``(1, K, h, w)`` on any grid.
+        model: Who is scored; or a function from RGB ``(1, 3, H, W)`` in [0, 1] to class scores
+            ``(1, K, h, w)`` on any grid.
         dataset: Labelled images.
-        device: Where ``score`` runs.
+        device: Where a function runs; a model says so itself.
+        view: How images are shown: whole, in windows, mirrored, at several scales.
+        boundary: Whether boundary IoU is computed, too.
+        trimap: Pixels from a border of the labels up to which IoU is computed once more.
         on_progress: Called with images done and in all.
 
     Returns:
         The scores.
 
     Raises:
-        DataError: If ``score`` has another number of classes than the dataset, or a file is bad.
+        DataError: If the model has another number of classes than the dataset, or a file is bad.
+        ConfigError: If the model does not take images so, or ``trimap`` is below 1.
     """
+    if trimap is not None and trimap < 1:
+        raise ConfigError(f"trimap must be at least 1 pixel, got {trimap}")
+    shown = _as_model(model, dataset, device)
     num_classes = dataset.classes.num_classes
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for done, (logits, labels) in enumerate(_scored(score, dataset, device), start=1):
-        if logits.shape[0] != num_classes:
-            raise DataError(
-                f"the network knows {logits.shape[0]} classes, but {dataset.root} has "
-                f"{num_classes}; evaluate on data with the classes it was trained on"
-            )
-        size = (labels.shape[-2], labels.shape[-1])
-        predicted = to_labels(logits, size).cpu()
+    confusion, near = (torch.zeros(num_classes, num_classes, dtype=torch.int64) for _ in range(2))
+    borders = torch.zeros(2, num_classes, dtype=torch.int64)
+    for done, (image, labels) in enumerate(_read_ahead(dataset), start=1):
+        predicted = label_image(shown, image, view)
         confusion += confusion_matrix(predicted, labels, num_classes)
+        if boundary:
+            borders += boundary_counts(predicted, labels, num_classes)
+        if trimap is not None:
+            near += confusion_matrix(predicted, trimap_labels(labels, trimap), num_classes)
         if on_progress:
             on_progress(done, len(dataset))
-    return Report(dataset.classes.names, confusion, len(dataset))
+    return Report(
+        dataset.classes.names,
+        confusion,
+        len(dataset),
+        view,
+        borders if boundary else None,
+        None if trimap is None else Trimap(trimap, near),
+    )
 
 
-@torch.inference_mode()
-def _scored(
-    score: Scorer, dataset: SegmentationDataset, device: torch.device | str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Class scores ``(K, h, w)`` and labels ``(H, W)`` of each image in turn."""
-    for index in range(len(dataset)):
-        image, labels = dataset.read(index)
-        yield score(image[None].to(device).float() / 255)[0], labels
+def _as_model(
+    model: Model | Scorer, dataset: SegmentationDataset, device: torch.device | str
+) -> Model:
+    """A model of as many classes as the dataset has."""
+    if not hasattr(model, "gives"):
+        return ScorerModel(model, dataset, device)
+    found = cast(Model, model)
+    _require_classes(found.classes.num_classes, dataset)
+    return found
+
+
+def _require_classes(count: int, dataset: SegmentationDataset) -> None:
+    if count != dataset.classes.num_classes:
+        raise DataError(
+            f"the network knows {count} classes, but {dataset.root} has "
+            f"{dataset.classes.num_classes}; evaluate on data with the classes it was trained on"
+        )
+
+
+def _read_ahead(dataset: SegmentationDataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """Image and labels of each sample, the next one being read meanwhile."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming = reader.submit(dataset.read, 0)
+        for following in range(1, len(dataset) + 1):
+            sample = coming.result()
+            if following < len(dataset):
+                coming = reader.submit(dataset.read, following)
+            yield sample

@@ -202,7 +202,7 @@ def panel(
     lines = _wrap_titles(titles, width, font_size)
     title_height = len(lines[0]) * int(1.3 * font_size) + _GAP
     total = len(titles) * (width + _GAP) + _GAP
-    entries = _place_legend(legend, total, font_size) if legend is not None else []
+    entries = place_legend(legend, total, font_size) if legend is not None else []
     heights = [max(tile.height for tile in row) for row in tiles]
     legend_height = (entries[-1][1] + int(1.9 * font_size)) if entries else 0
     height = title_height + sum(heights) + _GAP * (len(rows) + 1) + legend_height
@@ -220,7 +220,7 @@ def panel(
             canvas.paste(tile, (_GAP + column * (width + _GAP), y))
         y += row_height + _GAP
     for x, dy, name, colour in entries:
-        _draw_entry(draw, (x, y + dy), name, colour, font_size)
+        draw_entry(draw, (x, y + dy), name, colour, font_size)
     return canvas
 
 
@@ -278,7 +278,7 @@ def _wrap_titles(titles: Sequence[str], width: int, font_size: int) -> list[list
     return [[""] * (most - len(lines)) + lines for lines in wrapped]
 
 
-def _place_legend(
+def place_legend(
     legend: ClassTable, width: int, font_size: int
 ) -> list[tuple[int, int, str, tuple[int, int, int]]]:
     """Find a place for each class in rows: column, row, name, colour."""
@@ -294,7 +294,7 @@ def _place_legend(
     return entries
 
 
-def _draw_entry(
+def draw_entry(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], name: str, colour: tuple[int, int, int],
     font_size: int,
 ) -> None:  # fmt: skip

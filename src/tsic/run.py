@@ -247,6 +247,9 @@ def _finish(
     facts: dict[str, Any] = {
         "resize": list(config.data.resize) if config.data.resize else None,
         "training": {
+            "data": config.data.name,
+            "train_split": config.data.train_split,
+            "val_split": config.data.val_split,
             "crop": list(config.data.crop),
             "steps": config.max_steps,
             "seed": config.seed,
@@ -254,6 +257,13 @@ def _finish(
             "teacher": config.teacher.name,
             "val_miou": reports["student"].miou,
         },
+        "scores": {"split": config.data.val_split, **_scores(reports["student"])},
     }
     save_student(files.path, module.student, val_set.classes, facts)
     return reports["student"], reports.get("teacher")
+
+
+def _scores(report: Report) -> dict[str, Any]:
+    """The scores that travel with the student."""
+    keys = ("images", "miou", "pixel_accuracy", "per_class_iou")
+    return {key: report.to_dict()[key] for key in keys}

@@ -259,7 +259,7 @@ def _build_network(spec: StudentSpec) -> Network:
             f"student.output_stride is fixed for '{spec.name}'; leave it out, or choose an "
             "architecture of segmentation_models_pytorch"
         )
-    if "/" in spec.name or Path(spec.name).is_dir():
+    if "/" in spec.name or (spec.name != "compact" and Path(spec.name).is_dir()):
         return build_hugging_face(
             spec.name, num_classes=spec.num_classes, weights=spec.weights, options=spec.options
         )

@@ -96,10 +96,13 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
         written = json.loads(scores.read_text())
         assert set(written) == {
             "miou",
+            "mean_accuracy",
             "pixel_accuracy",
             "per_class_iou",
+            "per_class_accuracy",
             "confusion_matrix",
             "images",
+            "view",
         }
         assert written["miou"] == pytest.approx(report.miou, abs=1e-6)
         assert f"{report.miou:.2f}" in text

@@ -23,7 +23,7 @@ def test_readme_commands_run_in_order(
 ) -> None:
     commands = re.findall(r"^ *\.venv/bin/tsic (.+)$", README, re.MULTILINE)
     verbs = [shlex.split(command)[0] for command in commands]
-    assert verbs == ["data", "train", "train", "evaluate"]
+    assert verbs == ["data", "train", "train", "evaluate", "predict", "export"]
     assert folder_dataset.name == "shapes"
     monkeypatch.chdir(tmp_path)
     for command in commands:
@@ -34,6 +34,8 @@ def test_readme_commands_run_in_order(
                 words[words.index("--teacher.name") + 1] = "tiny-sam2"
         assert main(words) == 0
     assert (tmp_path / "scores.json").is_file()
+    assert len(list((tmp_path / "labels").rglob("*.overlay.jpg"))) == 3
+    assert (tmp_path / "runs/cycle/exported/onnx/student.onnx").is_file()
 
     snippet = re.search(r"```python\n(.+?)```", README, re.DOTALL)
     assert snippet is not None

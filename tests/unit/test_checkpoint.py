@@ -1,16 +1,21 @@
 import json
+import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
-from tsic.checkpoint import FORMAT, StudentFiles, find_student, load_student, save_student
+from tsic.checkpoint import StudentFiles, find_student, load_student, save_student
 from tsic.data.classes import ClassTable
 from tsic.errors import CheckpointError
 from tsic.grid import resize_images
+from tsic.model_file import FORMAT
 from tsic.student import Student, build_student
 
 CLASSES = ClassTable.from_names(("ground", "square", "disc"))
@@ -112,40 +117,208 @@ def test_load_student_refuses_a_newer_format(saved: StudentFiles) -> None:
         load_student(saved.weights)
 
 
-def cut_weights(files: StudentFiles) -> None:
+def test_load_student_reads_what_the_first_format_wrote(saved: StudentFiles) -> None:
+    image = torch.rand(1, 3, 64, 96)
+    expected = load_student(saved.weights)
+    facts = json.loads(saved.facts.read_text())
+    for key in ("parameters", "weights_sha256", "saved_at"):
+        del facts[key]
+    saved.facts.write_text(json.dumps(facts | {"format": 1}))
+    old = load_student(saved.weights)
+    assert torch.equal(old(image), expected(image))
+    assert old.facts == expected.facts | {"saved_at": None}
+
+
+def test_facts_tell_parameters_and_digest(student: Student, tmp_path: Path) -> None:
+    files = save_student(tmp_path, student, CLASSES, {})
+    facts = json.loads(files.facts.read_text())
+    shipped = [value for name, value in student.named_parameters() if "auxiliary_head" not in name]
+    assert facts["parameters"] == sum(value.numel() for value in shipped)
+    assert facts["weights_sha256"] == sha256(files.weights.read_bytes()).hexdigest()
+    saved_at = datetime.fromisoformat(facts["saved_at"])
+    assert abs((datetime.now(UTC) - saved_at).total_seconds()) < 60
+
+
+@pytest.mark.parametrize("facts", [{"mean": [0, 0, 0]}, {"training": {"steps": "many"}}])
+def test_save_student_refuses_facts_that_could_not_be_loaded(
+    student: Student, tmp_path: Path, facts: dict[str, Any]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"'mean' is said by|'training.steps' must be"):
+        save_student(tmp_path, student, CLASSES, facts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def cut_weights(files: StudentFiles) -> str:
     files.weights.write_bytes(files.weights.read_bytes()[:-100])
+    return "student.safetensors' is not the file that student.json was saved with (another SHA-256"
 
 
-def empty_weights(files: StudentFiles) -> None:
-    files.weights.write_bytes(b"")
+def empty_weights(files: StudentFiles) -> str:
+    rewrite_weights(files, b"")
+    return "student.safetensors' is no safetensors file ("
 
 
-def other_width(files: StudentFiles) -> None:
+def pickled_weights(files: StudentFiles) -> str:
+    torch.save(load_student(files.weights).student.state_dict(), files.weights)
+    rewrite_weights(files, files.weights.read_bytes())
+    return "student.safetensors' is no safetensors file ("
+
+
+def other_width(files: StudentFiles) -> str:
     spec = json.loads(files.facts.read_text())["spec"]
     change(files, spec=spec | {"options": {"width": 0.5}})
+    return "does not fit the network that student.json describes: tensor 'network.model.stem.0.weig"
 
 
-def cut_facts(files: StudentFiles) -> None:
+def wrong_option(files: StudentFiles) -> str:
+    spec = json.loads(files.facts.read_text())["spec"]
+    change(files, spec=spec | {"options": {"depht": 3}})
+    return "student.json' describes cannot be built (student.options.depht"
+
+
+def missing_tensor(files: StudentFiles) -> str:
+    tensors = load(files.weights.read_bytes())
+    del tensors["network.model.stem.0.weight"]
+    rewrite_weights(files, save(tensors))
+    return "tensor 'network.model.stem.0.weight' is missing"
+
+
+def unexpected_tensor(files: StudentFiles) -> str:
+    tensors = load(files.weights.read_bytes())
+    rewrite_weights(files, save(tensors | {"network.extra": torch.zeros(2)}))
+    return "tensor 'network.extra' is not in the network"
+
+
+def other_mean(files: StudentFiles) -> str:
+    change(files, mean=[0.5, 0.5, 0.5])
+    return "not [0.5, 0.5, 0.5]"
+
+
+def rewrite_weights(files: StudentFiles, content: bytes) -> None:
+    """Replace the weights and their digest."""
+    files.weights.write_bytes(content)
+    change(files, weights_sha256=sha256(content).hexdigest())
+
+
+def cut_facts(files: StudentFiles) -> str:
     files.facts.write_text(files.facts.read_text()[:-100])
+    return "student.json' is no JSON ("
 
 
-def no_format(files: StudentFiles) -> None:
+def no_format(files: StudentFiles) -> str:
     files.facts.write_text("{}")
-
-
-def listed_facts(files: StudentFiles) -> None:
-    files.facts.write_text("[]")
+    return "student.json' is damaged: key 'format' is missing"
 
 
 @pytest.mark.parametrize(
-    "damage", [cut_weights, empty_weights, other_width, cut_facts, no_format, listed_facts]
+    "damage",
+    [
+        cut_weights,
+        empty_weights,
+        pickled_weights,
+        other_width,
+        wrong_option,
+        missing_tensor,
+        unexpected_tensor,
+        other_mean,
+        cut_facts,
+        no_format,
+    ],
 )
 def test_load_student_says_what_is_damaged_in_one_line(saved: StudentFiles, damage: Any) -> None:
-    damage(saved)
-    message = r"^the student at '.*' cannot be read \(.+\); copy both files again or train anew$"
-    with pytest.raises(CheckpointError, match=message) as caught:
+    said = damage(saved)
+    with pytest.raises(CheckpointError) as caught:
         load_student(saved.weights)
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("; copy both files again or train anew")
     assert "\n" not in str(caught.value)
+
+
+class TestCode:
+    """What a student's description names is run only where the user has chosen it."""
+
+    @staticmethod
+    def own_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> StudentFiles:
+        """Save a student of a class that lies in `code`, on the path."""
+        (folder / "code").mkdir()
+        (folder / "code" / "own_networks.py").write_text(
+            "from torch import nn\n"
+            "class Tiny(nn.Conv2d):\n"
+            "    def __init__(self, num_classes):\n"
+            "        super().__init__(3, num_classes, 1)\n"
+            "def make(num_classes):\n"
+            "    raise AssertionError('it ran')\n"
+        )
+        monkeypatch.syspath_prepend(str(folder / "code"))
+        monkeypatch.delitem(sys.modules, "own_networks", raising=False)
+        student = build_student("own_networks:Tiny", num_classes=3)
+        (folder / "run").mkdir()
+        return save_student(folder / "run", student, CLASSES, {})
+
+    def test_a_local_student_may_name_a_class_of_the_users_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = self.own_network(tmp_path, monkeypatch)
+        assert load_student(files.weights)(torch.rand(1, 3, 8, 8)).shape == (1, 3, 8, 8)
+
+    def test_code_in_the_students_folder_needs_consent(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = self.own_network(tmp_path, monkeypatch)
+        for file in (files.weights, files.facts):
+            shutil.copy(file, tmp_path / "code")
+        monkeypatch.delitem(sys.modules, "own_networks")
+        with pytest.raises(CheckpointError, match="whose code lies in its own folder; read that"):
+            load_student(tmp_path / "code")
+        assert "own_networks" not in sys.modules
+        assert load_student(tmp_path / "code", allow_code=True).facts["parameters"] == 12
+
+    @pytest.mark.parametrize("name", ["own_networks:make", "torch.hub:load", "os:system"])
+    def test_only_network_classes_are_called(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        files = self.own_network(tmp_path, monkeypatch)
+        spec = json.loads(files.facts.read_text())["spec"]
+        change(files, spec=spec | {"name": name})
+        with pytest.raises(CheckpointError, match=f"names '{name}', which is no class derived"):
+            load_student(files.weights)
+
+    def test_a_class_that_is_not_there_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = self.own_network(tmp_path, monkeypatch)
+        spec = json.loads(files.facts.read_text())["spec"]
+        for name in ("nowhere_at_all:Tiny", "own_networks:Tini"):
+            change(files, spec=spec | {"name": name})
+            with pytest.raises(CheckpointError, match=r"cannot be built \((student|module)"):
+                load_student(files.weights)
+
+    def test_a_transformers_student_needs_only_its_two_files(self, tmp_path: Path) -> None:
+        sizes = {"hidden_sizes": [8, 8, 8, 8], "decoder_hidden_size": 8, "depths": [1, 1, 1, 1]}
+        config = {"model_type": "segformer", **sizes, "num_attention_heads": [1, 1, 1, 1]}
+        student = build_student("owner/model", num_classes=3, options={"config": config}).eval()
+        files = save_student(tmp_path, student, CLASSES, {})
+        images = torch.rand(1, 3, 32, 64)
+        assert torch.equal(load_student(files.weights)(images), student(images).logits)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({}, "does not hold its configuration alone"),
+            ({"trust_remote_code": True}, "does not hold its configuration alone"),
+            ({"config": {}, "trust_remote_code": True}, "does not hold its configuration alone"),
+            ({"config": {"auto_map": {"AutoConfig": "x.Y"}}}, "'auto_map', with which transform"),
+            ({"config": {"backbone": [{"trust_remote_code": 1}]}}, "'trust_remote_code', with"),
+            ({"config": {"attn_implementation": "owner/kernel"}}, "'attn_implementation', with"),
+        ],
+    )
+    def test_transformers_fetches_no_code(
+        self, saved: StudentFiles, options: dict[str, Any], said: str
+    ) -> None:
+        spec = json.loads(saved.facts.read_text())["spec"]
+        change(saved, spec=spec | {"name": "owner/model", "options": options})
+        with pytest.raises(CheckpointError, match=said):
+            load_student(saved.weights, allow_code=True)
 
 
 def test_load_student_needs_no_training_library(saved: StudentFiles) -> None:

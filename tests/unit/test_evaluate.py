@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,22 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
+from sklearn.metrics import jaccard_score, recall_score
 from torch import Tensor
 
+from tsic.boundary import boundary_counts
+from tsic.checkpoint import load_student, save_student
+from tsic.cli import main
+from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
-from tsic.errors import DataError
-from tsic.evaluation import Report, evaluate
+from tsic.deploy.inference import View
+from tsic.deploy.model import Gives
+from tsic.errors import ConfigError, DataError
+from tsic.evaluation import Report, Trimap, evaluate
+from tsic.grid import Size
+from tsic.student import build_student
 
 Array = npt.NDArray[Any]
 WEIGHTS = np.array([[1.0, 0.5, 1.0], [2.0, 0.2, 0.1], [0.2, 0.3, 1.9]])
@@ -101,29 +112,192 @@ def test_evaluate_refuses_a_network_of_other_classes(
         evaluate(lambda images: torch.zeros(1, classes, 4, 4), dataset)
 
 
+class Seeing:
+    """A `Model` that tells the drawn shapes by their colour, two pixels aside; gives labels."""
+
+    gives: Gives = "labels"
+    only_size: Size | None = None
+    only_batch: int | None = 2
+    device = torch.device("cpu")
+
+    def __init__(self, names: tuple[str, ...] = ("ground", "square", "disc")) -> None:
+        self.classes = ClassTable.from_names(names)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        assert len(images) == 2
+        colours = torch.tensor([[90, 120, 90], [200, 60, 50], [50, 80, 210]]) / 255
+        distance = (images[:, None] - colours[None, :, :, None, None]).square().sum(2)
+        return distance.argmin(1).roll(2, -1)
+
+
+def read_all(dataset: SegmentationDataset, model: Seeing) -> tuple[Array, Array]:
+    """Labels and predictions of all images, ``(N, H, W)`` each."""
+    pairs = [dataset.read(i) for i in range(len(dataset))]
+    truth = np.stack([labels.numpy() for _, labels in pairs])
+    shown = [torch.stack([image, image]).float() / 255 for image, _ in pairs]
+    return truth, np.stack([model(images)[0].numpy() for images in shown])
+
+
+def test_every_score_of_a_model_equals_scikit_learn(dataset: SegmentationDataset) -> None:
+    report = evaluate(Seeing(), dataset, boundary=True, trimap=2)
+    truth, guess = read_all(dataset, Seeing())
+    valid = truth != 255
+    near = np.zeros_like(valid)
+    for i, one in enumerate(truth):
+        for value in np.unique(one):
+            mask = one == value
+            kept = ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=2, border_value=1)
+            near[i] |= mask & ~kept
+    for band, iou in (
+        (valid, report.per_class_iou),
+        (valid & near, report.trimap.per_class_iou(report.class_names) if report.trimap else {}),
+    ):
+        expected = 100 * jaccard_score(truth[band], guess[band], average=None)
+        assert list(iou.values()) == pytest.approx(list(expected))
+    assert 80 < report.miou < 99
+    accuracy = 100 * recall_score(truth[valid], guess[valid], average=None)
+    assert list(report.per_class_accuracy.values()) == pytest.approx(list(accuracy))
+    assert report.mean_accuracy == pytest.approx(accuracy.mean())
+    counts = sum(
+        boundary_counts(torch.from_numpy(g).to(torch.uint8), torch.from_numpy(t), 3)
+        for g, t in zip(guess, truth, strict=True)
+    )
+    assert isinstance(counts, Tensor)
+    assert report.boundary_iou is not None
+    assert report.boundary_iou == pytest.approx(100 * (counts[0] / counts[1]).mean().item())
+    assert 20 < report.boundary_iou < report.miou - 10
+
+
+def test_views_reach_the_model(dataset: SegmentationDataset) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def watching(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape))
+        return score(images)
+
+    view = View(crop=(32, 48), stride=(32, 48), flip=True)
+    report = evaluate(watching, dataset, view=view)
+    assert {shape[1:] for shape in seen} == {(3, 32, 48)}
+    assert sum(shape[0] for shape in seen) >= 6 * 4 * 2
+    assert report.view == view
+    assert report.confusion.sum() == 6 * 63 * 96
+    with pytest.raises(ConfigError, match="answers with labels"):
+        evaluate(Seeing(), dataset, view=view)
+
+
+def test_evaluate_refuses_what_cannot_be_scored(dataset: SegmentationDataset) -> None:
+    with pytest.raises(DataError, match="the network knows 2 classes"):
+        evaluate(Seeing(("a", "b")), dataset)
+    with pytest.raises(ConfigError, match="trimap must be at least 1 pixel, got 0"):
+        evaluate(Seeing(), dataset, trimap=0)
+
+
+def test_a_damaged_file_is_named(dataset: SegmentationDataset) -> None:
+    dataset.samples[3].image.write_bytes(b"no image")
+    with pytest.raises(DataError, match=dataset.samples[3].image.name):
+        evaluate(score, dataset)
+
+
 REPORT = Report(("road", "car", "tram"), torch.tensor([[6, 2, 0], [0, 2, 0], [0, 0, 0]]), 5)
+FULL = replace(
+    REPORT,
+    view=View(crop=(8, 9), flip=True),
+    boundary=torch.tensor([[3, 1, 0], [4, 2, 0]]),
+    trimap=Trimap(3, torch.tensor([[2, 1, 0], [1, 0, 0], [0, 0, 0]])),
+)
 
 
 def test_report_to_dict_holds_percent_by_name_and_null_for_absent_classes(tmp_path: Path) -> None:
     expected = {
         "miou": pytest.approx(62.5),
+        "mean_accuracy": pytest.approx(87.5),
         "pixel_accuracy": pytest.approx(80.0),
         "per_class_iou": {"road": pytest.approx(75.0), "car": pytest.approx(50.0), "tram": None},
+        "per_class_accuracy": {"road": pytest.approx(75), "car": pytest.approx(100), "tram": None},
         "confusion_matrix": [[6, 2, 0], [0, 2, 0], [0, 0, 0]],
         "images": 5,
+        "view": {"crop": None, "stride": None, "flip": False, "scales": [1.0]},
     }
     assert REPORT.to_dict() == expected
     REPORT.write_json(tmp_path / "evaluation.json")
     assert json.loads((tmp_path / "evaluation.json").read_text()) == expected
+    asked_for = {
+        "boundary_iou": pytest.approx(62.5),
+        "per_class_boundary_iou": {"road": 75.0, "car": 50.0, "tram": None},
+        "trimap_px": 3,
+        "trimap_iou": pytest.approx(25.0),
+        "per_class_trimap_iou": {"road": 50.0, "car": 0.0, "tram": None},
+        "view": {"crop": [8, 9], "stride": [5, 6], "flip": True, "scales": [1.0]},
+    }
+    assert FULL.to_dict() == expected | asked_for
 
 
 def test_report_to_table_has_a_row_per_class_and_the_means() -> None:
     assert REPORT.to_table().splitlines() == [
-        "| class          | IoU % |",
-        "|----------------|------:|",
-        "| road           | 75.00 |",
-        "| car            | 50.00 |",
-        "| tram           |     - |",
-        "| mean           | 62.50 |",
-        "| pixel accuracy | 80.00 |",
+        "| class          | IoU % | accuracy % |",
+        "|----------------|------:|-----------:|",
+        "| road           | 75.00 |      75.00 |",
+        "| car            | 50.00 |     100.00 |",
+        "| tram           |     - |          - |",
+        "| mean           | 62.50 |      87.50 |",
+        "| pixel accuracy |       |      80.00 |",
     ]
+    assert FULL.to_table().splitlines()[:3] == [
+        "| class          | IoU % | accuracy % | boundary IoU % | IoU % within 3 px |",
+        "|----------------|------:|-----------:|---------------:|------------------:|",
+        "| road           | 75.00 |      75.00 |          75.00 |             50.00 |",
+    ]
+    assert FULL.to_table().splitlines()[-1] == (
+        "| pixel accuracy |       |      80.00 |                |                   |"
+    )
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> Path:
+    """Weights of a random student of the drawn shapes."""
+    network = build_student("compact", num_classes=3, options={"width": 0.25})
+    classes = ClassTable.from_names(("ground", "square", "disc"))
+    return save_student(tmp_path, network, classes, {}).weights
+
+
+def test_the_command_scores_in_windows_and_writes_both_files(
+    student: Path, folder_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data.name", "folder", "--data.root", str(folder_dataset)]
+    json_file, table = tmp_path / "new" / "scores.json", tmp_path / "scores.md"
+    view = ["--crop", "32", "48", "--stride", "16", "24", "--flip", "--scales", "0.5", "1"]
+    files = ["--json", str(json_file), "--markdown", str(table)]
+    asked = [*view, "--boundary", "--trimap", "3", *files]
+    assert main(["evaluate", str(student), *data, *asked]) == 0
+    assert capsys.readouterr().out == table.read_text()
+    assert "| IoU % within 3 px |" in table.read_text()
+    written = json.loads(json_file.read_text())
+    expected = evaluate(
+        load_student(student),
+        open_dataset("folder", folder_dataset, "val"),
+        view=View((32, 48), (16, 24), flip=True, scales=(0.5, 1.0)),
+        boundary=True,
+        trimap=3,
+    )
+    assert written == expected.to_dict()
+    assert written["view"]["scales"] == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--stride", "8", "8"], "say crop, too"),
+        (["--crop", "8"], "expected 2 arguments"),
+        (["--trimap", "0"], "--trimap must be at least 1, got 0"),
+        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--scales", "-1"], "scales must be ratios above 0"),
+        ([], "has no config.yaml beside it; say --data.name and --data.root"),
+    ],
+)
+def test_the_command_tells_mistakes_in_one_sentence(
+    student: Path, words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(student), *words]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert len(message.splitlines()) == 1

@@ -4,11 +4,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import accuracy_score, jaccard_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_score, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from torch import Tensor
 
-from tsic.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy, to_labels
+from tsic.metrics import (
+    class_accuracy,
+    class_iou,
+    confusion_matrix,
+    mean_accuracy,
+    mean_iou,
+    pixel_accuracy,
+    resize_part,
+    to_labels,
+)
 
 CLASSES = 7
 
@@ -58,6 +67,19 @@ def test_scores_equal_scikit_learn(pair: tuple[Tensor, Tensor]) -> None:
     assert pixel_accuracy(matrix) == pytest.approx(100 * accuracy_score(truth, guess))
 
 
+def test_accuracies_equal_scikit_learn(pair: tuple[Tensor, Tensor]) -> None:
+    predicted, labels = pair
+    predicted[predicted == 5] = 4  # scikit-learn warns of a class that is predicted alone
+    valid = labels != 255
+    matrix = confusion_matrix(predicted, labels, CLASSES)
+    truth, guess = labels[valid].numpy(), predicted[valid].numpy()
+    accuracy = class_accuracy(matrix)
+    expected = recall_score(truth, guess, labels=range(5), average=None)
+    np.testing.assert_allclose(accuracy[:5].numpy(), expected)
+    assert accuracy[5:].isnan().all()
+    assert mean_accuracy(matrix) == pytest.approx(100 * balanced_accuracy_score(truth, guess))
+
+
 def test_class_iou_is_exact_for_large_counts() -> None:
     big = 2**53 // 4  # float32 would round the ones away
     iou = class_iou(torch.tensor([[big, 1], [1, big]]))
@@ -67,14 +89,26 @@ def test_class_iou_is_exact_for_large_counts() -> None:
 
 def test_mean_iou_is_nan_when_nothing_was_scored() -> None:
     assert math.isnan(mean_iou(torch.zeros(3, 3, dtype=torch.int64)))
+    assert math.isnan(mean_accuracy(torch.zeros(3, 3, dtype=torch.int64)))
     assert math.isnan(pixel_accuracy(torch.zeros(3, 3, dtype=torch.int64)))
 
 
-@pytest.mark.parametrize("band", [1, 7, 16, 256])
+@pytest.mark.parametrize("band", [None, 1, 7, 16, 256])
 @pytest.mark.parametrize("size", [(12, 16), (48, 64), (45, 61), (97, 30), (7, 5)])
-def test_to_labels_equals_the_whole_resize(size: tuple[int, int], band: int) -> None:
+def test_to_labels_equals_the_whole_resize(size: tuple[int, int], band: int | None) -> None:
     logits = torch.randn(5, 12, 16)
     whole = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)
     labels = to_labels(logits, size, band=band)
     assert labels.dtype == torch.int64
     assert torch.equal(labels, whole[0].argmax(0))
+
+
+@pytest.mark.parametrize("size", [(12, 16), (48, 64), (45, 61), (97, 30), (7, 5)])
+def test_resize_part_is_a_part_of_the_whole_resize(size: tuple[int, int]) -> None:
+    maps = torch.randn(5, 12, 16)
+    whole = F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+    parts = [(range(size[0]), range(size[1])), (range(6, 7), range(5)), (range(2, 5), range(3, 5))]
+    for rows, columns in parts:
+        part = resize_part(maps, size, rows, columns)
+        expected = whole[:, rows.start : rows.stop, columns.start : columns.stop]
+        torch.testing.assert_close(part, expected)

@@ -22,6 +22,9 @@ Image.MAX_IMAGE_PIXELS = None  # the user's own files are large, not bombs
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """File name endings, in lower case, that count as images or masks."""
 
+BAND_PIXELS = 2**20
+"""Pixels that are brought to RGB at a time."""
+
 T = TypeVar("T")
 
 
@@ -159,7 +162,12 @@ def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "P":  # Pillow wants transparency resolved before it drops it
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):  # Pillow's copies of a whole image are what is large
+        bottom = min(top + rows, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGB"))
+    return pixels
 
 
 def _mask_values(image: Image.Image) -> npt.NDArray[Any]:

@@ -110,7 +110,7 @@ def _walk(folder: Path) -> list[str]:
         return []
     files: list[str] = []
     for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        path = Path(here).absolute()
+        path = Path(os.path.abspath(here))  # noqa: PTH100 - Path.absolute leaves `..` in
         parents = {os.path.realpath(parent) for parent in (path, *path.parents)}
         folders[:] = [
             name

@@ -1,0 +1,35 @@
+"""What the verbs share: a parser whose mistakes read like ours, and a place for what they write."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from typing_extensions import override
+
+from tsic.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are ours: one sentence, nearest right option."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def make_room(file: Path) -> None:
+    """Make a file's folder before the work starts.
+
+    Raises:
+        ConfigError: If it cannot be written there.
+    """
+    if file.is_dir():
+        raise ConfigError(f"'{file}' is a folder; name a file to write")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(file.parent, os.W_OK) else "no permission"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise ConfigError(f"'{file}' cannot be written ({reason}); choose another place")

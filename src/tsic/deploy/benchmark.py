@@ -1,0 +1,234 @@
+"""Latency of a model in several engines that take turns, and what the machine would allow."""
+
+import multiprocessing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tsic.deploy.benchmark_worker import (
+    Failure,
+    Task,
+    Turn,
+    serve,
+)
+from tsic.deploy.machine import MATRIX_SIDE
+from tsic.grid import Size
+from tsic.progress import OnProgress
+
+_PATIENCE_S = 300  # torch.compile of a large network takes minutes
+_FAREWELL_S = 2
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How long a run took, in milliseconds.
+
+    Attributes:
+        median: Half of the runs were faster.
+        p10: A tenth of the runs were faster.
+        p90: Nine tenths of the runs were faster.
+        fastest: The fastest run.
+        runs: How many there were.
+    """
+
+    median: float
+    p10: float
+    p90: float
+    fastest: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one task's process found.
+
+    Attributes:
+        network: Float images in, class scores out.
+        processed: Image bytes in, labels at the images' own size out; ``None`` if not measured.
+        peak_memory_mib: Most memory above that of the imports; ``None`` where unknown.
+    """
+
+    network: Spread
+    processed: Spread | None
+    peak_memory_mib: float | None
+
+
+def spread(latencies: Sequence[float]) -> Spread:
+    """Summarise latencies.
+
+    Args:
+        latencies: Seconds of each run, at least one.
+
+    Returns:
+        Median and percentiles, linear between neighbours, in milliseconds.
+
+    Example:
+        >>> spread([0.001 * n for n in range(11)])
+        Spread(median=5.0, p10=1.0, p90=9.0, fastest=0.0, runs=11)
+    """
+    p10, median, p90 = (
+        round(float(value), 6)
+        for value in np.percentile([1000 * s for s in latencies], (10, 50, 90))
+    )
+    return Spread(median, p10, p90, round(1000 * min(latencies), 6), len(latencies))
+
+
+@torch.no_grad()
+def multiply_adds(model: nn.Module, size: Size) -> int:
+    """Count the multiply-adds of one image's way through a network.
+
+    PyTorch counts the floating point operations of convolutions, matrix products and attention,
+    two for each multiply-add; normalisation, activations and resizing count nothing.
+
+    Args:
+        model: Network in evaluation mode, on the CPU.
+        size: Height and width of the image, in pixels.
+
+    Returns:
+        Half of the operations that `torch.utils.flop_counter` counts.
+
+    Example:
+        >>> multiply_adds(nn.Conv2d(3, 8, 3, padding=1), (4, 5))  # 4 * 5 * 8 * 3 * 9
+        4320
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(torch.zeros(1, 3, *size))
+    return counter.get_total_flops() // 2
+
+
+def products_per_second(product: Measured) -> float:
+    """Multiply-adds per second of the fastest matrix product."""
+    return MATRIX_SIDE**3 / (product.network.fastest / 1000)
+
+
+def take_turns(
+    tasks: Sequence[Task], *, rounds: int, seconds: float, on_progress: OnProgress
+) -> dict[Task, Measured | Failure]:
+    """Measure some tasks side by side, so that a machine whose speed drifts slows them alike.
+
+    Each task has a process of its own, which lives through all rounds. One works at a time.
+
+    Args:
+        tasks: What to measure.
+        rounds: How often each has its turn.
+        seconds: Length of a turn.
+        on_progress: Told after each loading and each turn.
+
+    Returns:
+        What was found, by task; a `Failure` where an engine could not load or run.
+    """
+    found: dict[Task, _Latencies | Failure] = {}
+    total = len(tasks) * (rounds + 1)
+    done = 0
+    with _workers(tasks) as workers:
+        for number in range(rounds + 1):
+            for task, worker in workers.items():
+                if not isinstance(found.get(task), Failure):
+                    answer = worker.load() if number == 0 else worker.take_turn(seconds)
+                    _note(found, task, answer)
+                done += 1
+                on_progress(done, total)
+    return {
+        task: one if isinstance(one, Failure) else one.summarise() for task, one in found.items()
+    }
+
+
+@dataclass
+class _Latencies:
+    """Seconds of all turns of one task."""
+
+    network: list[float] = field(default_factory=list)
+    processed: list[float] = field(default_factory=list)
+    peak_memory_mib: float | None = None
+
+    def add(self, turn: Turn) -> None:
+        self.network += turn.network
+        self.processed += turn.processed
+        self.peak_memory_mib = turn.peak_memory_mib  # of the process so far: the last is the most
+
+    def summarise(self) -> Measured:
+        processed = spread(self.processed) if self.processed else None
+        return Measured(spread(self.network), processed, self.peak_memory_mib)
+
+
+def _note(
+    found: "dict[Task, _Latencies | Failure]", task: Task, answer: Turn | Failure | None
+) -> None:
+    """Keep what a worker answered."""
+    if isinstance(answer, Failure):
+        found[task] = answer
+        return
+    latencies = found.setdefault(task, _Latencies())
+    if answer is not None and isinstance(latencies, _Latencies):
+        latencies.add(answer)
+
+
+@dataclass
+class _Worker:
+    """The parent's end of one task's process."""
+
+    task: Task
+    process: SpawnProcess | None = None
+    connection: Connection | None = None
+
+    def load(self) -> Failure | None:
+        """Start the process; loading is over before the next one starts."""
+        context = multiprocessing.get_context("spawn")  # a fork would inherit torch's memory
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, self.task), daemon=True)
+        self.process.start()
+        theirs.close()
+        answer: Failure | None = self._receive()
+        return answer
+
+    def take_turn(self, seconds: float) -> Turn | Failure:
+        """Let it measure for a while."""
+        assert self.connection is not None
+        try:
+            self.connection.send(seconds)
+        except OSError:
+            return self._death()
+        answer: Turn | Failure = self._receive()
+        return answer
+
+    def stop(self) -> None:
+        """End the process."""
+        if self.process is not None and self.connection is not None:
+            self.connection.close()
+            self.process.join(_FAREWELL_S)
+            self.process.terminate()
+            self.process.join()
+
+    def _receive(self) -> Any:
+        assert self.connection is not None
+        try:
+            if not self.connection.poll(_PATIENCE_S):
+                return Failure(f"it did not answer for {_PATIENCE_S} s")
+            return self.connection.recv()
+        except (EOFError, OSError):
+            return self._death()
+
+    def _death(self) -> Failure:
+        assert self.process is not None
+        self.process.join(5)
+        return Failure(f"its process died (exit code {self.process.exitcode})")
+
+
+@contextmanager
+def _workers(tasks: Iterable[Task]) -> Iterator[dict[Task, _Worker]]:
+    """A worker per task; their processes end with the context."""
+    workers = {task: _Worker(task) for task in tasks}
+    try:
+        yield workers
+    finally:
+        for worker in workers.values():
+            worker.stop()

@@ -1,0 +1,159 @@
+"""`tsic evaluate`: score a model on labelled images."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tsic.command_line import Parser, make_room
+from tsic.config_file import load_config
+from tsic.errors import ConfigError
+from tsic.files import write_text
+from tsic.progress import progress
+
+if TYPE_CHECKING:
+    from tsic.data.classes import ClassTable
+    from tsic.data.dataset import SegmentationDataset
+    from tsic.deploy.inference import View
+    from tsic.deploy.model import Model
+
+
+def _evaluate_parser() -> Parser:
+    own = Parser(
+        prog="tsic evaluate",
+        description="Score a student, a run's teacher or an exported file on labelled images.",
+    )
+    own.add_argument(
+        "model",
+        type=Path,
+        help="a run's folder, a student.safetensors, hf:owner/name, or an exported file "
+        "(.onnx, .xml, .pt2)",
+    )
+    own.add_argument("--role", choices=["student", "teacher"], default="student", help="who")
+    own.add_argument("--checkpoint", choices=["best", "last"], default="best", help="teacher's")
+    data = own.add_argument_group("data")
+    data.add_argument("--data.name", dest="name", help="reader; by default the run's")
+    data.add_argument("--data.root", dest="root", help="the dataset's folder; by default the run's")
+    data.add_argument("--data.split", dest="split", help="split; by default the run's val split")
+    data.add_argument("--data.classes", dest="classes", help="classes YAML of a `folder` dataset")
+    view = own.add_argument_group("how images are shown; by default whole and once")
+    view.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="sliding windows")
+    view.add_argument(
+        "--stride", type=int, nargs=2, metavar=("H", "W"), help="by default two thirds of the crop"
+    )
+    view.add_argument("--flip", action="store_true", help="average with the mirrored image's")
+    view.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], metavar="RATIO", help="averaged ratios"
+    )
+    scores = own.add_argument_group("scores")
+    scores.add_argument("--boundary", action="store_true", help="also boundary IoU")
+    scores.add_argument("--trimap", type=int, metavar="PX", help="also IoU within PX of borders")
+    scores.add_argument("--json", type=Path, metavar="FILE", help="also write the scores as JSON")
+    scores.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table")
+    own.add_argument("--device", help="by default the GPU if there is one; exported files: cpu")
+    own.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    return own
+
+
+def evaluate_command(words: Sequence[str]) -> int:
+    """Score a student, a teacher or an exported file at the images' own size."""
+    options = _evaluate_parser().parse_args(list(words))
+    for key in ("threads", "trimap"):
+        value = getattr(options, key)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{key} must be at least 1, got {value}")
+    import torch
+
+    from tsic.data.check import require_clean
+    from tsic.evaluation import evaluate
+
+    view = _view(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for file in filter(None, (options.json, options.markdown)):
+        make_room(file)
+    dataset = _evaluation_data(options)
+    model = _teacher(options, dataset) if options.role == "teacher" else _open(options, dataset)
+    with progress("check the data") as on_progress:
+        require_clean(dataset, on_progress=on_progress)
+    with progress(f"evaluate {dataset.split}") as on_progress:
+        report = evaluate(
+            model,
+            dataset,
+            view=view,
+            boundary=options.boundary,
+            trimap=options.trimap,
+            on_progress=on_progress,
+        )
+    sys.stdout.write(f"{report.to_table()}\n")
+    if options.json:
+        report.write_json(options.json)
+    if options.markdown:
+        write_text(options.markdown, f"{report.to_table()}\n")
+    return 0
+
+
+def _view(options: argparse.Namespace) -> "View":
+    from tsic.deploy.inference import View
+
+    return View(options.crop, options.stride, options.flip, options.scales)
+
+
+def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
+    """The dataset that was asked for; what was not said is as in the run."""
+    from tsic.data.readers import open_dataset
+    from tsic.deploy.hub import is_hub
+
+    if not options.model.exists() and not is_hub(options.model):
+        raise ConfigError(
+            f"'{options.model}' does not exist; give a run's folder, a student.safetensors, "
+            "hf:owner/name or an exported file"
+        )
+    folder = options.model if options.model.is_dir() else options.model.parent
+    config = folder / "config.yaml"
+    said = load_config(config).data if config.is_file() else None
+    name = options.name or (said.name if said else None)
+    root = options.root or (said.root if said else None)
+    if name is None or root is None:
+        raise ConfigError(
+            f"'{options.model}' has no config.yaml beside it; say --data.name and --data.root"
+        )
+    same = said is not None and options.name is None and options.root is None
+    classes = options.classes or (said.classes if same and said else None)
+    return open_dataset(name, root, options.split or (said.val_split if said else "val"), classes)
+
+
+def _open(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model":
+    """A student or an exported file that knows the dataset's classes."""
+    from tsic.deploy.opening import open_model
+
+    model = open_model(options.model, device=options.device, threads=options.threads)
+    _require_same(options.model, model.classes, dataset)
+    return model
+
+
+def _teacher(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model":
+    """A run's teacher that knows the dataset's classes."""
+    import torch
+
+    from tsic.build import load_run, scorers
+    from tsic.evaluation import ScorerModel
+
+    if not options.model.is_dir():
+        raise ConfigError(f"--role teacher needs a run's folder, got the file '{options.model}'")
+    module, classes = load_run(options.model, options.checkpoint)
+    if module.cycle.teacher is None:
+        raise ConfigError(f"the run '{options.model}' has no teacher; leave --role out")
+    _require_same(options.model, classes, dataset)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return ScorerModel(scorers(module.to(device))["teacher"], dataset, device)
+
+
+def _require_same(path: Path, classes: "ClassTable", dataset: "SegmentationDataset") -> None:
+    """Classes must be the same, in the same order."""
+    if classes.names != dataset.classes.names:
+        raise ConfigError(
+            f"'{path}' knows the classes {', '.join(classes.names)}, but '{dataset.root}' has "
+            f"{', '.join(dataset.classes.names)}; evaluate on the same classes"
+        )

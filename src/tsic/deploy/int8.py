@@ -1,0 +1,212 @@
+"""Exported files in int8: post-training quantisation that leaves sensitive layers in float."""
+
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsic.deploy.engines import Batches, import_engine, open_exported
+from tsic.deploy.quiet import quiet, without_telemetry
+from tsic.errors import ConfigError
+
+Score = Callable[[Path], float]
+"""Points of a file, such as mean IoU in percent; higher is better."""
+
+RANKING_BATCHES = 2
+"""Batches that the error of each layer is measured on."""
+
+
+def quantise_onnx(
+    source: Path,
+    target: Path,
+    batches: Batches,
+    *,
+    score: Score | None = None,
+    max_drop: float = 1.0,
+) -> list[str]:
+    """Write an ONNX file in int8, for ONNX Runtime on CPUs.
+
+    Args:
+        source: The float32 file that `tsic export` wrote.
+        target: Where the int8 file is written.
+        batches: Calibration images.
+        score: Points of a file. Layers are left in float until it loses no more than
+            ``max_drop``; ``None`` quantises every layer and asks nothing.
+        max_drop: Points that the file may lose against ``source``.
+
+    Returns:
+        Names of the layers left in float, the most sensitive first.
+
+    Raises:
+        ConfigError: If the drop stays larger with the more sensitive half of the layers in float,
+            there are no batches, or a package is missing. No file is left.
+    """
+    import_engine("onnx", "onnx")
+    import_engine("onnxruntime", "onnx")
+    from tsic.deploy.int8_onnx import OnnxQuantiser
+
+    _require_batches(batches)
+    with tempfile.TemporaryDirectory(prefix=".int8-", dir=target.parent) as place:
+        quantiser = OnnxQuantiser(source, Path(place))
+        return _Search(quantiser, source, target, batches, Path(place)).run(score, max_drop)
+
+
+def quantise_openvino(
+    source: Path,
+    target: Path,
+    batches: Batches,
+    *,
+    score: Score | None = None,
+    max_drop: float = 1.0,
+) -> list[str]:
+    """Write an OpenVINO file in int8 with NNCF.
+
+    Args:
+        source: The ``.xml`` that `tsic export` wrote, the ``.bin`` beside it.
+        target: Where the ``.xml`` is written, the ``.bin`` beside it.
+        batches: As for `quantise_onnx`.
+        score: As for `quantise_onnx`.
+        max_drop: As for `quantise_onnx`.
+
+    Returns:
+        Names of the layers left in float, the most sensitive first.
+
+    Raises:
+        ConfigError: As `quantise_onnx` does.
+    """
+    with quiet(), without_telemetry():
+        import_engine("openvino", "openvino")
+        import_engine("nncf", "openvino")
+    from tsic.deploy.int8_openvino import OpenVinoQuantiser
+
+    _require_batches(batches)
+    with tempfile.TemporaryDirectory(prefix=".int8-", dir=target.parent) as place:
+        quantiser = OpenVinoQuantiser(source)
+        return _Search(quantiser, source, target, batches, Path(place)).run(score, max_drop)
+
+
+class Quantiser(Protocol):
+    """One engine's way from a float32 file to an int8 one."""
+
+    def write(self, target: Path, left_out: Collection[str], batches: Batches) -> None:
+        """Write the network in int8 but for some layers."""
+
+    def layers(self, quantised: Path) -> list[str]:
+        """Name the layers that a file holds in int8."""
+
+
+@dataclass(frozen=True)
+class _Search:
+    """For the fewest layers in float that keep the drop within bounds.
+
+    Args:
+        quantiser: Who writes int8 files.
+        source: The float32 file.
+        target: Where the result goes.
+        batches: Calibration images.
+        place: Folder for files that are tried.
+    """
+
+    quantiser: Quantiser
+    source: Path
+    target: Path
+    batches: Batches
+    place: Path
+
+    def run(self, score: Score | None, max_drop: float) -> list[str]:
+        """Write the target; return the layers left in float."""
+        whole = self.place / f"whole{self.target.suffix}"
+        self.quantiser.write(whole, (), self.batches)
+        if score is None:
+            _move(whole, self.target)
+            return []
+        reference = self.place / f"reference{self.target.suffix}"
+        _copy(self.source, reference)  # a score may write into the file it is given
+        best = score(reference)
+        drop = best - score(whole)
+        if drop <= max_drop:
+            _move(whole, self.target)
+            return []
+        ranked = self._ranked(self.quantiser.layers(whole))
+        drops = {0: drop}
+        count = self._fewest(ranked, lambda path: best - score(path), max_drop, drops)
+        if count is None:
+            most = max(drops)
+            raise ConfigError(
+                f"int8 loses {drop:.2f} of {best:.2f} points, and {drops[most]:.2f} with the "
+                f"{most} most sensitive of {len(ranked)} layers in float, more than {max_drop:g}; "
+                "give more calibration images, allow a larger drop, or ship float32"
+            )
+        return ranked[:count]
+
+    def _fewest(
+        self,
+        ranked: Sequence[str],
+        drop_of: Callable[[Path], float],
+        max_drop: float,
+        drops: dict[int, float],
+    ) -> int | None:
+        """Double the number of layers left out until it does, then halve the way back.
+
+        Half of the layers in float are the end: what remains in int8 would hardly be faster.
+        """
+        failed, fits, count = 0, None, 1
+        while failed < count <= len(ranked) // 2:
+            candidate = self.place / f"candidate{self.target.suffix}"
+            self.quantiser.write(candidate, ranked[:count], self.batches)
+            drops[count] = drop_of(candidate)
+            if drops[count] <= max_drop:
+                fits = count
+                _move(candidate, self.target)
+            else:
+                failed = count
+            count = min(2 * count, len(ranked) // 2) if fits is None else (failed + fits) // 2
+        return fits
+
+    def _ranked(self, layers: Sequence[str]) -> list[str]:
+        """Sort layers by the error at the output when only that one is in int8."""
+        few = [self.batches[index] for index in range(min(RANKING_BATCHES, len(self.batches)))]
+        expected = _answers(self.source, few)
+        errors = {}
+        for layer in layers:
+            alone = self.place / f"alone{self.target.suffix}"
+            self.quantiser.write(alone, [one for one in layers if one != layer], few)
+            errors[layer] = sum(map(_distance, _answers(alone, few), expected))
+        return sorted(layers, key=lambda layer: -errors[layer])
+
+
+def _answers(path: Path, batches: Batches) -> list[NDArray[Any]]:
+    model = open_exported(path)
+    return [model.run(batch) for batch in batches]
+
+
+def _distance(answer: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Mean squared error of scores; share of labels that differ."""
+    if np.issubdtype(expected.dtype, np.integer):
+        return float(np.mean(answer != expected))
+    return float(np.mean(np.square(answer - expected, dtype=np.float64)))
+
+
+def _require_batches(batches: Batches) -> None:
+    if not len(batches):
+        raise ConfigError("int8 needs at least one calibration image; give --calibration DIR")
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, and the weights beside an OpenVINO one, in the order to write them in."""
+    return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
+
+
+def _copy(source: Path, target: Path) -> None:
+    for old, new in zip(_files(source), _files(target), strict=True):
+        copyfile(old, new)
+
+
+def _move(source: Path, target: Path) -> None:
+    for old, new in zip(_files(source), _files(target), strict=True):
+        old.replace(new)

@@ -1,0 +1,36 @@
+"""Whatever scores images: a student, a teacher, or an exported file."""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from tsic.data.classes import ClassTable
+from tsic.grid import Size
+
+Gives = Literal["scores", "labels"]
+"""Class scores ``(B, K, h, w)`` on any grid that covers the image, or labels ``(B, H, W)``."""
+
+
+class Model(Protocol):
+    """Scores RGB images ``(B, 3, H, W)``, float32 in [0, 1] on its device.
+
+    Attributes:
+        classes: The classes that it knows.
+        device: Where it wants its images.
+        gives: What it answers with.
+        only_size: The one height and width that it takes; ``None`` for any.
+        only_batch: The one number of images that it takes at a time; ``None`` for any.
+    """
+
+    classes: ClassTable
+    gives: Gives
+    only_size: Size | None
+    only_batch: int | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its images."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Score a batch."""

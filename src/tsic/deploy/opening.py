@@ -1,0 +1,49 @@
+"""Open a student or an exported file, whichever a path names."""
+
+from pathlib import Path
+
+import torch
+
+from tsic.checkpoint import load_student
+from tsic.deploy.model import Model
+from tsic.errors import ConfigError
+
+EXPORTED_SUFFIXES = frozenset({".onnx", ".xml", ".pt2", ".pte", ".tflite"})
+"""Endings of exported files: ONNX, OpenVINO, torch.export, ExecuTorch, LiteRT."""
+
+
+def open_model(
+    path: str | Path,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    allow_code: bool = False,
+) -> Model:
+    """Open a student or an exported file, whatever the path names.
+
+    Args:
+        path: A run's folder, a ``student.safetensors``, ``hf:owner/name``, or an exported file
+            (`EXPORTED_SUFFIXES`).
+        device: Where it runs; by default the GPU if there is one. Exported files run on the CPU.
+        threads: Threads of an exported file's engine; by default the engine's own choice.
+        allow_code: Whether a student may name any class by its import path.
+
+    Returns:
+        The model, ready to score.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged.
+        ConfigError: If its engine is not installed, or there is no such device.
+    """
+    if Path(path).suffix.lower() in EXPORTED_SUFFIXES:
+        from tsic.deploy.engines import open_exported
+
+        return open_exported(Path(path), threads=threads)
+    student = load_student(path, allow_code=allow_code)
+    try:
+        return student.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"device '{device}' cannot be used ({reason}); choose cpu, or cuda where there is a GPU"
+        ) from error

@@ -1,0 +1,115 @@
+"""Every built-in student architecture can be exported, and answers as it did."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tsic.checkpoint import TrainedStudent
+from tsic.data.classes import ClassTable
+from tsic.deploy.engines import open_exported
+from tsic.deploy.export import export
+from tsic.deploy.graph import DeployGraph, Layout, describe
+from tsic.deploy.proof import drawn_images
+from tsic.deploy.writers import SUFFIXES, Format, capture, write
+from tsic.errors import ConfigError
+from tsic.networks.smp import SMP_NAMES
+from tsic.student import build_student
+
+CLASSES = ClassTable.from_names(("a", "b", "c", "d", "e"))
+SMALL = "test_resnet"  # timm's 0.4 M parameter ResNet
+SIZE = (70, 97)
+"""Height and width that no architecture takes without padding."""
+
+SEGFORMER = {
+    "model_type": "segformer",
+    "hidden_sizes": [8, 16, 24, 32],
+    "depths": [1, 1, 1, 1],
+    "num_attention_heads": [1, 1, 1, 1],
+    "decoder_hidden_size": 16,
+}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "compact": {"name": "compact", "options": {"width": 0.25}},
+    "hugging-face": {"name": "owner/segformer", "options": {"config": SEGFORMER}},
+    **{name: {"name": name, "encoder": SMALL} for name in SMP_NAMES},
+}
+
+
+def student_of(case: str) -> TrainedStudent:
+    torch.manual_seed(0)
+    student = build_student(num_classes=5, **STUDENTS[case])
+    for name, weight in student.named_parameters():
+        if weight.ndim == 1:  # no branch is silent, and no layer norm sees nothing but zeros
+            torch.nn.init.uniform_(
+                weight, *((0.5, 1.5) if name.endswith("weight") else (-0.1, 0.1))
+            )
+    return TrainedStudent(student, CLASSES, {}).eval()
+
+
+def assert_answers_alike(
+    trained: TrainedStudent, layout: Layout, kind: Format, path: Path, *sizes: tuple[int, int]
+) -> None:
+    """Export in one format; scores differ by less than a ten-thousandth of the largest."""
+    graph = DeployGraph(trained, layout)
+    write(capture(graph, "it"), kind, layout, describe(trained, graph, "fp32"), path, "it")
+    exported = open_exported(path, threads=1)
+    for size in sizes:
+        images = torch.rand(layout.batch or 2, 3, *size)
+        with torch.inference_mode():
+            expected = trained(images)
+        answer = exported(images)
+        assert answer.shape == expected.shape
+        assert (answer - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("case", STUDENTS)
+def test_every_student_is_exported_as_onnx(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "student.onnx"
+    assert_answers_alike(student_of(case), Layout(size=SIZE), "onnx", path, SIZE)
+
+
+@pytest.mark.parametrize("case", STUDENTS)
+def test_every_student_is_exported_by_torch(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "student.pt2"
+    assert_answers_alike(student_of(case), Layout(size=SIZE), "torch", path, SIZE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", STUDENTS)
+def test_every_student_is_exported_as_openvino(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "student.xml"
+    assert_answers_alike(student_of(case), Layout(size=SIZE), "openvino", path, SIZE)
+
+
+FREE = [(64, 160), (70, 97), (161, 130)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        ("compact", "onnx"),
+        ("compact", "openvino"),
+        ("deeplabv3", "onnx"),
+        ("fpn", "openvino"),
+        ("hugging-face", "onnx"),
+        ("hugging-face", "openvino"),
+    ],
+)
+def test_free_size_holds_at_sizes_that_are_no_multiples(
+    case: str, kind: Format, tmp_path: Path
+) -> None:
+    path = tmp_path / f"student{SUFFIXES[kind]}"
+    assert_answers_alike(student_of(case), Layout(batch=None), kind, path, *FREE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "kind"), [("pspnet", "onnx"), ("upernet", "onnx")])
+def test_pooling_to_a_fixed_grid_needs_a_fixed_size_and_says_so(
+    case: str, kind: Format, tmp_path: Path
+) -> None:
+    """Pyramid pooling divides the map into a grid, which these formats cannot do for any map."""
+    with pytest.raises(ConfigError, match="fix the size with --size H W"):
+        export(student_of(case), tmp_path, [kind], Layout(), drawn_images((96, 160), 1))
+    assert list(tmp_path.rglob("*.*")) == []

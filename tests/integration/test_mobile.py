@@ -1,0 +1,120 @@
+"""LiteRT and ExecuTorch files against eager PyTorch, where their packages are installed."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsic.checkpoint import TrainedStudent
+from tsic.data.classes import ClassTable
+from tsic.deploy.graph import DeployGraph, Layout, describe
+from tsic.deploy.mobile import (
+    ExecuTorchModel,
+    LiteRtModel,
+    export_executorch,
+    export_litert,
+)
+from tsic.errors import CheckpointError, ConfigError
+from tsic.student import build_student
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, of their own torch
+
+LAYOUTS = {
+    "plain": Layout(size=(64, 96)),
+    "padded": Layout(size=(50, 70), batch=2),
+    "resized": Layout(size=(48, 80), resize=(64, 96)),
+    "labels": Layout(size=(64, 96), input="uint8", output="labels"),
+}
+
+
+@pytest.fixture
+def trained() -> TrainedStudent:
+    """A student whose every layer speaks: the compact one starts with silent branches."""
+    student = build_student("compact", num_classes=3, options={"width": 0.25})
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.copy_(0.2 * torch.randn_like(parameter))
+        for _ in range(8):
+            student(torch.rand(4, 3, 64, 96))
+        # No class wins everywhere: each has the same mean score.
+        scores = student.eval()(torch.rand(4, 3, 64, 96)).logits
+        last = [one for one in student.modules() if isinstance(one, nn.Conv2d)][-1]
+        assert last.bias is not None
+        last.bias -= scores.mean((0, 2, 3))
+    classes = ClassTable.from_names(("ground", "square", "disc"))
+    return TrainedStudent(student, classes, {}).eval()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("kind", ["litert", "executorch"])
+def test_mobile_files_answer_as_the_student(
+    trained: TrainedStudent, tmp_path: Path, layout: Layout, kind: str
+) -> None:
+    if kind == "litert" and layout.resize:
+        pytest.skip("LiteRT cannot resize so")
+    pytest.importorskip({"litert": "litert_torch", "executorch": "executorch"}[kind])
+    graph = DeployGraph(trained, layout)
+    path = tmp_path / {"litert": "student.tflite", "executorch": "student.pte"}[kind]
+    write = export_litert if kind == "litert" else export_executorch
+    write(graph.capture(), path, describe(trained, graph, "fp32"))
+    model = (LiteRtModel if kind == "litert" else ExecuTorchModel)(path)
+    assert model.classes.names == ("ground", "square", "disc")
+    for _ in range(2):
+        images = torch.randint(0, 256, (layout.batch or 1, 3, *(layout.size or (0, 0)))) / 255
+        with torch.no_grad():
+            shown = (images * 255).round().to(torch.uint8) if layout.input == "uint8" else images
+            expected = graph(shown)
+        answer = model(images)
+        assert answer.shape == expected.shape
+        if layout.output == "labels":
+            assert (answer == expected).float().mean() > 0.999
+            assert len(expected.unique()) > 1
+        else:
+            torch.testing.assert_close(answer, expected, rtol=1e-3, atol=1e-4 * expected.std())
+
+
+def traced(module: nn.Module, free: bool = False) -> torch.export.ExportedProgram:
+    """A graph of images of 8x8 pixels, or of any number of rows."""
+    shapes = ({2: torch.export.Dim("rows", min=2)} if free else None,)
+    return torch.export.export(module, (torch.zeros(1, 3, 8, 8),), dynamic_shapes=shapes)
+
+
+class Resize(nn.Module):
+    """What a student does that was trained on resized images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.interpolate(images, size=(4, 4), mode="bilinear", antialias=True)
+
+
+def test_a_free_size_is_refused(tmp_path: Path) -> None:
+    program = traced(nn.Conv2d(3, 3, 1), free=True)
+    for write in (export_litert, export_executorch):
+        with pytest.raises(ConfigError, match="take one size and number of images; say --size"):
+            write(program, tmp_path / "file", "{}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_litert_cannot_resize_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="LiteRT has no antialiased resize; say the size"):
+        export_litert(traced(Resize()), tmp_path / "file", "{}")
+
+
+@pytest.mark.parametrize("kind", ["litert", "executorch"])
+def test_a_missing_package_is_named(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("litert_torch", "executorch", "executorch.exir"):
+        monkeypatch.setitem(sys.modules, name, None)
+    write = export_litert if kind == "litert" else export_executorch
+    with pytest.raises(ConfigError, match=rf"not installed; run pip install tsic\[{kind}\]"):
+        write(traced(nn.Conv2d(3, 3, 1)), tmp_path / "file", "{}")
+
+
+def test_metadata_lies_beside_the_file(tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    (tmp_path / "student.pte").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"needs its student.pte.json beside it; copy both"):
+        ExecuTorchModel(tmp_path / "student.pte")

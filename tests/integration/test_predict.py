@@ -1,0 +1,396 @@
+"""`tsic predict` and `TrainedStudent.predict` as a user meets them."""
+
+import errno
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import tsic
+from tsic.checkpoint import TrainedStudent, save_student
+from tsic.cli import main
+from tsic.data.classes import ClassTable
+from tsic.deploy import labelling, predict
+from tsic.deploy.inference import WHOLE, View
+from tsic.deploy.outputs import read_labels
+from tsic.errors import DataError, ShapeError
+from tsic.pictures import overlay
+from tsic.student import build_student
+
+CLASSES = ClassTable.from_names(("ground", "square", "disc"))
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> Path:
+    """A saved student with random weights."""
+    network = build_student("compact", num_classes=3, options={"width": 0.25})
+    (tmp_path / "student").mkdir()
+    return save_student(tmp_path / "student", network, CLASSES, {}).weights
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Images of three sizes in two folders, of which one is turned and one grey."""
+    dice = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    (folder / "x").mkdir(parents=True)
+    for name in ("a.png", "b.png", "x/c.png"):
+        Image.fromarray(dice.integers(0, 256, (48, 64, 3), np.uint8)).save(folder / name)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter
+    picture = Image.fromarray(dice.integers(0, 256, (48, 80, 3), np.uint8))
+    picture.save(folder / "x/turned.jpg", exif=exif)
+    Image.fromarray(dice.integers(0, 256, (40, 40), np.uint8)).save(folder / "grey.bmp")
+    return folder
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Exit code, standard output and standard error of a call."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(["predict", *map(str, words)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+
+
+def film(path: Path, frames: int = 9, *, turned: int = 0, codec: str = "libx264") -> None:
+    """A video of 48x64 whose upper left quarter is bright, and whose rest darkens."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(30000, 1001), width=64, height=48)
+        stream.pix_fmt = "yuv420p"
+        stream.set_display_rotation(turned)
+        for i in range(frames):
+            picture = np.full((48, 64, 3), 120 - 10 * i, np.uint8)
+            picture[:24, :32] = (250, 240, 230)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+
+
+def test_every_image_is_labelled_as_by_the_student(
+    said: Said, student: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, text, problems = said(student, photos, "--out", out, "--batch", 2, "--overlay")
+    assert (code, problems) == (0, "")
+    assert text.startswith("5 images in ")
+    assert text.endswith(f" s: {out}\n")
+    names = ["a", "b", "grey", "x/c", "x/turned"]
+    assert written(out) == sorted(
+        name + ending for name in names for ending in (".png", ".overlay.jpg")
+    )
+    loaded = tsic.load_student(student)
+    for source in photos.rglob("*.*"):
+        found = read_labels((out / source.relative_to(photos)).with_suffix(".png"))
+        assert np.array_equal(found, loaded.predict(source).numpy())
+    assert read_labels(out / "x/turned.png").shape == (80, 48)  # upright
+    with Image.open(out / "x/turned.overlay.jpg") as picture:
+        assert picture.size == (48, 80)
+
+
+def test_little_room_changes_nothing(
+    said: Said, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert said(student, photos, "--out", tmp_path / "wide", "--batch", 3)[0] == 0
+    monkeypatch.setattr(predict, "PIXELS_IN_FLIGHT", 1000)  # every image is alone
+    assert said(student, photos, "--out", tmp_path / "narrow", "--batch", 3)[0] == 0
+    for name in written(tmp_path / "wide"):
+        assert (tmp_path / "wide" / name).read_bytes() == (tmp_path / "narrow" / name).read_bytes()
+
+
+def test_probabilities_and_coco(said: Said, student: Path, photos: Path, tmp_path: Path) -> None:
+    out, coco = tmp_path / "out", tmp_path / "deep" / "all.json"
+    code, _, _ = said(student, photos / "x", "--out", out, "--probabilities", "--coco", coco)
+    assert code == 0
+    assert written(out) == ["c.npz", "c.png", "turned.npz", "turned.png"]
+    with np.load(out / "turned.npz") as content:
+        likely = content["probabilities"]
+        assert content["classes"].tolist() == list(CLASSES.names)
+    assert (likely.dtype, likely.shape) == (np.float16, (3, 80, 48))
+    assert np.allclose(likely.astype(np.float32).sum(0), 1, atol=2e-3)
+    labels = read_labels(out / "turned.png")
+    chosen = np.take_along_axis(likely, labels[None].astype(np.int64), 0)[0]
+    assert (chosen >= likely.max(0) - np.float16(1e-3)).all()
+    content = json.loads(coco.read_text())
+    assert [(one["file_name"], one["height"], one["width"]) for one in content["images"]] == [
+        ("c.png", 48, 64),
+        ("turned.jpg", 80, 48),
+    ]
+    areas = {
+        one["category_id"]: one["area"] for one in content["annotations"] if one["image_id"] == 2
+    }
+    assert areas == {i + 1: int((labels == i).sum()) for i in np.unique(labels)}
+
+
+def test_a_broken_file_stops_nothing(
+    said: Said, student: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "a.png").write_bytes((photos / "a.png").read_bytes()[:900])
+    (photos / "notes.jpg").write_text("no image")
+    film(tmp_path / "whole.mp4")
+    content = (tmp_path / "whole.mp4").read_bytes()
+    (photos / "cut.mp4").write_bytes(content[: len(content) // 2])
+    out = tmp_path / "out"
+    code, text, problems = said(student, photos, "--out", out, "--batch", 2)
+    assert code == 1
+    assert text.startswith("4 images in ")
+    lines = problems.splitlines()
+    assert lines[0] == "tsic: 3 of 7 inputs could not be labelled:"
+    assert lines[1].startswith(f"  {photos}/a.png: cannot be decoded (")
+    assert lines[2] == (
+        f"  {photos}/notes.jpg: cannot be decoded (cannot identify image file); replace the file"
+    )
+    assert lines[3].startswith(f"  {photos}/cut.mp4: cannot be decoded (")
+    assert len(lines) == 4
+    assert written(out) == ["b.png", "grey.png", "x/c.png", "x/turned.png"]
+
+
+def test_ctrl_c_leaves_whole_files_and_skipping_goes_on(
+    said: Said, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, coco = tmp_path / "out", tmp_path / "all.json"
+    words = (student, photos, "--out", out, "--overlay", "--coco", coco)
+    label, calls = labelling.label_batch, 0
+
+    def interrupted(*arguments: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return label(*arguments)
+
+    monkeypatch.setattr(predict, "label_batch", interrupted)
+    code, text, problems = said(*words)
+    assert (code, text) == (130, "")
+    assert problems == (
+        "tsic: interrupted; what was written is whole, the same command with --skip-existing goes "
+        "on\n"
+    )
+    assert not coco.exists()
+    left = written(out)
+    assert all(name.endswith((".png", ".overlay.jpg")) for name in left)
+    for name in left:
+        with Image.open(out / name) as picture:
+            picture.load()
+    times = {name: (out / name).stat().st_mtime_ns for name in left}
+    code, text, problems = said(*words, "--skip-existing")
+    assert (code, problems) == (0, "")
+    skipped = sum(name.endswith(".jpg") for name in left)
+    assert text.startswith(
+        f"{5 - skipped} images, {skipped} skipped in " if skipped else "5 images"
+    )
+    assert {name: (out / name).stat().st_mtime_ns for name in left} == times
+    assert len(written(out)) == 10
+    resumed = coco.read_text()
+    monkeypatch.undo()
+    assert said(*words, "--skip-existing")[1].startswith("0 images, 5 skipped in ")
+    assert said(*words)[0] == 0
+    assert coco.read_text() == resumed  # whether images were skipped or not
+
+
+def test_a_full_disk_ends_it(
+    said: Said, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(predict, "write_image", full)
+    code, _, problems = said(student, photos, "--out", tmp_path / "out")
+    assert code == 2
+    assert problems.startswith(f"tsic: the disk of '{tmp_path}/out' is full; free some space")
+
+
+def test_a_list_on_standard_input(
+    said: Said, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = f"{photos}/x/c.png\n{photos}/b.png\n{photos}/gone.png\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
+    code, _, problems = said(student, "-", "--out", tmp_path / "out")
+    assert code == 1
+    assert problems.endswith(f"\n  {photos}/gone.png: no such file\n")
+    assert written(tmp_path / "out") == ["b.png", "x/c.png"]
+
+
+def test_a_video_keeps_its_frames_and_times(said: Said, student: Path, tmp_path: Path) -> None:
+    film(tmp_path / "drive.avi", codec="mpeg4")
+    code, text, problems = said(student, tmp_path / "drive.avi", "--out", tmp_path, "--batch", 4)
+    assert (code, problems) == (0, "")
+    assert text.startswith("0 images, 1 video in ")
+    with av.open(str(tmp_path / "drive.avi")) as source:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
+    with av.open(str(tmp_path / "drive.mp4")) as container:
+        assert container.streams.video[0].average_rate == Fraction(30000, 1001)
+        frames = list(container.decode(video=0))
+    assert len(frames) == 9
+    assert [float(frame.time) for frame in frames] == pytest.approx(
+        [i * 1001 / 30000 for i in range(9)], abs=1e-3
+    )
+    loaded = tsic.load_student(student)
+    for frame, picture in zip(frames, pictures, strict=True):
+        assert (frame.width, frame.height > 48) == (64, True)  # the legend is below
+        expected = overlay(picture, loaded.predict(picture), CLASSES).astype(float)
+        # Encoding costs some colour at edges, so means are compared.
+        shown = frame.to_ndarray(format="rgb24")[:48].astype(float)
+        assert np.abs(shown.mean((0, 1)) - expected.mean((0, 1))).max() < 6
+    assert [file.name for file in tmp_path.glob("*.part")] == []
+
+
+def test_a_turned_video_is_upright(said: Said, student: Path, tmp_path: Path) -> None:
+    film(tmp_path / "phone.mov", frames=2, turned=90)
+    assert said(student, tmp_path / "phone.mov", "--out", tmp_path / "out", "--opacity", 0)[0] == 0
+    with av.open(str(tmp_path / "out/phone.mp4")) as container:
+        picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert picture.shape[1] == 48
+    # Turned counterclockwise, what was at the upper left is at the lower left.
+    assert picture[40:60, 4:20].mean() > 200
+    assert picture[4:24, 4:20].mean() < 160
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["{photos}"], "the following arguments are required: --out"),
+        (["{photos}/none.png", "--out", "o"], "none.png' does not exist; name an image"),
+        (["{photos}", "--out", "{photos}"], "is both an input and --out"),
+        (["{photos}", "--out", "{photos}/a.png"], "a.png' is a file; name a folder"),
+        (["{photos}", "--out", "o", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["{photos}", "--out", "o", "--opacity", "2"], "--opacity must be from 0 to 1, got 2"),
+        (["{photos}", "--out", "o", "--stride", "8", "8"], "say crop, too"),
+        (["{photos}", "--out", "o", "--overlay-format", "gif"], "invalid choice: 'gif'"),
+        (["{photos}", "{photos}/../v.mp4", "--out", "o", "--coco", "c.json"], "is a video"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    said: Said,
+    student: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    expected: str,
+) -> None:
+    (photos.parent / "v.mp4").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, text, problems = said(student, *(word.format(photos=photos) for word in words))
+    assert (code, text) == (2, "")
+    assert expected in problems
+    assert len(problems.splitlines()) == 1
+    assert list(Path.cwd().iterdir()) == []
+
+
+class TestFromPython:
+    """`TrainedStudent.predict` on whatever an image may be."""
+
+    @pytest.fixture
+    def loaded(self, student: Path) -> TrainedStudent:
+        return tsic.load_student(student)
+
+    def test_any_kind_of_image(self, loaded: TrainedStudent, photos: Path) -> None:
+        for name in ("a.png", "x/turned.jpg", "grey.bmp"):
+            file = photos / name
+            with Image.open(file) as picture:
+                expected = loaded.predict(picture)
+            found = loaded.predict([file, str(file)])
+            assert isinstance(found, list)
+            assert all(torch.equal(labels, expected) for labels in found)
+            assert expected.dtype == torch.int64
+        array = np.asarray(Image.open(photos / "a.png"))
+        labels = loaded.predict(array)
+        planar = torch.from_numpy(array.copy()).permute(2, 0, 1)
+        assert torch.equal(loaded.predict(planar), labels)
+        assert torch.equal(loaded.predict(planar.float() / 255), labels)
+        assert torch.equal(loaded.predict(photos / "a.png"), labels)
+        assert loaded.predict([]) == []
+
+    def test_large_images_go_by_windows(
+        self, loaded: TrainedStudent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+        shown = []
+        monkeypatch.setattr(labelling, "WHOLE_PIXELS", 50 * 70 - 1)
+        monkeypatch.setattr(labelling, "WINDOWS", View(crop=(32, 32), stride=(24, 24)))
+        loaded.student.register_forward_pre_hook(lambda _, images: shown.append(images[0].shape))
+        labels = loaded.predict(image)
+        assert (labels.shape, labels.dtype) == ((50, 70), torch.int64)
+        assert {tuple(shape[-2:]) for shape in shown} == {(32, 32)}
+        assert torch.equal(loaded.predict(image / 255), labels)
+
+    @pytest.mark.parametrize(
+        ("image", "expected"),
+        [
+            (np.zeros((4, 5), np.uint8), r"RGB uint8 \(H, W, 3\), got uint8 \(4, 5\)"),
+            (np.zeros((4, 5, 3)), "got float64"),
+            (torch.zeros(1, 3, 4, 5), r"RGB \(3, H, W\), got \(1, 3, 4, 5\); pass several"),
+            (torch.zeros(4, 5, 3), r"got \(4, 5, 3\)"),
+            (torch.zeros(3, 4, 5, dtype=torch.int64), "got torch.int64"),
+            (7, "got int"),
+        ],
+    )
+    def test_what_is_no_image(self, loaded: TrainedStudent, image: Any, expected: str) -> None:
+        with pytest.raises(ShapeError, match=expected):
+            loaded.predict(image)
+
+    def test_a_file_that_is_missing(self, loaded: TrainedStudent) -> None:
+        with pytest.raises(DataError, match=r"nowhere\.png: no such file"):
+            loaded.predict("nowhere.png")
+
+
+def test_how_an_image_is_shown(student: Path) -> None:
+    model: Any = tsic.load_student(student)
+    asked = View(crop=(8, 8))
+    assert labelling.fitting_view(model, asked, (10, 10)) is asked
+    assert labelling.fitting_view(model, None, (2048, 2048)) is WHOLE
+    assert labelling.fitting_view(model, None, (2049, 2048)) is labelling.WINDOWS
+    model.only_size = (512, 1024)
+    assert labelling.fitting_view(model, None, (512, 1024)) is WHOLE
+    assert labelling.fitting_view(model, None, (720, 960)) == View(crop=(512, 1024))
+    model.gives = "labels"
+    assert labelling.fitting_view(model, None, (720, 960)) is WHOLE
+    resized: Any = tsic.load_student(student)
+    resized.view = (256, 512)
+    assert labelling.fitting_view(resized, None, (9000, 9000)) is WHOLE
+
+
+HEAVY = ("transformers", "peft", "lightning", "jsonargparse")
+
+
+def test_help_waits_for_nothing() -> None:
+    script = (
+        "import sys; from tsic.cli import main\n"
+        "try: main(['predict', '--help'])\n"
+        f"finally: assert not set(sys.modules) & { ({*HEAVY, 'torch', 'av'})!r}"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--skip-existing" in done.stdout
+
+
+def test_predicting_imports_no_training_code(student: Path, photos: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from tsic.cli import main\n"
+        f"assert main(['predict', {str(student)!r}, {str(photos)!r}, '--overlay', '--out', "
+        f"{str(tmp_path / 'out')!r}, '--coco', {str(tmp_path / 'all.json')!r}]) == 0\n"
+        f"assert not set(sys.modules) & {set(HEAVY)!r}, set(sys.modules) & {set(HEAVY)!r}"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
