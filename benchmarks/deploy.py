@@ -24,9 +24,9 @@ import torch
 
 from tsic.checkpoint import save_student
 from tsic.data.classes import ClassTable
-from tsic.deploy.benchmark_plan import Plan, run_plan
-from tsic.deploy.benchmark_report import BenchmarkReport
-from tsic.deploy.machine import usable_cores
+from tsic.deploy.benchmark.machine import usable_cores
+from tsic.deploy.benchmark.plan import Plan, run_plan
+from tsic.deploy.benchmark.report import BenchmarkReport
 from tsic.errors import TsicError
 from tsic.files import write_text
 from tsic.progress import OnProgress

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tsic.checkpoint import load_student
     from tsic.cycle import Cycle
-    from tsic.deploy.export import export
+    from tsic.deploy.export.export import export
     from tsic.deploy.opening import open_model
     from tsic.evaluation import evaluate
     from tsic.student import build_student
@@ -33,7 +33,7 @@ _HOMES = {
     "build_student": "tsic.student",
     "build_teacher": "tsic.teacher",
     "evaluate": "tsic.evaluation",
-    "export": "tsic.deploy.export",
+    "export": "tsic.deploy.export.export",
     "load_student": "tsic.checkpoint",
     "open_model": "tsic.deploy.opening",
 }

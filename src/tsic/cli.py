@@ -83,9 +83,9 @@ VERBS = {
     "data": "tsic.data_commands:data_command",
     "train": "tsic.commands:train_command",
     "evaluate": "tsic.deploy.evaluate_command:evaluate_command",
-    "predict": "tsic.deploy.predict_command:predict_command",
-    "export": "tsic.deploy.export_command:export_command",
-    "benchmark": "tsic.deploy.benchmark_command:benchmark_command",
+    "predict": "tsic.deploy.predict.command:predict_command",
+    "export": "tsic.deploy.export.command:export_command",
+    "benchmark": "tsic.deploy.benchmark.command:benchmark_command",
     "info": "tsic.deploy.info_command:info_command",
     "push": "tsic.deploy.info_command:push_command",
 }

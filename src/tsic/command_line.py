@@ -18,6 +18,15 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def add_allow_code(parser: argparse.ArgumentParser) -> None:
+    """Let the user trust a class that a student names by import path."""
+    parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="build the class that the student names by import path, which runs its code",
+    )
+
+
 def make_room(file: Path) -> None:
     """Make a file's folder before the work starts.
 

@@ -8,11 +8,11 @@ import torch
 
 from tsic.checkpoint import TrainedStudent
 from tsic.data.classes import ClassTable
-from tsic.deploy.engines import open_exported
-from tsic.deploy.export import export
-from tsic.deploy.graph import DeployGraph, Layout, describe
-from tsic.deploy.proof import drawn_images
-from tsic.deploy.writers import SUFFIXES, Format, capture, write
+from tsic.deploy.export.engines import open_exported
+from tsic.deploy.export.export import export
+from tsic.deploy.export.graph import DeployGraph, Layout, describe
+from tsic.deploy.export.proof import drawn_images
+from tsic.deploy.export.writers import SUFFIXES, Format, capture, write
 from tsic.errors import ConfigError
 from tsic.networks.smp import SMP_NAMES
 from tsic.student import build_student

@@ -9,9 +9,9 @@ import pytest
 from tsic.checkpoint import save_student
 from tsic.cli import main
 from tsic.data.classes import ClassTable
-from tsic.deploy import writers
-from tsic.deploy.benchmark import take_turns
-from tsic.deploy.benchmark_worker import Failure, Task
+from tsic.deploy.benchmark.turns import take_turns
+from tsic.deploy.benchmark.worker import Failure, Task
+from tsic.deploy.export import writers
 from tsic.errors import ConfigError
 from tsic.student import build_student
 
@@ -43,7 +43,7 @@ def test_engines_are_measured_and_a_broken_one_is_told(
             raise ConfigError("openvino is not installed; run pip install tsic[openvino]")
         writers.write(program, kind, *rest)
 
-    monkeypatch.setattr("tsic.deploy.benchmark_files.write", write_all_but_openvino)
+    monkeypatch.setattr("tsic.deploy.benchmark.files.write", write_all_but_openvino)
     out = tmp_path / "new" / "speed.json"
     words = ["--size", "64", "96", "--threads", "1", "--rounds", "2", "--seconds", "0.1"]
     words += ["--engines", "eager", "onnxruntime", "openvino", "--precision", "fp32", "int8"]

@@ -119,7 +119,7 @@ def test_info_without_facts_says_unknown(
 def test_info_tells_an_exported_file(
     capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
 ) -> None:
-    graph = pytest.importorskip("tsic.deploy.graph")
+    graph = pytest.importorskip("tsic.deploy.export.graph")
     trained = load_student(run)
     traced = graph.DeployGraph(trained, graph.Layout(size=(64, 96)))
     path = tmp_path / "student.pt2"
@@ -169,15 +169,21 @@ def test_mistakes_get_one_sentence(
 def test_push_writes_a_folder_that_loads_again(
     capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
 ) -> None:
-    for name in ("student.onnx", "student.xml", "student.bin", "export.json", "other.bin"):
+    exported = {
+        *("exported/onnx/student.onnx", "exported/onnx/export.json"),
+        *("exported/openvino/student.xml", "exported/openvino/student.bin"),
+        "exported/openvino/export.json",
+    }
+    for name in (*exported, "unproven/student.onnx", "other.bin"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(name)
     target = tmp_path / "hub" / "shapes"
     code, text = said(capsys, "push", run, target, "--license", "mit", "--data", "Drawn | shapes")
     assert code == 0
-    pushed = {"student.onnx", "student.xml", "student.bin", "export.json"}
-    pushed |= {"README.md", "student.json", "student.safetensors"}
-    assert {one.name for one in target.iterdir()} == pushed
-    assert f"{target}: README.md, export.json" in text
+    pushed = exported | {"README.md", "student.json", "student.safetensors"}
+    files = {str(one.relative_to(target)) for one in target.rglob("*") if one.is_file()}
+    assert files == pushed
+    assert f"{target}: README.md, exported/onnx/export.json" in text
     image = torch.rand(1, 3, 64, 96)
     assert torch.equal(load_student(target)(image), load_student(run)(image))
 
@@ -194,7 +200,7 @@ def test_push_writes_a_folder_that_loads_again(
     assert "somebody" not in card
     assert str(tmp_path) not in card
     assert 'load_student("shapes")' in card
-    assert "`student.onnx`" in card
+    assert "`exported/onnx/student.onnx`" in card
 
     # Pushed on from the folder, which has no evaluation.json, the scores stay.
     code, _ = said(capsys, "push", target, tmp_path / "again")

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from tsic.checkpoint import TrainedStudent
 from tsic.data.classes import ClassTable
-from tsic.deploy.graph import DeployGraph, Layout, describe
-from tsic.deploy.mobile import (
+from tsic.deploy.export.graph import DeployGraph, Layout, describe
+from tsic.deploy.export.mobile import (
     ExecuTorchModel,
     LiteRtModel,
     export_executorch,

@@ -21,9 +21,10 @@ import tsic
 from tsic.checkpoint import TrainedStudent, save_student
 from tsic.cli import main
 from tsic.data.classes import ClassTable
-from tsic.deploy import labelling, predict
+from tsic.deploy import labelling
 from tsic.deploy.inference import WHOLE, View
-from tsic.deploy.outputs import read_labels
+from tsic.deploy.predict import predict
+from tsic.deploy.predict.outputs import read_labels
 from tsic.errors import DataError, ShapeError
 from tsic.pictures import overlay
 from tsic.student import build_student

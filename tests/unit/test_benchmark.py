@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from tsic.cli import main
-from tsic.deploy import benchmark, machine
-from tsic.deploy.benchmark import Measured, Spread, multiply_adds, spread, take_turns
-from tsic.deploy.benchmark_plan import Plan, run_plan
-from tsic.deploy.benchmark_report import BenchmarkReport
-from tsic.deploy.benchmark_worker import (
+from tsic.deploy.benchmark import machine
+from tsic.deploy.benchmark.plan import Plan, run_plan
+from tsic.deploy.benchmark.report import BenchmarkReport
+from tsic.deploy.benchmark.turns import Measured, Spread, multiply_adds, spread, take_turns
+from tsic.deploy.benchmark.worker import (
     MATRIX_PRODUCT,
     Failure,
     Task,
@@ -93,7 +93,7 @@ class TestTurns:
             def stop(self) -> None:
                 asked.append(f"stop {self.name}")
 
-        monkeypatch.setattr(benchmark, "_Worker", FakeWorker)
+        monkeypatch.setattr("tsic.deploy.benchmark.turns._Worker", FakeWorker)
         tasks = [task("eager"), task("absent"), task("dying")]
         told: list[tuple[int, int]] = []
         found = take_turns(
@@ -262,7 +262,7 @@ def test_a_file_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         only_size = (64, 96)
         only_batch = 1
 
-    monkeypatch.setattr("tsic.deploy.benchmark_plan._open", lambda plan: (None, [Fixed()]))
+    monkeypatch.setattr("tsic.deploy.benchmark.plan._open", lambda plan: (None, [Fixed()]))
     plan = Plan("a.onnx", (), ((32, 48),), (1,), (), ("eager",), ("fp32",), 1, 0.1)
     with pytest.raises(
         ConfigError, match=r"'a.onnx' takes 1 images of 64x96 at a time, not 1 of 32x48"

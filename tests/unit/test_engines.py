@@ -12,9 +12,9 @@ from torch import nn
 
 from tsic.checkpoint import TrainedStudent
 from tsic.data.classes import ClassTable
-from tsic.deploy.engines import OpenVinoModel, open_exported
-from tsic.deploy.graph import DeployGraph, Layout, describe
-from tsic.deploy.writers import SUFFIXES, Format, capture, stamp, write
+from tsic.deploy.export.engines import OpenVinoModel, open_exported
+from tsic.deploy.export.graph import DeployGraph, Layout, describe
+from tsic.deploy.export.writers import SUFFIXES, Format, capture, stamp, write
 from tsic.errors import CheckpointError, ConfigError, ShapeError
 from tsic.metrics import to_labels
 from tsic.networks import Network

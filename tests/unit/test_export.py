@@ -20,10 +20,11 @@ from torch.nn import functional as F
 from tsic.checkpoint import TrainedStudent, load_student, save_student
 from tsic.data.classes import ClassTable
 from tsic.data.readers import open_dataset
-from tsic.deploy.engines import Array, ExportedModel, open_exported
-from tsic.deploy.export import Limits, export
-from tsic.deploy.graph import DeployGraph, Layout, describe
-from tsic.deploy.proof import (
+from tsic.deploy.export.engines import open_exported
+from tsic.deploy.export.export import Limits, export
+from tsic.deploy.export.exported import Array, ExportedModel
+from tsic.deploy.export.graph import DeployGraph, Layout, describe
+from tsic.deploy.export.proof import (
     Agreement,
     CalibrationBatches,
     Images,
@@ -32,7 +33,7 @@ from tsic.deploy.proof import (
     images_in,
     labelled_images,
 )
-from tsic.deploy.writers import capture, write
+from tsic.deploy.export.writers import capture, write
 from tsic.errors import ConfigError, DataError
 from tsic.metrics import to_labels
 from tsic.networks import Network
@@ -207,7 +208,7 @@ def test_file_that_does_not_run_is_no_stack_trace(
         raise RuntimeError("invalid index\nat node 7")
 
     broken = Copy(trained, Layout(), fail)
-    monkeypatch.setattr("tsic.deploy.export.open_exported", lambda path: broken)
+    monkeypatch.setattr("tsic.deploy.export.export.open_exported", lambda path: broken)
     with pytest.raises(ConfigError) as raised:
         export(trained, tmp_path, ["torch"], Layout(), one_image())
     assert str(raised.value) == (
@@ -325,7 +326,7 @@ def test_unknown_operator_is_named_with_its_layer(tmp_path: Path, kind: Any) -> 
     assert f"student 'tiny' cannot be exported as {kind}" in said
     assert "layer 'model.1' uses the operator aten.special_bessel_j0" in said
     assert "fix the size with --size H W, choose" in said
-    assert "torch, or another student" in said
+    assert "another format, of which torch knows most" in said
     assert "\n" not in said
 
 
@@ -369,7 +370,7 @@ def test_file_beyond_tolerance_is_deleted_with_the_numbers(
     trained: TrainedStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Copy(trained, Layout(), lambda scores: scores + 0.5)
-    monkeypatch.setattr("tsic.deploy.export.open_exported", lambda path: other)
+    monkeypatch.setattr("tsic.deploy.export.export.open_exported", lambda path: other)
     with pytest.raises(ConfigError) as raised:
         export(trained, tmp_path, ["torch"], Layout(), one_image(), limits=Limits(1e-3))
     assert "torch differs from PyTorch on one image" in str(raised.value)
@@ -419,7 +420,7 @@ def test_int8_file_is_kept_if_it_loses_little(
         return ["the last layer"]
 
     int8 = SimpleNamespace(quantise_onnx=quantise, quantise_openvino=quantise)
-    monkeypatch.setitem(sys.modules, "tsic.deploy.int8", int8)
+    monkeypatch.setitem(sys.modules, "tsic.deploy.export.int8", int8)
     images = one_image(size=(48, 56))
     arguments: Any = (trained, tmp_path, ["onnx"], Layout(), images)
     limits = Limits(max_drop=2.5)

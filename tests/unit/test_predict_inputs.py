@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tsic.deploy.inputs import find_inputs
+from tsic.deploy.predict.inputs import find_inputs
 from tsic.errors import ConfigError
 
 OUT = Path("out")

@@ -12,9 +12,9 @@ from PIL import Image
 from tsic.data.classes import ClassTable
 from tsic.data.readers import open_dataset
 from tsic.data.readers.rle import counts_to_box, decode_counts, encode_counts, labels_to_counts
-from tsic.deploy import outputs
-from tsic.deploy.inputs import Input
-from tsic.deploy.outputs import CocoImage, Wanted, check_files, coco_file
+from tsic.deploy.predict import outputs
+from tsic.deploy.predict.inputs import Input
+from tsic.deploy.predict.outputs import CocoImage, Wanted, check_files, coco_file
 from tsic.errors import ConfigError
 from tsic.pictures import overlay
 

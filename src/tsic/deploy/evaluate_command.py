@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsic.command_line import Parser, make_room
+from tsic.command_line import Parser, add_allow_code, make_room
 from tsic.config_file import load_config
 from tsic.errors import ConfigError
 from tsic.files import write_text
@@ -27,8 +27,7 @@ def _evaluate_parser() -> Parser:
     own.add_argument(
         "model",
         type=Path,
-        help="a run's folder, a student.safetensors, hf:owner/name, or an exported file "
-        "(.onnx, .xml, .pt2)",
+        help="a run's folder, a student.safetensors, hf:owner/name, or an exported file",
     )
     own.add_argument("--role", choices=["student", "teacher"], default="student", help="who")
     own.add_argument("--checkpoint", choices=["best", "last"], default="best", help="teacher's")
@@ -53,6 +52,7 @@ def _evaluate_parser() -> Parser:
     scores.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table")
     own.add_argument("--device", help="by default the GPU if there is one; exported files: cpu")
     own.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    add_allow_code(own)
     return own
 
 
@@ -128,7 +128,12 @@ def _open(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model
     """A student or an exported file that knows the dataset's classes."""
     from tsic.deploy.opening import open_model
 
-    model = open_model(options.model, device=options.device, threads=options.threads)
+    model = open_model(
+        options.model,
+        device=options.device,
+        threads=options.threads,
+        allow_code=options.allow_code,
+    )
     _require_same(options.model, model.classes, dataset)
     return model
 

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,12 @@ def fetch_student(text: str | Path) -> Path:
 
 
 def write_folder(
-    folder: Path, *, weights: Path, facts: str, card: str, exported: Iterable[Path] = ()
+    folder: Path,
+    *,
+    weights: Path,
+    facts: str,
+    card: str,
+    exported: Mapping[str, Path] | None = None,
 ) -> None:
     """Lay a student's files out as a repository of the hub holds them.
 
@@ -97,7 +102,7 @@ def write_folder(
         weights: The safetensors file to copy.
         facts: Text of ``student.json``.
         card: Text of ``README.md``.
-        exported: Exported files to copy.
+        exported: Exported files to copy, by their paths in the folder.
 
     Raises:
         ConfigError: If the folder holds a README.md that is no student's.
@@ -106,7 +111,8 @@ def write_folder(
     if readme.is_file() and CARD_MARK not in readme.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"'{readme}' is not a student's card; push to another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for file, name in [(weights, STUDENT_FILES[0]), *((one, one.name) for one in exported)]:
+    for name, file in {STUDENT_FILES[0]: weights, **(exported or {})}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with replacing(folder / name) as part:
             shutil.copyfile(file, part)
     write_text(folder / STUDENT_FILES[1], facts)

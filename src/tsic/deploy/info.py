@@ -50,11 +50,11 @@ def describe(path: str, *, size: Size | None = None, allow_code: bool = False) -
 
 def _describe_exported(path: Path) -> Json:
     """Open the file in its engine, which tells whether it is whole."""
-    from tsic.deploy.engines import open_exported
+    from tsic.deploy.export.engines import open_exported
+    from tsic.deploy.export.exported import parts_of
 
     model = open_exported(path)
-    files = [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
-    count = sum(file.stat().st_size for file in files)
+    count = sum(file.stat().st_size for file in parts_of(path))
     return {"path": str(path), "kind": model.engine, "file_bytes": count, **model.metadata}
 
 
@@ -67,7 +67,7 @@ def _describe_student(path: str, size: Size | None, *, allow_code: bool) -> Json
         student = load_student(path, allow_code=allow_code)
         described = student.facts
         if size:
-            from tsic.deploy.benchmark import multiply_adds
+            from tsic.deploy.benchmark.turns import multiply_adds
 
             described |= {"multiply_adds": {"size": size, "count": multiply_adds(student, size)}}
     else:

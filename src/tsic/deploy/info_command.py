@@ -7,15 +7,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tsic.command_line import Parser
+from tsic.command_line import Parser, add_allow_code
 from tsic.errors import ConfigError
 
 # PyTorch is imported inside the verbs, once the words are right.
-
-ALLOW_CODE = "build the class that the student names by import path, whoever wrote it"
-
-EXPORTED = (".onnx", ".xml", ".pt2")
-"""Endings of exported files that are pushed along; an OpenVINO file comes with its ``.bin``."""
 
 
 def info_command(words: Sequence[str]) -> int:
@@ -28,7 +23,7 @@ def info_command(words: Sequence[str]) -> int:
         "--size", type=int, nargs=2, metavar=("H", "W"), help="also count multiply-adds at H x W px"
     )
     own.add_argument("--json", action="store_true", help="print JSON")
-    own.add_argument("--allow-code", action="store_true", help=ALLOW_CODE)
+    add_allow_code(own)
     options = own.parse_args(list(words))
     if options.size and min(options.size) < 1:
         raise ConfigError(f"--size must be two numbers from 1, got {options.size}")
@@ -75,7 +70,7 @@ def _push_parser() -> Parser:
     )
     own.add_argument("--license", help="identifier for the card, such as apache-2.0")
     own.add_argument("--data", help="what the card says of the training data, in your words")
-    own.add_argument("--allow-code", action="store_true", help=ALLOW_CODE)
+    add_allow_code(own)
     return own
 
 
@@ -87,8 +82,9 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
 
     facts = dict(load_student(options.student, allow_code=options.allow_code).facts)
     files = find_student(options.student)
-    exported = exported_beside(files.weights.parent)
-    evaluation, config = read_run(files.weights.parent)
+    home = files.weights.parent
+    exported = {str(file.relative_to(home)): file for file in exported_beside(home)}
+    evaluation, config = read_run(home)
     # A repository has no evaluation.json: what it says goes with the student.
     facts |= {"scores": measured(facts, evaluation)}
     card = Card(
@@ -98,7 +94,7 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
         config=config,
         licence=options.license,
         data=options.data,
-        exported=[file.name for file in exported],
+        exported=[name for name in exported if not name.endswith(".json")],
     )
     write_folder(
         folder,
@@ -107,12 +103,10 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
         card=card.to_markdown(),
         exported=exported,
     )
-    return sorted(file.name for file in folder.iterdir())
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
 def exported_beside(folder: Path) -> list[Path]:
-    """Exported files in a student's folder, each with what belongs to it, by name."""
-    models = [file for file in sorted(folder.iterdir()) if file.suffix in EXPORTED]
-    parts = [model.with_suffix(".bin") for model in models if model.suffix == ".xml"]
-    report = folder / "export.json"
-    return [*models, *parts, *([report] if models and report.is_file() else [])]
+    """What `tsic export` proved and put beside a student, each format with its ``export.json``."""
+    proven = sorted(folder.glob("exported/*/export.json"))
+    return [file for one in proven for file in sorted(one.parent.iterdir()) if file.is_file()]

@@ -36,7 +36,7 @@ def open_model(
         ConfigError: If its engine is not installed, or there is no such device.
     """
     if Path(path).suffix.lower() in EXPORTED_SUFFIXES:
-        from tsic.deploy.engines import open_exported
+        from tsic.deploy.export.engines import open_exported
 
         return open_exported(Path(path), threads=threads)
     student = load_student(path, allow_code=allow_code)

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from tsic.checkpoint import TrainedStudent, find_student, load_student
-from tsic.deploy.benchmark import multiply_adds, take_turns
-from tsic.deploy.benchmark_files import Files, export_files
-from tsic.deploy.benchmark_report import BenchmarkReport
-from tsic.deploy.benchmark_worker import (
+from tsic.deploy.benchmark.files import Files, export_files
+from tsic.deploy.benchmark.machine import describe_machine, has_bf16, package_versions
+from tsic.deploy.benchmark.report import BenchmarkReport
+from tsic.deploy.benchmark.turns import multiply_adds, take_turns
+from tsic.deploy.benchmark.worker import (
     MATRIX_PRODUCT,
-    SUFFIX_ENGINES,
     Failure,
     Task,
 )
 from tsic.deploy.consent import names_code
-from tsic.deploy.engines import ExportedModel, open_exported
-from tsic.deploy.graph import Layout
-from tsic.deploy.machine import describe_machine, has_bf16, package_versions
+from tsic.deploy.export.engines import open_exported
+from tsic.deploy.export.exported import ExportedModel, parts_of
+from tsic.deploy.export.graph import Layout
+from tsic.deploy.export.proof import Images, drawn_images, images_in
 from tsic.deploy.opening import EXPORTED_SUFFIXES
-from tsic.deploy.proof import Images, drawn_images, images_in
 from tsic.errors import ConfigError
 from tsic.grid import Size
 from tsic.progress import OnProgress, progress
@@ -68,6 +68,7 @@ class Plan:
         seconds: Length of a turn.
         calibration: Folder of images that int8 is calibrated on; ``None`` draws scenes.
         calibration_images: How many of them.
+        allow_code: As of `tsic.checkpoint.load_student`.
         command: The words that measure it again.
     """
 
@@ -82,6 +83,7 @@ class Plan:
     seconds: float
     calibration: Path | None = None
     calibration_images: int = 16
+    allow_code: bool = False
     command: str = ""
 
 
@@ -117,6 +119,7 @@ def run_plan(plan: Plan, show: Show = progress) -> BenchmarkReport:
             files = _files(plan, trained, size, batch, Path(folder), show)
             for threads in plan.threads:
                 tasks, failed = _tasks(files, exported, size, threads, batch)
+                tasks = [replace(task, allow_code=plan.allow_code) for task in tasks]
                 with show(_heading(size, threads, batch)) as on_progress:
                     found = take_turns(
                         [*tasks, *_products(tasks)],
@@ -134,7 +137,8 @@ def _open(plan: Plan) -> tuple[TrainedStudent | None, list[ExportedModel]]:
     if is_exported(plan.model):
         exported = [open_exported(path) for path in (Path(plan.model), *plan.files)]
         return _rebuilt(exported[0]), exported
-    return load_student(plan.model), [open_exported(path) for path in plan.files]
+    trained = load_student(plan.model, allow_code=plan.allow_code)
+    return trained, [open_exported(path) for path in plan.files]
 
 
 def _with_defaults(plan: Plan, exported: Sequence[ExportedModel]) -> Plan:
@@ -220,9 +224,8 @@ def _tasks(
         else:
             tasks.append(Task(engine, precision, path, size, threads, batch))
     for one in own_files:
-        engine = SUFFIX_ENGINES[one.path.suffix.lower()]
         precision = one.metadata["precision"]
-        tasks.append(Task(engine, precision, str(one.path), size, threads, batch))
+        tasks.append(Task(one.engine, precision, str(one.path), size, threads, batch))
     return tasks, failed
 
 
@@ -240,7 +243,4 @@ def _file_mib(task: Task) -> float:
     """What has to be put on a device."""
     if task.engine in ("eager", "compile"):
         return find_student(task.path).weights.stat().st_size / 2**20
-    path = Path(task.path)
-    weights = path.with_suffix(".bin")
-    parts = [path, weights] if task.engine == "openvino" else [path]
-    return sum(part.stat().st_size for part in parts) / 2**20
+    return sum(part.stat().st_size for part in parts_of(Path(task.path))) / 2**20

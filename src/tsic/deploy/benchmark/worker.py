@@ -18,14 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tsic.deploy.machine import matrix_product
+from tsic.deploy.benchmark.machine import matrix_product
 from tsic.errors import ConfigError, TsicError
 from tsic.grid import Size
 
 Run = Callable[[], object]
-
-SUFFIX_ENGINES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
-"""Which engine runs an exported file."""
 
 MATRIX_PRODUCT = "matrix product"
 """Name of the task that measures what the machine can do, in an engine's place."""
@@ -38,13 +35,14 @@ class Task:
     """What one process measures.
 
     Args:
-        engine: ``eager``, ``compile``, ``onnxruntime``, ``openvino``, ``torch`` (torch.export), or
+        engine: ``eager``, ``compile``, ``onnxruntime``, another `ExportedModel`'s, or
             `MATRIX_PRODUCT`.
         precision: ``fp32``, ``bf16`` or ``int8``.
         path: A student for ``eager`` and ``compile``, else an exported file.
         size: Height and width of the images, in pixels.
         threads: Threads of the engine.
         batch: Images at a time.
+        allow_code: As of `tsic.checkpoint.load_student`.
     """
 
     engine: str
@@ -53,6 +51,7 @@ class Task:
     size: Size
     threads: int
     batch: int
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,16 +168,18 @@ def _load_student(task: Task, images: Tensor) -> tuple[float | None, Loaded]:
     from tsic.checkpoint import load_student
     from tsic.deploy.inference import label_images
 
-    load_student(task.path)  # for its imports alone, which depend on the architecture
+    load_student(
+        task.path, allow_code=task.allow_code
+    )  # for its imports alone, which depend on the architecture
     base_mib = _restart_peak()
-    model: Any = load_student(task.path)
+    model: Any = load_student(task.path, allow_code=task.allow_code)
     model = _compiled(model) if task.engine == "compile" else model
     scaled = images.float() / 255
     return base_mib, Loaded(lambda: model(scaled), lambda: label_images(model, images))
 
 
 def _load_exported(task: Task, images: Tensor) -> tuple[float | None, Loaded]:
-    from tsic.deploy.engines import open_exported
+    from tsic.deploy.export.engines import open_exported
     from tsic.deploy.inference import label_images
 
     if task.engine != "torch":

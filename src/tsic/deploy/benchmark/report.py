@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tsic.deploy.benchmark import Measured, products_per_second
-from tsic.deploy.benchmark_worker import MATRIX_PRODUCT, Failure, Task
+from tsic.deploy.benchmark.turns import Measured, products_per_second
+from tsic.deploy.benchmark.worker import MATRIX_PRODUCT, Failure, Task
 from tsic.files import write_text
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ class BenchmarkReport:
     """Everything that was measured, and what could not be.
 
     Args:
-        machine: As `tsic.deploy.machine.describe_machine` tells it.
+        machine: As `tsic.deploy.benchmark.machine.describe_machine` tells it.
         versions: Versions of the packages.
         command: The words that measure it again.
         model: What was measured: ``name``, ``encoder``, ``classes``, ``parameters``.

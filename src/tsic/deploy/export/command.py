@@ -1,4 +1,4 @@
-"""`tsic export`: write a student as ONNX, OpenVINO and torch.export files, each proven."""
+"""`tsic export`: write a student for other engines, each file proven."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsic.command_line import Parser, make_room
+from tsic.command_line import Parser, add_allow_code, make_room
 from tsic.errors import ConfigError, TsicError
 from tsic.files import read_text
 from tsic.progress import progress
@@ -14,7 +14,7 @@ from tsic.progress import progress
 if TYPE_CHECKING:
     from tsic.checkpoint import TrainedStudent
     from tsic.data.dataset import SegmentationDataset
-    from tsic.deploy.proof import Images
+    from tsic.deploy.export.proof import Images
 
 # PyTorch is imported inside the verb, once the words are right.
 
@@ -34,9 +34,10 @@ def _parser() -> Parser:
     own.add_argument("student", metavar="STUDENT", help="a run's folder, or student.safetensors")
     own.add_argument(
         "--format", nargs="+", dest="formats", default=["onnx"], metavar="FORMAT",
-        help="any of onnx, openvino, torch; by default onnx",
+        help="any of onnx, openvino, torch, executorch, litert; by default onnx",
     )  # fmt: skip
     own.add_argument("--out", type=Path, metavar="DIR", help="by default `exported` beside it")
+    add_allow_code(own)
     graph = own.add_argument_group("the graph")
     graph.add_argument(
         "--size", nargs=2, type=int, metavar=("H", "W"),
@@ -93,11 +94,11 @@ def export_command(words: Sequence[str]) -> int:
     options = _parser().parse_args(list(words))
     _check(options)
     from tsic.checkpoint import find_student, load_student
-    from tsic.deploy.export import Limits, export
-    from tsic.deploy.graph import Layout
-    from tsic.deploy.proof import images_in
+    from tsic.deploy.export.export import Limits, export
+    from tsic.deploy.export.graph import Layout
+    from tsic.deploy.export.proof import images_in
 
-    trained = load_student(options.student)
+    trained = load_student(options.student, allow_code=options.allow_code)
     home = find_student(options.student).weights.parent
     layout = Layout(
         size=tuple(options.size) if options.size else None,
@@ -176,7 +177,7 @@ def _images(
 ) -> "Images":
     """What to compare on: what was said, else the run's validation data, else drawn scenes."""
     from tsic.data.readers import open_dataset
-    from tsic.deploy.proof import drawn_images, images_in, labelled_images
+    from tsic.deploy.export.proof import drawn_images, images_in, labelled_images
 
     if options.images:
         return images_in(options.images, options.max_images)

@@ -4,8 +4,8 @@ import errno
 from dataclasses import dataclass, field
 
 from tsic.deploy.inference import View
-from tsic.deploy.inputs import Input
-from tsic.deploy.outputs import Wanted, all_files
+from tsic.deploy.predict.inputs import Input
+from tsic.deploy.predict.outputs import Wanted, all_files
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Write a student as ONNX, OpenVINO and torch.export files, each proven before it is kept."""
+"""Write a student for other engines, each file proven before it is kept."""
 
 import json
 import tempfile
@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from tsic.checkpoint import TrainedStudent
-from tsic.deploy.engines import open_exported
-from tsic.deploy.graph import DeployGraph, Layout, describe
-from tsic.deploy.proof import Agreement, CalibrationBatches, Images, compare
-from tsic.deploy.writers import SUFFIXES, Format, capture, first_line, stamp, write
+from tsic.deploy.export.engines import open_exported
+from tsic.deploy.export.exported import parts_of
+from tsic.deploy.export.graph import DeployGraph, Layout, describe
+from tsic.deploy.export.proof import Agreement, CalibrationBatches, Images, compare
+from tsic.deploy.export.writers import SUFFIXES, Format, capture, first_line, stamp, write
 from tsic.errors import ConfigError, DataError, nearest
 from tsic.files import write_text
 from tsic.progress import OnProgress
+
+INT8_FORMATS = frozenset({"onnx", "openvino"})
+"""Formats that are quantised, too."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,8 @@ def export(
 ) -> list[Exported]:
     """Export a student; every file is loaded again and compared with it before it is kept.
 
-    Each format has a folder of its own with ``student.onnx``, ``student.xml`` and ``.bin``, or
-    ``student.pt2``, and ``export.json``: ``onnx``, ``openvino``, ``torch``, and with int8
-    ``onnx-int8`` and ``openvino-int8``.
+    Each format has a folder of its own, named like it, with ``export.json`` beside the file; int8
+    files lie in ``onnx-int8`` and ``openvino-int8``.
 
     Args:
         trained: The student, on the CPU, in evaluation mode.
@@ -85,11 +88,11 @@ def export(
     for kind in formats:
         if kind not in SUFFIXES:
             raise ConfigError(f"format '{kind}' is unknown; {nearest(kind, SUFFIXES)}")
-    if calibration and set(formats) == {"torch"}:
+    if calibration and not INT8_FORMATS & set(formats):
         raise ConfigError("int8 is for onnx and openvino; add one of them to --format")
     folder.mkdir(parents=True, exist_ok=True)
     program = capture(job.graph, job.name)
-    total = sum(2 if calibration and one != "torch" else 1 for one in formats)
+    total = sum(2 if calibration and one in INT8_FORMATS else 1 for one in formats)
     done: list[Exported] = []
     for kind in formats:
         with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as place:
@@ -101,7 +104,7 @@ def export(
             done.append(kept)
             if on_progress:
                 on_progress(len(done), total)
-            if calibration and kind != "torch":
+            if calibration and kind in INT8_FORMATS:
                 int8 = _quantise(job, kind, kept.path, written.parent, calibration)
                 done.append(_keep(int8, folder / f"{kind}-int8"))
                 if on_progress:
@@ -160,7 +163,7 @@ def _prove(job: _Job, kind: str, path: Path) -> Exported:
 
 def _quantise(job: _Job, kind: str, source: Path, place: Path, calibration: Images) -> Exported:
     """Write int8 from a float32 file, and compare it with the student."""
-    from tsic.deploy.int8 import quantise_onnx, quantise_openvino
+    from tsic.deploy.export.int8 import quantise_onnx, quantise_openvino
 
     target = place / f"student.int8{source.suffix}"
     text = describe(job.trained, job.graph, "int8")
@@ -204,9 +207,7 @@ def _keep(made: Exported, folder: Path) -> Exported:
     folder.mkdir(exist_ok=True)
     facts = folder / "export.json"
     facts.unlink(missing_ok=True)  # it would speak of another file in between
-    for suffix in (".bin", made.path.suffix):
-        file = made.path.with_suffix(suffix)
-        if file.exists():
-            file.replace(folder / file.name)
+    for file in parts_of(made.path):
+        file.replace(folder / file.name)
     write_text(facts, json.dumps(made.facts, indent=1))
     return replace(made, path=folder / made.path.name)

@@ -1,4 +1,4 @@
-"""Write a traced graph as ONNX, OpenVINO or torch.export, or name the layer that is in the way."""
+"""Write a traced graph in any format, or name the layer that is in the way."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from tsic.deploy.engines import import_engine
-from tsic.deploy.graph import DeployGraph, Layout
+from tsic.deploy.export.exported import import_engine
+from tsic.deploy.export.graph import DeployGraph, Layout
+from tsic.deploy.export.mobile import export_executorch, export_litert
 from tsic.errors import ConfigError, TsicError
 
-Format = Literal["onnx", "openvino", "torch"]
-SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+Format = Literal["onnx", "openvino", "torch", "executorch", "litert"]
+SUFFIXES: dict[str, str] = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "torch": ".pt2",
+    "executorch": ".pte",
+    "litert": ".tflite",
+}
 """Ending of each format's file."""
 
 
@@ -75,12 +82,16 @@ def write(
             _write_onnx(program, layout, text, path)
         elif kind == "openvino":
             _write_openvino(program, layout, text, path)
-        else:
+        elif kind == "torch":
             torch.export.save(program, path, extra_files={"tsic.json": text})
+        elif kind == "executorch":
+            export_executorch(program, path, text)
+        else:
+            export_litert(program, path, text)
     except TsicError:
         raise
     except Exception as error:  # converters raise kinds of their own
-        way_out = f"choose {', '.join(one for one in SUFFIXES if one != kind)}, or another student"
+        way_out = "choose another format, of which torch knows most, or another student"
         if layout.size is None:  # what computes free sizes is what converters know least
             way_out = f"fix the size with --size H W, {way_out}"
         raise ConfigError(

@@ -13,7 +13,7 @@ from tsic.checkpoint import TrainedStudent
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.images import SUFFIXES, read_image
 from tsic.data.scenes import draw_scene
-from tsic.deploy.engines import ExportedModel
+from tsic.deploy.export.exported import ExportedModel
 from tsic.errors import DataError
 from tsic.grid import Size, resize_images, resize_labels
 from tsic.metrics import confusion_matrix, mean_iou, to_labels

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tsic.deploy.benchmark_worker import (
+from tsic.deploy.benchmark.machine import MATRIX_SIDE
+from tsic.deploy.benchmark.worker import (
     Failure,
     Task,
     Turn,
     serve,
 )
-from tsic.deploy.machine import MATRIX_SIDE
 from tsic.grid import Size
 from tsic.progress import OnProgress
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsic.data.classes import IGNORE, ClassTable
 from tsic.data.readers.rle import counts_to_box, encode_counts, labels_to_counts
-from tsic.deploy.inputs import Input
+from tsic.deploy.predict.inputs import Input
 from tsic.errors import ConfigError
 from tsic.files import replacing
 from tsic.pictures import VOID_COLOUR, overlay

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tsic.deploy.engines import Batches, import_engine, open_exported
-from tsic.deploy.quiet import quiet, without_telemetry
+from tsic.deploy.export.engines import open_exported
+from tsic.deploy.export.exported import Batches, import_engine, parts_of
+from tsic.deploy.export.quiet import quiet, without_telemetry
 from tsic.errors import ConfigError
 
 Score = Callable[[Path], float]
@@ -48,7 +49,7 @@ def quantise_onnx(
     """
     import_engine("onnx", "onnx")
     import_engine("onnxruntime", "onnx")
-    from tsic.deploy.int8_onnx import OnnxQuantiser
+    from tsic.deploy.export.int8_onnx import OnnxQuantiser
 
     _require_batches(batches)
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=target.parent) as place:
@@ -82,7 +83,7 @@ def quantise_openvino(
     with quiet(), without_telemetry():
         import_engine("openvino", "openvino")
         import_engine("nncf", "openvino")
-    from tsic.deploy.int8_openvino import OpenVinoQuantiser
+    from tsic.deploy.export.int8_openvino import OpenVinoQuantiser
 
     _require_batches(batches)
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=target.parent) as place:
@@ -197,16 +198,11 @@ def _require_batches(batches: Batches) -> None:
         raise ConfigError("int8 needs at least one calibration image; give --calibration DIR")
 
 
-def _files(path: Path) -> list[Path]:
-    """A file, and the weights beside an OpenVINO one, in the order to write them in."""
-    return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
-
-
 def _copy(source: Path, target: Path) -> None:
-    for old, new in zip(_files(source), _files(target), strict=True):
+    for old, new in zip(parts_of(source), parts_of(target), strict=True):
         copyfile(old, new)
 
 
 def _move(source: Path, target: Path) -> None:
-    for old, new in zip(_files(source), _files(target), strict=True):
+    for old, new in zip(parts_of(source), parts_of(target), strict=True):
         old.replace(new)

@@ -9,14 +9,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsic.command_line import Parser, make_room
+from tsic.command_line import Parser, add_allow_code, make_room
 from tsic.errors import ConfigError
 from tsic.progress import progress
 
 if TYPE_CHECKING:
-    from tsic.deploy.inputs import Input
     from tsic.deploy.model import Model
-    from tsic.deploy.plan import Outcome, Plan
+    from tsic.deploy.predict.inputs import Input
+    from tsic.deploy.predict.plan import Outcome, Plan
 
 # PyTorch is imported inside the functions, once the words are right.
 
@@ -53,8 +53,7 @@ def _parser() -> Parser:
     own.add_argument("--skip-existing", action="store_true", help="leave inputs alone whose "
                      "results are all there, as after Ctrl-C")  # fmt: skip
     own.add_argument("--device", help="by default the GPU if there is one")
-    own.add_argument("--allow-code", action="store_true", help="let a student name a network class "
-                     "by its import path, which runs its code")  # fmt: skip
+    add_allow_code(own)
     own.add_argument("--threads", type=int, metavar="N", help="of the CPU; by default all")
     return own
 
@@ -64,7 +63,7 @@ def predict_command(words: Sequence[str]) -> int:
     options = _parser().parse_args(list(words))
     _check(options)
     start = time.monotonic()
-    from tsic.deploy.plan import Outcome
+    from tsic.deploy.predict.plan import Outcome
 
     inputs, plan = _plan(options)
     model = _open(options)
@@ -105,10 +104,10 @@ def _check(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> "tuple[list[Input], Plan]":
     """Inputs, and what to do with each."""
     from tsic.deploy.inference import View
-    from tsic.deploy.inputs import STDIN, find_inputs
-    from tsic.deploy.outputs import Wanted, check_files
-    from tsic.deploy.plan import Plan
-    from tsic.deploy.video import require_av
+    from tsic.deploy.predict.inputs import STDIN, find_inputs
+    from tsic.deploy.predict.outputs import Wanted, check_files
+    from tsic.deploy.predict.plan import Plan
+    from tsic.deploy.predict.video import require_av
 
     is_asked = options.crop or options.stride
     view = View(crop=options.crop, stride=options.stride) if is_asked else None
@@ -158,8 +157,8 @@ def _run(
     model: "Model", inputs: "list[Input]", plan: "Plan", outcome: "Outcome", coco: Path | None
 ) -> None:
     """Label images, then videos."""
-    from tsic.deploy.outputs import coco_file
-    from tsic.deploy.predict import predict_images, predict_videos
+    from tsic.deploy.predict.outputs import coco_file
+    from tsic.deploy.predict.predict import predict_images, predict_videos
 
     images = [one for one in inputs if not one.is_video]
     with (

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from tsic.data.images import read_image
-from tsic.deploy.inputs import Input
 from tsic.deploy.labelling import label_batch, label_with_probabilities
 from tsic.deploy.model import Model
-from tsic.deploy.outputs import (
+from tsic.deploy.predict.inputs import Input
+from tsic.deploy.predict.outputs import (
     CocoImage,
     CocoWriter,
     Probabilities,
@@ -22,8 +22,8 @@ from tsic.deploy.outputs import (
     video_file,
     write_image,
 )
-from tsic.deploy.plan import Outcome, Plan
-from tsic.deploy.video import label_video
+from tsic.deploy.predict.plan import Outcome, Plan
+from tsic.deploy.predict.video import label_video
 from tsic.errors import TsicError
 from tsic.progress import OnProgress, progress
 

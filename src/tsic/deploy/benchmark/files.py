@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from tsic.checkpoint import TrainedStudent
-from tsic.deploy.benchmark_worker import Failure, failure_of
-from tsic.deploy.engines import open_exported
-from tsic.deploy.graph import DeployGraph, Layout, describe
-from tsic.deploy.proof import CalibrationBatches, Images
-from tsic.deploy.writers import SUFFIXES, Format, capture, stamp, write
+from tsic.deploy.benchmark.worker import Failure, failure_of
+from tsic.deploy.export.engines import open_exported
+from tsic.deploy.export.graph import DeployGraph, Layout, describe
+from tsic.deploy.export.proof import CalibrationBatches, Images
+from tsic.deploy.export.writers import SUFFIXES, Format, capture, stamp, write
 from tsic.progress import OnProgress
 
 Candidate = tuple[str, str]
@@ -85,7 +85,7 @@ class _Exporter:
 
     def write_int8(self, engine: str, source: Path, target: Path) -> None:
         """Quantise every layer that the engine can."""
-        from tsic.deploy.int8 import quantise_onnx, quantise_openvino
+        from tsic.deploy.export.int8 import quantise_onnx, quantise_openvino
 
         batches = CalibrationBatches(open_exported(source), self.calibration)
         quantise = quantise_onnx if engine == "onnxruntime" else quantise_openvino

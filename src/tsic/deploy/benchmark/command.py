@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tsic.command_line import Parser, make_room
+from tsic.command_line import Parser, add_allow_code, make_room
 from tsic.errors import ConfigError, nearest
 
 _ENGINES = ("eager", "compile", "onnxruntime", "openvino")
@@ -51,6 +51,7 @@ def _benchmark_parser() -> Parser:
         "--calibration", type=Path, metavar="DIR",
         help="images that int8 is calibrated on; drawn scenes without it, which do for speed",
     )  # fmt: skip
+    add_allow_code(own)
     own.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers as JSON")
     own.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables")
     return own
@@ -69,8 +70,8 @@ def benchmark_command(words: Sequence[str]) -> int:
     for file in (options.json, options.markdown):
         if file:
             make_room(file)
-    from tsic.deploy.benchmark_plan import Plan, run_plan
-    from tsic.deploy.machine import usable_cores
+    from tsic.deploy.benchmark.machine import usable_cores
+    from tsic.deploy.benchmark.plan import Plan, run_plan
     from tsic.files import write_text
 
     plan = Plan(
@@ -84,6 +85,7 @@ def benchmark_command(words: Sequence[str]) -> int:
         rounds=options.rounds,
         seconds=options.seconds,
         calibration=options.calibration,
+        allow_code=options.allow_code,
         command=shlex.join(["tsic", "benchmark", *words]),
     )
     report = run_plan(plan)

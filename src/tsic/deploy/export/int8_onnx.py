@@ -14,17 +14,17 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from tsic.deploy.engines import Batches
-from tsic.deploy.quiet import quiet
+from tsic.deploy.export.exported import Batches
+from tsic.deploy.export.quiet import quiet
 
 _COMPUTING = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "GlobalAveragePool", "Sigmoid")
 _MOVING = (
     *("Relu", "Clip", "MaxPool", "Resize", "Pad", "Slice", "Split"),
     *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"),
 )
-# The other operators have no integer kernel on CPUs, or one that is slower than in float:
-# AveragePool. Softmax and ArgMax need more steps than 256.
-_SLOW = frozenset({"AveragePool"})
+# The other operators have no integer kernel on CPUs, or one that is slower than in float, as
+# these two. Softmax and ArgMax need more steps than 256, too.
+_SLOW = frozenset({"AveragePool", "Softmax"})
 
 
 class OnnxQuantiser:
@@ -50,7 +50,13 @@ class OnnxQuantiser:
         self._weights = {one.name for one in model.graph.initializer}
         self._input = model.graph.input[0].name
         self._names = {node.name: self._layer(node) for node in model.graph.node}
-        self._slow = [node.name for node in model.graph.node if node.op_type in _SLOW]
+        self._float_nodes = {
+            node.name
+            for node in model.graph.node
+            # The products of attention have no constant factor.
+            if node.op_type in _SLOW
+            or (node.op_type == "MatMul" and self._weights.isdisjoint(node.input))
+        }
         self._metadata = {one.key: one.value for one in onnx.load(source).metadata_props}
 
     def write(self, target: Path, left_out: Collection[str], batches: Batches) -> None:
@@ -70,11 +76,10 @@ class OnnxQuantiser:
                 # 7 bits: CPUs without VNNI add pairs of products in 16 bits.
                 reduce_range=True,
                 calibration_cache_path=self._ranges,
-                # The products of attention have no constant factor; they stay in float.
                 extra_options={"MatMulConstBOnly": True},
             )
         model = onnx.load(target)
-        _hold(model, {*excluded, *self._slow})
+        _hold(model, self._float_nodes.union(excluded))
         self._label(model)
         onnx.save(model, target)
 

@@ -9,8 +9,8 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from tsic.deploy.engines import Array, ExportedModel, import_engine
-from tsic.errors import CheckpointError, ConfigError
+from tsic.deploy.export.exported import Array, ExportedModel, import_engine, metadata_beside
+from tsic.errors import ConfigError
 from tsic.files import read_text, replacing, write_text
 
 _SPLITS = frozenset(
@@ -30,7 +30,7 @@ def export_executorch(program: ExportedProgram, target: Path, metadata: str) -> 
     Args:
         program: Graph of a fixed size and batch, as `DeployGraph.capture` traces it.
         target: ``.pte`` file to write; ``.pte.json`` is written beside it.
-        metadata: JSON text of `tsic.deploy.graph.describe`, which the format has no place for.
+        metadata: JSON text of `tsic.deploy.export.graph.describe`, which has no place in it.
 
     Raises:
         ConfigError: If executorch is not installed, or a side is free.
@@ -51,7 +51,7 @@ def export_litert(program: ExportedProgram, target: Path, metadata: str) -> None
     Args:
         program: Graph of a fixed size and batch, as `DeployGraph.capture` traces it.
         target: ``.tflite`` file to write; ``.tflite.json`` is written beside it.
-        metadata: JSON text of `tsic.deploy.graph.describe`, which the format has no place for.
+        metadata: JSON text of `tsic.deploy.export.graph.describe`, which has no place in it.
 
     Raises:
         ConfigError: If litert-torch is not installed, a side is free, or the graph resizes its
@@ -68,7 +68,7 @@ def export_litert(program: ExportedProgram, target: Path, metadata: str) -> None
     converted = litert.convert(module, program.example_inputs[0])
     with replacing(target) as part:
         converted.export(str(part))
-    write_text(_metadata_file(target), metadata)
+    write_text(metadata_beside(target), metadata)
 
 
 class ExecuTorchModel(ExportedModel):
@@ -83,7 +83,7 @@ class ExecuTorchModel(ExportedModel):
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         runtime = import_engine("executorch.runtime", "executorch").Runtime.get()
-        super().__init__(path, _read_metadata(path))
+        super().__init__(path, read_text(metadata_beside(path)))
         self._program = runtime.load_program(path)  # the method needs it alive
         self._method = self._program.load_method("forward")
 
@@ -105,7 +105,7 @@ class LiteRtModel(ExportedModel):
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         litert = import_engine("ai_edge_litert.interpreter", "litert")
-        super().__init__(path, _read_metadata(path))
+        super().__init__(path, read_text(metadata_beside(path)))
         self._interpreter = litert.Interpreter(str(path), num_threads=threads)
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
@@ -143,19 +143,7 @@ def _without_whole_splits(program: ExportedProgram) -> GraphModule:
     return module
 
 
-def _metadata_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
-
-
 def _write(target: Path, content: bytes, metadata: str) -> None:
     with replacing(target) as part:
         part.write_bytes(content)
-    write_text(_metadata_file(target), metadata)
-
-
-def _read_metadata(path: Path) -> str:
-    if not _metadata_file(path).is_file():
-        raise CheckpointError(
-            f"'{path}' needs its {_metadata_file(path).name} beside it; copy both files"
-        )
-    return read_text(_metadata_file(path))
+    write_text(metadata_beside(target), metadata)

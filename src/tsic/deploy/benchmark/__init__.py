@@ -1,0 +1,1 @@
+"""Speed of a student in every engine of this machine, measured in turns."""

@@ -1,0 +1,1 @@
+"""Write a student for other engines, prove each file, and run it."""

@@ -1,0 +1,1 @@
+"""Label PNGs, overlays, probabilities and videos from a model, file after file."""
