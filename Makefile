@@ -13,6 +13,9 @@ VENV := .venv
 CONSTRAINTS := constraints.txt
 BIN = $(VENV)/bin
 
+# Where the shell forbids bytecode, every process of a test would compile all libraries again.
+export PYTHONDONTWRITEBYTECODE :=
+
 # One thread per process: several processes share the cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 

@@ -55,7 +55,7 @@ class TrainedStudent(nn.Module):
         self.classes = classes
         self.facts = facts
         resize = facts.get("resize")
-        self.view: Size | None = (resize[0], resize[1]) if resize else None
+        self.resize: Size | None = (resize[0], resize[1]) if resize else None
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +67,7 @@ class TrainedStudent(nn.Module):
 
         Images are brought to the size that the training resized them to, if it did.
         """
-        return self.student(resize_images(images, self.view)).logits
+        return self.student(resize_images(images, self.resize)).logits
 
     @overload
     def predict(self, images: "AnyImage") -> Tensor: ...

@@ -35,6 +35,7 @@ class ScorerModel:
     gives: Gives = "scores"
     only_size: Size | None = None
     only_batch: int | None = None
+    resize: Size | None = None
 
     def __init__(
         self, score: Scorer, dataset: SegmentationDataset, device: torch.device | str

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tsic.grid import Size, resize, sample_axis
+from tsic.grid import Size, resize_part
 
 BAND_BYTES = 8 * 2**20
 """Bytes of resized class scores that exist at a time: about what a core's cache holds."""
@@ -41,61 +41,6 @@ def best_class(scores: Tensor) -> Tensor:
 def band_rows(num_classes: int, width: int, limit: int) -> int:
     """Rows of float32 class scores, ``width`` pixels wide, in ``limit`` bytes; at least one."""
     return max(1, limit // (4 * num_classes * width))
-
-
-def resize_part(maps: Tensor, size: Size, rows: range, columns: range) -> Tensor:
-    """Compute a part of a bilinear resize, from the cells under it alone.
-
-    Args:
-        maps: Maps ``(K, h, w)`` that cover an image.
-        size: Height and width that they would be resized to.
-        rows: The part's rows in that size.
-        columns: The part's columns in that size.
-
-    Returns:
-        Float32 ``(K, rows, columns)``.
-    """
-    height = maps.shape[1]
-    under = cells_under(rows, height, size[0])
-    part = maps[:, under.start : under.stop]
-    # Bilinear resize is separable: first the columns, then the rows.
-    wide = resize(part[None], (len(under), size[1]))[0, :, :, columns.start : columns.stop]
-    return resize_axis(wide, 1, rows, height, size[0])
-
-
-def cells_under(part: range, cells: int, side: int) -> range:
-    """Cells that decide a part of a linear resize along one axis.
-
-    Args:
-        part: Positions in the resized map.
-        cells: Cells of the map.
-        side: Cells of the resized map.
-    """
-    if cells == side:
-        return part
-    first, last = _centres(torch.tensor([part.start, part.stop - 1]), cells, side).tolist()
-    return range(int(first), min(int(last) + 2, cells))
-
-
-def resize_axis(maps: Tensor, dim: int, part: range, cells: int, side: int) -> Tensor:
-    """Compute a part of a linear resize along one axis.
-
-    Args:
-        maps: Float maps that hold, along ``dim``, what `cells_under` names.
-        dim: Axis.
-        part: Positions in the resized map.
-        cells: Cells of the map along the axis, were it whole.
-        side: Cells of the resized map.
-    """
-    if cells == side:
-        return maps
-    at = _centres(torch.arange(part.start, part.stop), cells, side)
-    return sample_axis(maps, dim, (at - cells_under(part, cells, side).start).to(maps.device))
-
-
-def _centres(pixels: Tensor, cells: int, side: int) -> Tensor:
-    """Where centres of a resized map's pixels lie in the map, whose first cell's centre is 0."""
-    return ((pixels + 0.5) * (cells / side) - 0.5).clamp(0, cells - 1)
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:

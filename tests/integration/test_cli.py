@@ -1,11 +1,13 @@
 """The command line: what it says of mistakes, and the verbs end to end."""
 
+import contextlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from tsic.cli import main
+from tsic.cli import VERBS, main
 from tsic.config_file import load_config
 from tsic.run import train
 
@@ -68,16 +70,22 @@ def test_wrong_names_inside_a_run_name_the_nearest(
         assert expected in text
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "demo"])
+@pytest.mark.parametrize(
+    "verb", [*sorted(set(VERBS) - {"train", "data"}), "data check", "data preview", "data pack"]
+)
 def test_help_documents_every_option(capsys: pytest.CaptureFixture[str], verb: str) -> None:
-    if verb != "train":
-        with pytest.raises(SystemExit) as stop:
-            main([verb, "--help"])
-        assert stop.value.code == 0
-        text = capsys.readouterr().out
-        assert {"evaluate": "--data.split", "demo": "--steps"}[verb] in text
-        return
-    code, text = said(capsys, verb, "--help")
+    with contextlib.suppress(SystemExit):  # argparse leaves so
+        assert main([*verb.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: tsic {verb}")
+    options = re.findall(r"^  (?:-\w, )?(--[\w.-]+)(.*)\n(.*)", text, re.MULTILINE)
+    for option, rest, below in options:
+        # The explanation stands behind the option, or below it if that is long.
+        assert re.search(r"  \S", rest) or below.startswith(" " * 20), f"{option} is not explained"
+
+
+def test_help_of_train_documents_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(capsys, "train", "--help")
     assert code == 0
     for option in ("--resume", "--data.root", "--teacher.prompt", "--objective.kl_weight"):
         assert option in text
@@ -138,9 +146,11 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
 
 def test_demo_compares_and_reports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    for _ in range(2):  # a second demo replaces the first
-        code, text = said(capsys, "demo", "--out", out, "--steps", "4", "--scenes", "4")
-        assert code == 0
+    for name in ("alone", "cycle"):  # an earlier demo's, to be replaced
+        (out / name).mkdir(parents=True)
+        (out / name / "config.yaml").write_text("of another time")
+    code, text = said(capsys, "demo", "--out", out, "--steps", "4", "--scenes", "4")
+    assert code == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics) == {
         "student_alone_miou",

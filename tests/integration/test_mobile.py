@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tsic.checkpoint import TrainedStudent
 from tsic.data.classes import ClassTable
+from tsic.deploy.export.export import export
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.export.mobile import (
     ExecuTorchModel,
@@ -17,6 +18,9 @@ from tsic.deploy.export.mobile import (
     export_executorch,
     export_litert,
 )
+from tsic.deploy.export.proof import drawn_images
+from tsic.deploy.export.writers import Format
+from tsic.deploy.opening import open_model
 from tsic.errors import CheckpointError, ConfigError
 from tsic.student import build_student
 
@@ -114,7 +118,20 @@ def test_a_missing_package_is_named(
 
 
 def test_metadata_lies_beside_the_file(tmp_path: Path) -> None:
-    pytest.importorskip("executorch")
     (tmp_path / "student.pte").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"needs its student.pte.json beside it; copy both"):
-        ExecuTorchModel(tmp_path / "student.pte")
+    with pytest.raises(CheckpointError, match=r"student\.pte\.json is missing"):
+        open_model(tmp_path / "student.pte")
+
+
+@pytest.mark.parametrize("kind", ["litert", "executorch"])
+def test_export_proves_and_keeps_both_files(
+    trained: TrainedStudent, tmp_path: Path, kind: Format
+) -> None:
+    pytest.importorskip({"litert": "litert_torch", "executorch": "executorch"}[kind])
+    images = drawn_images((64, 96), 2)
+    (made,) = export(trained, tmp_path, [kind], Layout(size=(64, 96)), images)
+    name = {"litert": "student.tflite", "executorch": "student.pte"}[kind]
+    assert made.facts["label_agreement"] > 0.999
+    folder = tmp_path / kind
+    assert {file.name for file in folder.iterdir()} == {name, f"{name}.json", "export.json"}
+    assert open_model(folder / name).classes.names == ("ground", "square", "disc")

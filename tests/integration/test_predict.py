@@ -367,7 +367,7 @@ def test_how_an_image_is_shown(student: Path) -> None:
     model.gives = "labels"
     assert labelling.fitting_view(model, None, (720, 960)) is WHOLE
     resized: Any = tsic.load_student(student)
-    resized.view = (256, 512)
+    resized.resize = (256, 512)
     assert labelling.fitting_view(resized, None, (9000, 9000)) is WHOLE
 
 

@@ -134,7 +134,7 @@ def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_pa
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (last.is_file() and state_step(last) >= 6):
-        time.sleep(0.01)
+        time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     stopped_at = state_step(last)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsic.data.transforms import PAD_COLOUR, TrainTransform, distort_colours
+from tsic.data.images import PAD_COLOUR
+from tsic.data.transforms import TrainTransform, distort_colours
 from tsic.errors import ConfigError
 
 

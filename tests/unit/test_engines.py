@@ -22,6 +22,7 @@ from tsic.student import Student, StudentSpec
 
 CLASSES = ClassTable.from_names(("ground", "square", "disc"))
 Files = Callable[[Layout], dict[str, Path]]
+KINDS: tuple[Format, ...] = ("onnx", "openvino", "torch")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,6 @@ def trained() -> TrainedStudent:
 def files(trained: TrainedStudent, tmp_path_factory: pytest.TempPathFactory) -> Files:
     """All formats of a layout; each layout is exported once."""
     made: dict[Layout, dict[str, Path]] = {}
-    kinds: tuple[Format, ...] = ("onnx", "openvino", "torch")
 
     def get(layout: Layout) -> dict[str, Path]:
         if layout not in made:
@@ -50,15 +50,15 @@ def files(trained: TrainedStudent, tmp_path_factory: pytest.TempPathFactory) -> 
             graph = DeployGraph(trained, layout)
             program = capture(graph, "tiny")
             text = describe(trained, graph, "fp32")
-            made[layout] = {kind: folder / f"student{SUFFIXES[kind]}" for kind in kinds}
-            for kind in kinds:
+            made[layout] = {kind: folder / f"student{SUFFIXES[kind]}" for kind in KINDS}
+            for kind in KINDS:
                 write(program, kind, layout, text, made[layout][kind], "tiny")
         return made[layout]
 
     return get
 
 
-@pytest.mark.parametrize("kind", SUFFIXES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(64, 96), (70, 101), (33, 18), (5, 7), (160, 48)])
 def test_free_size_equals_eager_whatever_the_image(
     trained: TrainedStudent, files: Files, kind: str, size: tuple[int, int]
@@ -71,7 +71,7 @@ def test_free_size_equals_eager_whatever_the_image(
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", SUFFIXES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_bytes_in_and_labels_out_at_a_fixed_size_that_is_no_multiple(
     trained: TrainedStudent, files: Files, kind: str
 ) -> None:

@@ -118,6 +118,7 @@ class Seeing:
     gives: Gives = "labels"
     only_size: Size | None = None
     only_batch: int | None = 2
+    resize: Size | None = None
     device = torch.device("cpu")
 
     def __init__(self, names: tuple[str, ...] = ("ground", "square", "disc")) -> None:

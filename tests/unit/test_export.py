@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from tsic.checkpoint import TrainedStudent, load_student, save_student
 from tsic.data.classes import ClassTable
 from tsic.data.readers import open_dataset
-from tsic.deploy.export.engines import open_exported
+from tsic.deploy.export.engines import ENGINES, TorchModel, open_exported
 from tsic.deploy.export.export import Limits, export
-from tsic.deploy.export.exported import Array, ExportedModel
+from tsic.deploy.export.exported import Array, ExportedModel, metadata_beside
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.export.proof import (
     Agreement,
@@ -34,7 +34,7 @@ from tsic.deploy.export.proof import (
     labelled_images,
 )
 from tsic.deploy.export.writers import capture, write
-from tsic.errors import ConfigError, DataError
+from tsic.errors import CheckpointError, ConfigError, DataError
 from tsic.metrics import to_labels
 from tsic.networks import Network
 from tsic.student import Student, StudentSpec, build_student
@@ -95,7 +95,7 @@ def test_graph_answers_as_the_student_for_every_input(
 
 
 def test_graph_resizes_as_the_training_did(trained: TrainedStudent) -> None:
-    trained.view = (24, 40)
+    trained.resize = (24, 40)
     images = torch.rand(1, 3, 70, 101)
     for size in (None, (70, 101)):
         graph = DeployGraph(trained, Layout(size=size))
@@ -364,6 +364,30 @@ def test_every_file_is_proven_and_described(trained: TrainedStudent, tmp_path: P
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == sorted(
         ["torch", "student.pt2", "export.json", "onnx", "student.onnx", "export.json"]
     )
+
+
+def test_format_with_its_metadata_beside_it_is_kept_with_it(
+    trained: TrainedStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LiteRT's package is replaced: the file is one of torch.export, the rest is as it is."""
+
+    def write_torch(program: torch.export.ExportedProgram, target: Path, text: str) -> None:
+        torch.export.save(program, target, extra_files={"tsic.json": text})
+        metadata_beside(target).write_text(text)
+
+    monkeypatch.setattr("tsic.deploy.export.writers.export_litert", write_torch)
+    monkeypatch.setitem(ENGINES, ".tflite", TorchModel)
+    layout = Layout(size=(45, 59))
+    images = one_image()
+    written = export(trained, tmp_path, ["litert"], layout, images)
+    assert [one.facts["format"] for one in written] == ["litert"]
+    kept = {"student.tflite", "student.tflite.json", "export.json"}
+    assert {file.name for file in (tmp_path / "litert").iterdir()} == kept
+    with pytest.raises(ConfigError, match="int8 is for onnx and openvino"):
+        export(trained, tmp_path, ["litert"], layout, images, calibration=images)
+    (tmp_path / "litert" / "student.tflite.json").unlink()
+    with pytest.raises(CheckpointError, match=r"student\.tflite\.json is missing"):
+        open_exported(tmp_path / "litert" / "student.tflite")
 
 
 def test_file_beyond_tolerance_is_deleted_with_the_numbers(

@@ -2,7 +2,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tsic.grid import fit_to_image, resize, resize_images, resize_labels, sample_axis, size_of
+from tsic.grid import (
+    fit_to_image,
+    resize,
+    resize_images,
+    resize_labels,
+    resize_part,
+    sample_axis,
+    size_of,
+)
 
 
 def test_size_of_takes_the_last_two() -> None:
@@ -69,3 +77,14 @@ def test_fit_to_image_crops_bit_for_bit_where_the_stride_divides() -> None:
     cells = torch.randn(2, 3, 6, 8)
     assert torch.equal(fit_to_image(cells, (48, 64), (40, 56)), cells[:, :, :5, :7])
     assert fit_to_image(cells, (48, 64), (48, 64)) is cells
+
+
+@pytest.mark.parametrize("size", [(12, 16), (48, 64), (45, 61), (97, 30), (7, 5)])
+def test_resize_part_is_a_part_of_the_whole_resize(size: tuple[int, int]) -> None:
+    maps = torch.randn(5, 12, 16)
+    whole = F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+    parts = [(range(size[0]), range(size[1])), (range(6, 7), range(5)), (range(2, 5), range(3, 5))]
+    for rows, columns in parts:
+        part = resize_part(maps, size, rows, columns)
+        expected = whole[:, rows.start : rows.stop, columns.start : columns.stop]
+        torch.testing.assert_close(part, expected)

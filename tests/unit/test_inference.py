@@ -35,6 +35,7 @@ class Painter:
         self.gives = gives
         self.only_size = only_size
         self.only_batch = only_batch
+        self.resize: Size | None = None
         self.weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)) * 5
         self.seen: list[tuple[int, ...]] = []
 

@@ -15,7 +15,6 @@ from tsic.metrics import (
     mean_accuracy,
     mean_iou,
     pixel_accuracy,
-    resize_part,
     to_labels,
 )
 
@@ -101,14 +100,3 @@ def test_to_labels_equals_the_whole_resize(size: tuple[int, int], band: int | No
     labels = to_labels(logits, size, band=band)
     assert labels.dtype == torch.int64
     assert torch.equal(labels, whole[0].argmax(0))
-
-
-@pytest.mark.parametrize("size", [(12, 16), (48, 64), (45, 61), (97, 30), (7, 5)])
-def test_resize_part_is_a_part_of_the_whole_resize(size: tuple[int, int]) -> None:
-    maps = torch.randn(5, 12, 16)
-    whole = F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
-    parts = [(range(size[0]), range(size[1])), (range(6, 7), range(5)), (range(2, 5), range(3, 5))]
-    for rows, columns in parts:
-        part = resize_part(maps, size, rows, columns)
-        expected = whole[:, rows.start : rows.stop, columns.start : columns.stop]
-        torch.testing.assert_close(part, expected)

@@ -22,6 +22,9 @@ Image.MAX_IMAGE_PIXELS = None  # the user's own files are large, not bombs
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """File name endings, in lower case, that count as images or masks."""
 
+PAD_COLOUR = (124, 116, 104)
+"""RGB beside the image: ImageNet's mean, which normalisation turns into nearly zero."""
+
 BAND_PIXELS = 2**20
 """Pixels that are brought to RGB at a time."""
 

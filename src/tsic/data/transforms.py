@@ -12,13 +12,11 @@ from torchvision.transforms.v2 import functional as TF
 from typing_extensions import override
 
 from tsic.data.classes import IGNORE
+from tsic.data.images import PAD_COLOUR
 from tsic.errors import ConfigError
 
 ReadRows = Callable[[int], Tensor]
 """Reads at least so many rows of an image, from the top: uint8 ``(3, rows or more, W)``."""
-
-PAD_COLOUR = (124, 116, 104)
-"""RGB beside the image: ImageNet's mean, which normalisation turns into nearly zero."""
 
 CROP_ATTEMPTS = 10
 """How often a crop of nearly one class is thrown again, as in mmsegmentation's RandomCrop."""

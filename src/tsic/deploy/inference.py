@@ -1,7 +1,7 @@
 """From an image of any size to its labels, in bounded memory."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -254,15 +254,9 @@ def _part(shown: Shown, size: Size, rows: range, columns: range, *, is_mirrored:
     return shown.part(size, rows, mirrored).flip(2)
 
 
-def resizes(model: Model) -> bool:
-    """Whether a model brings every image to one size itself, as its training did."""
-    exported: Mapping[str, Any] = getattr(model, "metadata", {})
-    return bool(getattr(model, "view", None) or exported.get("resize"))
-
-
 def _require_fit(model: Model, size: Size, view: View) -> None:
     """Refuse a view that the model cannot take."""
-    if view.crop is None and view.scales != (1.0,) and resizes(model):
+    if view.crop is None and view.scales != (1.0,) and model.resize:
         raise ConfigError(
             "this model brings every image to one size itself, so that scales change nothing; "
             "leave out --scales"

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from tsic.data.images import read_image
-from tsic.deploy.inference import WHOLE, View, label_image, label_images, resizes, score_image
+from tsic.deploy.inference import WHOLE, View, label_image, label_images, score_image
 from tsic.deploy.model import Model
 from tsic.errors import ShapeError
 from tsic.grid import Size, size_of
@@ -41,7 +41,7 @@ def fitting_view(model: Model, asked: View | None, size: Size) -> View:
     """
     if asked is not None:
         return asked
-    if model.gives == "labels" or resizes(model):
+    if model.gives == "labels" or model.resize:
         return WHOLE
     if model.only_size is not None:
         return WHOLE if size == model.only_size else View(crop=model.only_size)

@@ -20,6 +20,8 @@ class Model(Protocol):
         device: Where it wants its images.
         gives: What it answers with.
         only_size: The one height and width that it takes; ``None`` for any.
+        resize: Height and width that it brings every image to itself, as its training did; ``None``
+            for none.
         only_batch: The one number of images that it takes at a time; ``None`` for any.
     """
 
@@ -27,6 +29,7 @@ class Model(Protocol):
     gives: Gives
     only_size: Size | None
     only_batch: int | None
+    resize: Size | None
 
     @property
     def device(self) -> torch.device:

@@ -6,9 +6,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from tsic.data.images import PAD_COLOUR
 from tsic.deploy.model import Model
-from tsic.grid import Size, size_of
-from tsic.metrics import cells_under, resize_axis, resize_part
+from tsic.grid import Size, cells_under, resize_axis, resize_part, size_of
 
 BATCH_PIXELS = 2**20
 """Pixels of the windows that are shown to a model at a time: four of 512x512."""
@@ -211,8 +211,6 @@ def pad_image(image: Tensor, size: Size) -> Tensor:
     height, width = size_of(image)
     if (height, width) == size:
         return image
-    from tsic.data.transforms import PAD_COLOUR  # with torchvision, which few need here
-
     padded = image.new_tensor(PAD_COLOUR).view(3, 1, 1).expand(3, *size).contiguous()
     padded[:, :height, :width] = image
     return padded

@@ -31,7 +31,9 @@ def _parser() -> Parser:
         description="Write a student for other engines; each file is loaded again and compared "
         "with PyTorch on real images before it is kept.",
     )
-    own.add_argument("student", metavar="STUDENT", help="a run's folder, or student.safetensors")
+    own.add_argument(
+        "student", metavar="STUDENT", help="a run's folder, a student.safetensors, or hf:owner/name"
+    )
     own.add_argument(
         "--format", nargs="+", dest="formats", default=["onnx"], metavar="FORMAT",
         help="any of onnx, openvino, torch, executorch, litert; by default onnx",

@@ -123,7 +123,7 @@ def open_exported(
         raise ConfigError(f"'{path}' is no exported file; {nearest(suffix, ENGINES)}")
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
-    missing = [file.name for file in parts_of(path) if not file.is_file()]
+    missing = [file.name for file in reversed(parts_of(path)) if not file.is_file()]
     if missing:
         raise CheckpointError(f"no exported file at '{path}': {missing[0]} is missing")
     try:

@@ -50,6 +50,8 @@ class ExportedModel:
         self.gives: Gives = self.metadata["output"]
         self.only_size: Size | None = (size[0], size[1]) if size else None
         self.only_batch: int | None = self.metadata["batch"]
+        resize = self.metadata["resize"]
+        self.resize: Size | None = (resize[0], resize[1]) if resize else None
 
     def run(self, array: Array) -> Array:
         """Run the graph on its own input.

@@ -94,7 +94,7 @@ class DeployGraph(nn.Module):
         super().__init__()
         student = trained.student
         self.layout = layout
-        resize = layout.resize or trained.view
+        resize = layout.resize or trained.resize
         self.resize = None if resize == layout.size else resize
         self.network = student.network
         self.register_buffer("mean", student.mean.clone())

@@ -265,7 +265,7 @@ class CalibrationBatches(Sequence[NDArray[Any]]):
 
 def _eager(trained: TrainedStudent, exported: ExportedModel, images: Tensor) -> Tensor:
     """Scores of the student; it sees its images at the size that the graph shows them at."""
-    seen = exported.metadata["resize"] or exported.metadata["size"]
+    seen = exported.resize or exported.only_size
     scores: Tensor = trained.student(resize_images(images, seen)).logits
     return scores
 
