@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,22 @@ def test_stamp_replaces_the_metadata_and_nothing_else(files: Files, tmp_path: Pa
         new = open_exported(copy)
         assert new.metadata == old.metadata | {"precision": "int8"}
         assert torch.equal(new(images), old(images))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_signal_after_models_have_gone_harms_nothing(files: Files) -> None:
+    code = """
+import os, pathlib, signal, sys
+from tsic.deploy.export.engines import open_exported
+models = [open_exported(pathlib.Path(sys.argv[1])) for _ in range(3)]
+while models:
+    del models[0]
+signal.signal(signal.SIGUSR1, lambda *_: print("caught"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    path = files(Layout(batch=None))["openvino"]
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "caught\n")
 
 
 @pytest.mark.parametrize("name", ["no.onnx", "no.xml", "no.pt2"])

@@ -1,6 +1,7 @@
 """Exported files as models: ONNX Runtime, OpenVINO, torch.export, ExecuTorch and LiteRT."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,8 +55,7 @@ class OpenVinoModel(ExportedModel):
     def __init__(
         self, path: Path, threads: int | None = None, precision: Precision = "f32"
     ) -> None:
-        openvino = import_engine("openvino", "openvino")
-        core = openvino.Core()
+        core = _core(import_engine("openvino", "openvino"))
         model = core.read_model(path)
         text = str(model.get_rt_info("tsic").value) if model.has_rt_info("tsic") else None
         super().__init__(path, text)
@@ -71,6 +71,16 @@ class OpenVinoModel(ExportedModel):
         self._request.infer({0: array}, share_inputs=True)
         answer: Array = self._request.get_output_tensor(0).data
         return answer.copy()  # the engine writes its next answer to the same place
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    """OpenVINO's core, one for as long as the process runs.
+
+    Each gives the thread a stack for signals, and puts the stack before it back when it goes. That
+    one is gone by then unless the last goes first, and the next signal would end the process.
+    """
+    return openvino.Core()
 
 
 class TorchModel(ExportedModel):

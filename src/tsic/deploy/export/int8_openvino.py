@@ -50,7 +50,7 @@ class OpenVinoQuantiser:
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     # 7 bits: CPUs without VNNI add pairs of products in 16 bits.
                     overflow_fix=nncf.OverflowFix.ENABLE,
-                    # On trained students it cost accuracy; docs/int8.md has the numbers.
+                    # Not needed: docs/int8.md has the mIoU without it.
                     disable_bias_correction=True,
                     activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
                 ),
