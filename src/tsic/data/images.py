@@ -169,7 +169,8 @@ def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):  # Pillow's copies of a whole image are what is large
         bottom = min(top + rows, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGB"))
+        band = image.crop((0, top, image.width, bottom))
+        pixels[top:bottom] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
     return pixels
 
 
