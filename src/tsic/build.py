@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,56 +13,10 @@ from tsic.cycle import Cycle
 from tsic.data.classes import ClassTable
 from tsic.data.readers import open_dataset
 from tsic.errors import CheckpointError
+from tsic.folder import RunFolder
 from tsic.student import build_student
 from tsic.teacher import Teacher, build_teacher
 from tsic.training import CycleModule
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The files of one run."""
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The fully resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def last(self) -> Path:
-        """Where an interrupted run goes on from."""
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the student's best validation mIoU."""
-        return self.path / "checkpoints" / "best.ckpt"
-
-    @property
-    def student(self) -> Path:
-        """What the student that ships is; its weights lie beside it."""
-        return self.path / "student.json"
-
-    @property
-    def report(self) -> Path:
-        """Scores, curves and pictures on one page."""
-        return self.path / "report.html"
-
-    @property
-    def metrics(self) -> Path:
-        """Every logged number."""
-        return self.path / "metrics.csv"
-
-    @property
-    def samples(self) -> Path:
-        """Panels of pictures."""
-        return self.path / "samples"
-
-    @property
-    def evaluation(self) -> Path:
-        """Scores of the student that ships, and of its teacher."""
-        return self.path / "evaluation.json"
 
 
 def build_module(

@@ -131,12 +131,12 @@ class ShowProgress(Callback):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scores = {
-            key.removeprefix("val/").removesuffix("_miou"): float(value)
+            key.removeprefix("val/").replace("_miou", " mIoU").replace("_", " "): float(value)
             for key, value in trainer.callback_metrics.items()
             if key.startswith("val/")
         }
         told = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
-        self.scores = f"(val mIoU {told}) "
+        self.scores = f"(val {told}) "
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -151,6 +151,22 @@ class ShowProgress(Callback):
     def _stop(self) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+class ValidateLast(Callback):
+    """Score the last weights like the others: Lightning validates before it stops early.
+
+    Args:
+        max_steps: Optimiser steps of the run.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step == self.max_steps:
+            trainer.should_stop = True
 
 
 def _losses(trainer: Trainer) -> str:

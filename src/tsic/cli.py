@@ -17,6 +17,7 @@ verbs:
   demo       draw street scenes, train a student alone and in the cycle, compare, report
   data       check a dataset before a training, look at it, pack it for speed
   train      train a student, with or without a teacher
+  pretrain   train a promptable model on drawn images or on your own unlabelled ones
   evaluate   score a student, a run's teacher or an exported file on labelled images
   predict    label images, folders and videos with a student or an exported file
   export     write a student as ONNX, OpenVINO or torch.export, proven against it
@@ -82,6 +83,7 @@ VERBS = {
     "demo": "tsic.commands:demo_command",
     "data": "tsic.data_commands:data_command",
     "train": "tsic.commands:train_command",
+    "pretrain": "tsic.commands:pretrain_command",
     "evaluate": "tsic.deploy.evaluate_command:evaluate_command",
     "predict": "tsic.deploy.predict.command:predict_command",
     "export": "tsic.deploy.export.command:export_command",

@@ -3,16 +3,17 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tsic.command_line import Parser
-from tsic.config_file import load_config, parser
+from tsic.config_file import RUN, Schema, load_config, parser, read_config
 from tsic.errors import ConfigError
 
 # PyTorch, Lightning and transformers are imported inside the verbs, once the words are right.
 
 
-def _train_parser() -> Parser:
-    own = Parser(prog="tsic train", add_help=False, allow_abbrev=False)
+def _training_parser(verb: str) -> Parser:
+    own = Parser(prog=verb, add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, help="YAML file of differences from the defaults")
     own.add_argument("--name", help="the run's name; by default the configuration file's")
     own.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs")
@@ -27,11 +28,9 @@ def _train_parser() -> Parser:
 
 def train_command(words: Sequence[str]) -> int:
     """Train a student; any key of the configuration can follow as ``--key value``."""
-    own = _train_parser()
-    if any(word in ("-h", "--help") for word in words):
-        sys.stdout.write(own.format_help())
-        sys.stdout.write("\nEvery key of the configuration, in --config or as --key value:\n\n")
-        sys.stdout.write(parser().format_help().split("\n\n", 1)[1])
+    own = _training_parser(RUN.verb)
+    if _wants_help(words):
+        _write_help(own, RUN)
         return 0
     known, overrides = own.parse_known_args(list(words))
     config = load_config(known.config, overrides)
@@ -46,6 +45,42 @@ def train_command(words: Sequence[str]) -> int:
         f"everything is in {result.folder.path}\n"
     )
     return 0
+
+
+def pretrain_command(words: Sequence[str]) -> int:
+    """Train a promptable model; any key of the configuration can follow as ``--key value``."""
+    from tsic.pretrain.config import PRETRAIN
+
+    own = _training_parser(PRETRAIN.verb)
+    own.add_argument("--images", metavar="DIR", help="short for --source.images")
+    if _wants_help(words):
+        _write_help(own, PRETRAIN)
+        return 0
+    known, overrides = own.parse_known_args(list(words))
+    if known.images is not None:
+        overrides += ["--source.images", known.images]
+    config = read_config(PRETRAIN, known.config, overrides)
+    name = known.name or (known.config.stem if known.config else "pretrain")
+    from tsic.pretrain.run import pretrain
+
+    result = pretrain(config, known.out / name, resume=known.resume == "auto", label=name)
+    scores = result.scores
+    sys.stdout.write(
+        f"\nheld-out IoU: prompt {scores['prompt_iou']:.2f}, answer {scores['answer_iou']:.2f}, "
+        f"asked again {scores['second_iou']:.2f}, points and boxes {scores['point_iou']:.2f}; "
+        f"{result.seconds:.0f} s\ntrain with it: teacher.name: {result.folder.path}\n"
+    )
+    return 0
+
+
+def _wants_help(words: Sequence[str]) -> bool:
+    return any(word in ("-h", "--help") for word in words)
+
+
+def _write_help(own: Parser, schema: Schema[Any]) -> None:
+    sys.stdout.write(own.format_help())
+    sys.stdout.write("\nEvery key of the configuration, in --config or as --key value:\n\n")
+    sys.stdout.write(parser(schema).format_help().split("\n\n", 1)[1])
 
 
 def demo_command(words: Sequence[str]) -> int:

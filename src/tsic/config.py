@@ -71,8 +71,9 @@ class TeacherConfig:
     """The prompted foundation model."""
 
     name: str = "none"
-    """Hugging Face id or folder of a SAM, SAM 2 or SAM 2.1; `tiny-sam` or `tiny-sam2` (random
-    weights); `none` trains the student alone."""
+    """Hugging Face id or folder of a SAM, SAM 2, SAM 2.1 or EdgeTAM, the folder of a `tsic
+    pretrain`; `embedded` (ships with the package); `tiny-sam` or `tiny-sam2` (random weights);
+    `none` trains the student alone."""
     mapping: MappingKind = "light"
     """Mapping decoder: `light`, `uper` (paper), or `uper-released` (public code)."""
     channels: int | None = None
@@ -90,7 +91,8 @@ class TeacherConfig:
     mask_stride: MaskStride = 16
     """Pixels per cell of the grid that masks are decoded on: SAM's 16, or the public code's 4."""
     lora_rank: int = 4
-    """Rank of LoRA on the encoder's queries and values; 0 runs it without gradient (paper: 4)."""
+    """Rank of LoRA on the encoder's queries and values (on the convolutions of an encoder without
+    attention); 0 runs it without gradient (paper: 4)."""
     trains_encoder: bool = False
     """Train the encoder's own weights, for models without pretrained ones."""
     recompute_encoder: bool = False

@@ -1,22 +1,44 @@
-"""The only reader and writer of a run's YAML."""
+"""The only reader and writer of configurations in YAML."""
 
 import dataclasses
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import jsonargparse
 import yaml
 
-from tsic.config import RunConfig
+from tsic.config import RunConfig, TrainerConfig
 from tsic.errors import ConfigError, nearest
 from tsic.files import write_text
 from tsic.recipes import RECIPES
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+C = TypeVar("C")
+Rules = Sequence[tuple[bool, str]]
+"""Whether each rule holds, and what to say where it does not."""
+
+
+@dataclass(frozen=True)
+class Schema(Generic[C]):
+    """A kind of configuration.
+
+    Attributes:
+        kind: Its dataclass.
+        verb: The command that takes it.
+        rules: What types do not express.
+        recipes: Presets by the value of the key ``recipe``; none if there is no such key.
+    """
+
+    kind: type[C]
+    verb: str
+    rules: Callable[[C], Rules]
+    recipes: Mapping[str, Mapping[str, Any]]
 
 
 def known_keys(config_class: type = RunConfig, prefix: str = "") -> list[str]:
@@ -31,9 +53,15 @@ def known_keys(config_class: type = RunConfig, prefix: str = "") -> list[str]:
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's configuration; see ``read_config``."""
+    return read_config(RUN, path, overrides)
+
+
+def read_config(schema: Schema[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
     """Read a configuration: defaults, recipe, parent file, file, then overrides.
 
     Args:
+        schema: What kind of configuration.
         path: YAML file that states differences from the defaults; it may name one parent, relative
             to itself, as ``base: other.yaml``. ``None`` starts from the defaults.
         overrides: Command-line words, ``--data.root DIR`` or ``--data.root=DIR``.
@@ -46,33 +74,46 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     """
     written = _read_file(Path(path)) if path is not None else {}
     words = _normalised(overrides)
-    _refuse_unknown([key for key, _ in _leaves(written)], [word[2:] for word in words[::2]], path)
-    recipe = _last_value(words, "--recipe") or written.get("recipe", "cycle")
-    if recipe not in RECIPES:
-        raise ConfigError(f"recipe '{recipe}' is unknown; {nearest(str(recipe), RECIPES)}")
-    merged = _merge(RECIPES[recipe], written)
-    config = _parse(merged, words)
-    _check_values(config)
+    _refuse_unknown(
+        schema, [key for key, _ in _leaves(written)], [word[2:] for word in words[::2]], path
+    )
+    merged = _merge(_recipe(schema, written, words), written)
+    config = _parse(schema, merged, words)
+    broken = [message for holds, message in schema.rules(config) if not holds]
+    if broken:
+        raise ConfigError("; ".join(broken))
     return config
 
 
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write the fully resolved configuration; ``load_config`` reads it back equal."""
+def _recipe(
+    schema: Schema[C], written: Mapping[str, Any], words: Sequence[str]
+) -> Mapping[str, Any]:
+    """The preset that is asked for."""
+    if not schema.recipes:
+        return {}
+    recipe = _last_value(words, "--recipe") or written.get("recipe", "cycle")
+    if recipe not in schema.recipes:
+        raise ConfigError(f"recipe '{recipe}' is unknown; {nearest(str(recipe), schema.recipes)}")
+    return schema.recipes[recipe]
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write the fully resolved configuration; ``read_config`` reads it back equal."""
     write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False))
 
 
-def to_plain(config: RunConfig) -> dict[str, Any]:
+def to_plain(config: Any) -> dict[str, Any]:
     """The configuration as nested dictionaries of plain YAML values."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: plain(item) for key, item in value.items()}
-        return list(value) if isinstance(value, tuple) else value
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
 
     return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
 
 
-def differences(one: RunConfig, other: RunConfig) -> list[str]:
+def differences(one: C, other: C) -> list[str]:
     """Dotted keys whose values differ, as ``key: one -> other``."""
     left, right = (dict(_leaves(to_plain(config))) for config in (one, other))
     return [
@@ -82,11 +123,11 @@ def differences(one: RunConfig, other: RunConfig) -> list[str]:
     ]
 
 
-def parser(prog: str = "tsic train") -> jsonargparse.ArgumentParser:
+def parser(schema: Schema[C]) -> jsonargparse.ArgumentParser:
     """The typed parser of every key, which also writes ``--help``."""
-    built = jsonargparse.ArgumentParser(prog=prog, exit_on_error=False, default_env=False)
+    built = jsonargparse.ArgumentParser(prog=schema.verb, exit_on_error=False, default_env=False)
     built.add_argument("--config", action="config", help="YAML file of differences from defaults")
-    built.add_class_arguments(RunConfig)
+    built.add_class_arguments(schema.kind)
     return built
 
 
@@ -153,9 +194,11 @@ def _last_value(words: Sequence[str], key: str) -> str | None:
     return values[-1] if values else None
 
 
-def _refuse_unknown(written: Sequence[str], typed: Sequence[str], path: str | Path | None) -> None:
+def _refuse_unknown(
+    schema: Schema[C], written: Sequence[str], typed: Sequence[str], path: str | Path | None
+) -> None:
     """Name all unknown keys of the file and of the command line, each with the nearest."""
-    known = known_keys()
+    known = known_keys(schema.kind)
     wrong = [
         f"'{key}'{source} ({_near_key(key, known)})"
         for keys, source in ((written, f" in '{path}'"), (typed, ""))
@@ -164,7 +207,7 @@ def _refuse_unknown(written: Sequence[str], typed: Sequence[str], path: str | Pa
     ]
     if wrong:
         plural = "keys" if len(wrong) > 1 else "key"
-        raise ConfigError(f"unknown {plural} {'; '.join(wrong)}; see tsic train --help")
+        raise ConfigError(f"unknown {plural} {'; '.join(wrong)}; see {schema.verb} --help")
 
 
 def _near_key(key: str, known: Sequence[str]) -> str:
@@ -172,9 +215,9 @@ def _near_key(key: str, known: Sequence[str]) -> str:
     return f"{answer}?" if answer.startswith("did you mean") else "nothing near it"
 
 
-def _parse(merged: Mapping[str, Any], words: Sequence[str]) -> RunConfig:
+def _parse(schema: Schema[C], merged: Mapping[str, Any], words: Sequence[str]) -> C:
     """Types checked by jsonargparse; on a mistake, every leaf is tried alone to name them all."""
-    typed = parser()
+    typed = parser(schema)
     arguments = [f"--config={yaml.safe_dump(dict(merged))}"] if merged else []
     try:
         with redirect_stderr(io.StringIO()):
@@ -184,21 +227,21 @@ def _parse(merged: Mapping[str, Any], words: Sequence[str]) -> RunConfig:
             *_leaves(merged),
             *((key[2:], value) for key, value in zip(words[::2], words[1::2], strict=True)),
         ]
-        wrong = [f"{key} {why}" for key, value in leaves if (why := _why_wrong(key, value))]
+        wrong = [f"{key} {why}" for key, value in leaves if (why := _why_wrong(schema, key, value))]
         raise ConfigError("; ".join(wrong) or str(error)) from error
     built = typed.instantiate(parsed)
-    values = {item.name: built[item.name] for item in dataclasses.fields(RunConfig)}
-    return RunConfig(**values)
+    kind: Any = schema.kind
+    return kind(**{item.name: built[item.name] for item in dataclasses.fields(kind)})
 
 
-def _why_wrong(key: str, value: Any) -> str | None:
+def _why_wrong(schema: Schema[C], key: str, value: Any) -> str | None:
     """What is wrong with one value, in one line; ``None`` when it is right."""
     word = value if isinstance(value, str) else json.dumps(value)
     try:
         with redirect_stderr(io.StringIO()):
-            parser().parse_args([f"--{key}={word}"])
+            parser(schema).parse_args([f"--{key}={word}"])
     except jsonargparse.ArgumentError:
-        expected = _type_of(key)
+        expected = _type_of(schema.kind, key)
         if get_origin(expected) is Literal:
             rule = f"must be one of {', '.join(map(str, get_args(expected)))}"
         else:
@@ -208,30 +251,38 @@ def _why_wrong(key: str, value: Any) -> str | None:
     return None
 
 
-def _type_of(key: str) -> Any:
+def _type_of(here: Any, key: str) -> Any:
     """Declared type of a dotted key."""
-    here: Any = RunConfig
     for name in key.split("."):
         here = next(item.type for item in dataclasses.fields(here) if item.name == name)
     return here
 
 
-def _check_values(config: RunConfig) -> None:
-    """Rules that types do not express, all reported at once."""
-    per_step = config.trainer.accumulate * config.trainer.devices
-    rules = [
-        (config.max_steps >= 1, f"max_steps must be >= 1, got {config.max_steps}"),
+def loop_rules(
+    trainer: TrainerConfig, max_steps: int, batch_size: int, batch_key: str
+) -> list[tuple[bool, str]]:
+    """Rules of whatever is trained in steps."""
+    per_step = trainer.accumulate * trainer.devices
+    return [
+        (max_steps >= 1, f"max_steps must be >= 1, got {max_steps}"),
         (
-            config.trainer.devices >= 1 and config.trainer.accumulate >= 1,
+            trainer.devices >= 1 and trainer.accumulate >= 1,
             "trainer.devices and trainer.accumulate must be >= 1",
         ),
         (
-            per_step >= 1
-            and config.data.batch_size >= 1
-            and config.data.batch_size % max(per_step, 1) == 0,
-            f"data.batch_size must be a multiple of trainer.devices x trainer.accumulate = "
-            f"{per_step}, got {config.data.batch_size}",
+            per_step >= 1 and batch_size >= 1 and batch_size % max(per_step, 1) == 0,
+            f"{batch_key} must be a multiple of trainer.devices x trainer.accumulate = "
+            f"{per_step}, got {batch_size}",
         ),
+        (trainer.val_every >= 1, "trainer.val_every must be >= 1"),
+        (trainer.save_every >= 1, "trainer.save_every must be >= 1"),
+        (trainer.log_every >= 1, "trainer.log_every must be >= 1"),
+    ]
+
+
+def _run_rules(config: RunConfig) -> Rules:
+    return [
+        *loop_rules(config.trainer, config.max_steps, config.data.batch_size, "data.batch_size"),
         (
             min(config.data.crop) >= 16,
             f"data.crop must be at least 16 x 16, got {config.data.crop}",
@@ -258,10 +309,7 @@ def _check_values(config: RunConfig) -> None:
             config.optim.ema is None or 0 < config.optim.ema < 1,
             f"optim.ema must lie between 0 and 1, got {config.optim.ema}",
         ),
-        (config.trainer.val_every >= 1, "trainer.val_every must be >= 1"),
-        (config.trainer.save_every >= 1, "trainer.save_every must be >= 1"),
-        (config.trainer.log_every >= 1, "trainer.log_every must be >= 1"),
     ]
-    broken = [message for holds, message in rules if not holds]
-    if broken:
-        raise ConfigError("; ".join(broken))
+
+
+RUN = Schema(RunConfig, "tsic train", _run_rules, RECIPES)

@@ -1,5 +1,6 @@
 """AdamW with one parameter group per part of the cycle, and a polynomial schedule."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -9,15 +10,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
 
-_LORA = (".down", ".up_q", ".up_v")  # how the names of its weights end
+_LORA = (".down", ".up", ".up_q", ".up_v")  # how the names of its weights end
 
 
 def build_optimizer(
     cycle: Cycle, config: OptimConfig, max_steps: int
 ) -> tuple[Optimizer, LambdaLR]:
     """Group what trains into student, LoRA and decoders, each with and without weight decay.
-
-    Norms, biases, position and token embeddings and scalar gains are not decayed.
 
     Args:
         cycle: Student and, if there is one, teacher.
@@ -29,17 +28,46 @@ def build_optimizer(
     """
     teacher_lr = config.lr if config.teacher_lr is None else config.teacher_lr
     lora_lr = teacher_lr if config.lora_lr is None else config.lora_lr
-    parts = {"student": (config.lr, _trainable(cycle.student))}
+    parts = {"student": (config.lr, trainable(cycle.student))}
     if cycle.teacher is not None:
-        named = _trainable(cycle.teacher)
+        named = trainable(cycle.teacher)
         parts["lora"] = (lora_lr, [one for one in named if one[0].endswith(_LORA)])
         parts["decoders"] = (teacher_lr, [one for one in named if not one[0].endswith(_LORA)])
+    return adamw(
+        parts,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.lr_warmup_steps,
+        power=config.power,
+        max_steps=max_steps,
+    )
+
+
+def adamw(
+    parts: Mapping[str, tuple[float, list[tuple[str, nn.Parameter]]]],
+    *,
+    weight_decay: float,
+    warmup_steps: int,
+    power: float,
+    max_steps: int,
+) -> tuple[Optimizer, LambdaLR]:
+    """AdamW with a polynomial schedule.
+
+    Args:
+        parts: Learning rate and named parameters of each part; parts without any vanish.
+        weight_decay: Of all but norms, biases, position and token embeddings and scalar gains.
+        warmup_steps: Steps of linear rise.
+        power: Exponent of the decay.
+        max_steps: Step at which the decay reaches 0.
+
+    Returns:
+        Optimiser and the schedule to step once per optimiser step.
+    """
     groups: dict[str, dict[str, Any]] = {}
     for part, (lr, named_parameters) in parts.items():
         for name, parameter in named_parameters:
             decays = parameter.ndim > 1 and not _is_table(name)
             key = f"{part}/{'decay' if decays else 'plain'}"
-            decay = config.weight_decay if decays else 0.0
+            decay = weight_decay if decays else 0.0
             group = groups.setdefault(
                 key, {"name": key, "lr": lr, "weight_decay": decay, "params": []}
             )
@@ -47,8 +75,8 @@ def build_optimizer(
     optimizer = AdamW(list(groups.values()))
 
     def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / (config.lr_warmup_steps + 1))
-        return rise * max(0.0, 1 - step / max_steps) ** config.power
+        rise = min(1.0, (step + 1) / (warmup_steps + 1))
+        return rise * max(0.0, 1 - step / max_steps) ** power
 
     return optimizer, LambdaLR(optimizer, factor)
 
@@ -60,5 +88,6 @@ def _is_table(name: str) -> bool:
     return owner.endswith(("embed", "embedding", "token", "tokens")) or "pos" in owner
 
 
-def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Named parameters that train."""
     return [(name, p) for name, p in module.named_parameters() if p.requires_grad]

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tsic.build import RunFolder
 from tsic.callbacks import read_metrics
 from tsic.config import RunConfig
 from tsic.data.classes import ClassTable
 from tsic.evaluation import Report
+from tsic.folder import RunFolder
 from tsic.report import Curves, Table, per_class_table, write_report
 
 _DISTILLATION = ("teacher_ce", "mask", "kl", "ensemble_kl", "feature")

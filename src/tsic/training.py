@@ -174,12 +174,6 @@ class CycleModule(LightningModule):
         return logits, None if teacher is None else teacher(images, logits)
 
     @override
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        # Lightning validates before it stops early: the last weights are scored like the others.
-        if self.global_step == self.max_steps:
-            self.trainer.should_stop = True
-
-    @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, teacher = self.answer(batch["images"], with_teacher=self.teacher_is_on)
         self.student_confusion.update(logits, batch["labels"])

@@ -158,7 +158,7 @@ def test_image_that_needs_padding_is_registered_as_if_padded_by_hand(
                     None if multimask else foundation.blank_token().expand(1, 1, -1),
                     embedding.fine,
                     multimask=multimask,
-                )
+                )[0]
                 for one in placed.unbind(1)
             ]
             return torch.cat(answers, 1)

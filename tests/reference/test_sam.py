@@ -1,4 +1,4 @@
-"""Our walk through SAM and SAM 2 against transformers' own forward, and their folders on disk."""
+"""Our walk through SAM, SAM 2 and EdgeTAM against transformers' own, and their folders on disk."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tsic.errors import CheckpointError, ConfigError
 from tsic.teacher import build_teacher
 from tsic.teacher.foundation import Foundation
-from tsic.teacher.sam import Sam, Sam2, load_foundation
+from tsic.teacher.sam import EdgeTam, Sam, Sam2, load_foundation, save_foundation
 
 
 def sam_config(image_size: int) -> transformers.SamConfig:
@@ -67,6 +67,9 @@ def randomised(model: Any) -> Any:
     """All weights away from zero, one and transformers' 1e-10, position tables included."""
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
+    # One table in every published checkpoint; transformers draws two for SAM 2.
+    table = model.shared_image_embedding.positional_embedding
+    model.prompt_encoder.shared_embedding.positional_embedding.data.copy_(table)
     return model.eval()
 
 
@@ -79,6 +82,35 @@ def sam2_of(image_size: int) -> Sam2:
     return Sam2(randomised(transformers.Sam2Model(config)))
 
 
+def edgetam_of(image_size: int) -> EdgeTam:
+    parts = sam2_parts(image_size)
+    widths = [16, 32, 64, 128]
+    backbone = transformers.TimmWrapperConfig(
+        architecture="resnet18",
+        model_args={
+            "features_only": True,
+            "out_indices": [1, 2, 3, 4],
+            "channels": widths,
+            "norm_layer": "groupnorm1",
+        },
+    )
+    config = transformers.EdgeTamConfig(
+        vision_config=transformers.EdgeTamVisionConfig(
+            backbone_config=backbone,
+            backbone_channel_list=widths[::-1],
+            backbone_feature_sizes=parts["vision_config"].backbone_feature_sizes,
+            fpn_hidden_size=32,
+        ),
+        prompt_encoder_config=transformers.EdgeTamPromptEncoderConfig(
+            hidden_size=32, image_size=image_size
+        ),
+        mask_decoder_config=transformers.EdgeTamMaskDecoderConfig(
+            hidden_size=32, mlp_dim=64, num_attention_heads=2, iou_head_hidden_dim=32
+        ),
+    )
+    return EdgeTam(randomised(transformers.EdgeTamModel(config)))
+
+
 def embeddings_of(foundation: Foundation, images: Tensor) -> list[Tensor]:
     """Ours, then transformers', finest first."""
     ours = foundation.encode(images, with_levels=False)
@@ -89,7 +121,7 @@ def embeddings_of(foundation: Foundation, images: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("size", [64, 128])
-@pytest.mark.parametrize("build", [sam_of, sam2_of])
+@pytest.mark.parametrize("build", [sam_of, sam2_of, edgetam_of])
 @torch.no_grad()
 def test_encode_equals_transformers_embeddings(build: Any, size: int) -> None:
     ours, expected = embeddings_of(build(size), torch.randn(2, 3, size, size))
@@ -135,13 +167,13 @@ def test_encode_interpolates_positions_for_other_sizes() -> None:
 
 
 @pytest.mark.parametrize("multimask", [True, False])
-@pytest.mark.parametrize("build", [sam_of, sam2_of])
+@pytest.mark.parametrize("build", [sam_of, sam2_of, edgetam_of])
 @torch.no_grad()
 def test_decode_of_a_mask_prompt_equals_transformers_forward(build: Any, multimask: bool) -> None:
     foundation = build(64)
     images, prompts = torch.randn(2, 3, 64, 64), 5 * torch.randn(2, 1, 16, 16)
     embedding = foundation.encode(images, with_levels=False)
-    ours = foundation.decode(
+    ours, ious = foundation.decode(
         embedding.image,
         foundation.embed_masks(prompts),
         None,
@@ -150,13 +182,46 @@ def test_decode_of_a_mask_prompt_equals_transformers_forward(build: Any, multima
     )
     expected = foundation.model(
         pixel_values=images, input_masks=prompts, multimask_output=multimask
-    ).pred_masks[:, 0]
+    )
     assert ours.shape == (2, 3 if multimask else 1, 16, 16)
-    assert expected.std() > 0.01
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+    assert expected.pred_masks.std() > 0.01
+    torch.testing.assert_close(ours, expected.pred_masks[:, 0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ious, expected.iou_scores[:, 0], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("build", [sam_of, sam2_of])
+@pytest.mark.parametrize("build", [sam_of, sam2_of, edgetam_of])
+@torch.no_grad()
+def test_points_and_boxes_are_embedded_as_transformers_does(build: Any) -> None:
+    foundation = build(64)
+    encoder = foundation.model.prompt_encoder
+    # transformers counts from a pixel's centre and appends an empty point.
+    points, labels = (
+        64 * torch.rand(3, 1, 2, 2) - 0.5,
+        torch.tensor([[[1, 0]], [[0, -1]], [[1, 1]]]),
+    )
+    theirs = encoder._embed_points(points, labels, pad=False)[:, 0]
+    ours = foundation.embed_points((points[:, 0] + 0.5) / 64, labels[:, 0])
+    torch.testing.assert_close(ours, theirs)
+    corners = encoder._embed_boxes(points.flatten(2))[:, 0, :2]
+    as_box = torch.tensor([[2, 3]]).expand(3, 2)
+    torch.testing.assert_close(foundation.embed_points((points[:, 0] + 0.5) / 64, as_box), corners)
+
+
+@pytest.mark.parametrize("build", [sam_of, sam2_of, edgetam_of])
+@torch.no_grad()
+def test_saved_model_is_loaded_again_by_us_and_by_transformers(build: Any, tmp_path: Path) -> None:
+    foundation = build(64)
+    save_foundation(foundation, tmp_path / "saved")
+    loaded = load_foundation(str(tmp_path / "saved")).eval()
+    assert type(loaded) is type(foundation)
+    images = torch.randn(1, 3, 64, 64)
+    before, after = (f.encode(images, with_levels=False).image for f in (foundation, loaded))
+    torch.testing.assert_close(after, before, rtol=0.02, atol=0.02)  # written in float16
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "saved")
+    assert type(theirs) is type(foundation.model)
+
+
+@pytest.mark.parametrize("build", [sam_of, sam2_of, edgetam_of])
 @torch.no_grad()
 def test_positions_equal_transformers_on_its_own_grid(build: Any) -> None:
     foundation = build(64)
@@ -235,9 +300,9 @@ def test_load_foundation_reads_half_precision_as_float32(tmp_path: Path) -> None
     [
         (
             "tiny-sm",
-            r"'tiny-sm' is neither a folder nor .*; did you mean 'tiny-sam'\? choices: none",
+            r"'tiny-sm' is neither a folder nor .*; did you mean 'tiny-sam'\? choices: embedded",
         ),
-        ("tiny-sam-2", r"did you mean 'tiny-sam2?'\? choices: none, tiny-sam, tiny-sam2"),
+        ("tiny-sam-2", r"did you mean 'tiny-sam2?'\? choices: embedded, none, tiny-sam, tiny-sam2"),
     ],
 )
 def test_load_foundation_names_the_nearest_right_name(name: str, message: str) -> None:
@@ -247,7 +312,7 @@ def test_load_foundation_names_the_nearest_right_name(name: str, message: str) -
 
 def test_load_foundation_refuses_another_family(tmp_path: Path) -> None:
     transformers.SegformerConfig().save_pretrained(tmp_path)
-    message = r"teacher.name '.*' is a 'segformer' model; .*choices: sam, sam2, sam2_video"
+    message = r"teacher.name '.*' is a 'segformer' model; .*choices: edgetam, edgetam_video, sam, "
     with pytest.raises(ConfigError, match=message):
         load_foundation(str(tmp_path))
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsic.teacher.lora import LoraQkv, attach_lora
+from tsic.teacher.lora import LoraConv, LoraQkv, attach_lora
 
 
 @pytest.fixture
@@ -71,3 +71,23 @@ def test_attach_lora_replaces_every_qkv_and_nothing_else() -> None:
     }
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_lora_of_a_convolution_starts_frozen_and_adds_a_low_rank_one() -> None:
+    conv = nn.Conv2d(6, 8, 3, stride=2, padding=1).requires_grad_(requires_grad=False)
+    lora, maps = LoraConv(conv, 2), torch.randn(2, 6, 9, 11)
+    assert torch.equal(lora(maps), conv(maps))
+    nn.init.normal_(lora.up)
+    product = torch.einsum("or,rikl->oikl", lora.up[:, :, 0, 0], lora.down)
+    expected = F.conv2d(maps, conv.weight + product, conv.bias, stride=2, padding=1)
+    torch.testing.assert_close(lora(maps), expected, rtol=1e-4, atol=1e-5)
+    lora(maps).square().sum().backward()
+    assert {name for name, p in lora.named_parameters() if p.grad is not None} == {"down", "up"}
+
+
+def test_attach_lora_adapts_convolutions_where_there_is_no_attention() -> None:
+    inner = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, groups=4))
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3), inner)
+    attach_lora(encoder, 2)
+    assert isinstance(encoder[0], LoraConv)
+    assert [type(m) for m in inner] == [nn.Conv2d, nn.Conv2d]

@@ -17,7 +17,8 @@ import yaml
 
 import tsic
 from tsic.config import RunConfig
-from tsic.config_file import known_keys, load_config, to_plain
+from tsic.config_file import RUN, Schema, known_keys, load_config, read_config, to_plain
+from tsic.pretrain.config import PRETRAIN, PretrainConfig
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "tsic"
@@ -27,11 +28,20 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 # Each heavy library enters through these modules alone; those of `LAZY` import it in a function.
 DOORS = {
-    "transformers": {"tsic.teacher.sam", "tsic.networks.hugging_face"},
+    "transformers": {"tsic.teacher.sam", "tsic.teacher.small", "tsic.networks.hugging_face"},
     "timm": {"tsic.networks.smp"},
     "segmentation_models_pytorch": {"tsic.networks.smp"},
-    "lightning": {"tsic.data.datamodule", "tsic.training", "tsic.callbacks", "tsic.run"},
-    "torchmetrics": {"tsic.training"},
+    "lightning": {
+        "tsic.data.datamodule",
+        "tsic.training",
+        "tsic.callbacks",
+        "tsic.loop",
+        "tsic.pretrain.data",
+        "tsic.pretrain.module",
+        "tsic.pretrain.pictures",
+    },
+    "torchmetrics": {"tsic.training", "tsic.pretrain.module"},
+    "skimage": {"tsic.pretrain.proposals", "tsic.pretrain.regions"},
     "jsonargparse": {"tsic.config_file"},
     "yaml": {
         "tsic.config_file",
@@ -102,9 +112,9 @@ def numbers(release: str) -> tuple[int, ...]:
     return (*parts, *[0] * (4 - len(parts)))
 
 
-def documented_keys() -> Iterator[tuple[str, str]]:
-    """Key and default of every row of the tables in `docs/train.md`."""
-    text = (ROOT / "docs" / "train.md").read_text()
+def documented_keys(page: str = "train.md") -> Iterator[tuple[str, str]]:
+    """Key and default of every row of a page's tables."""
+    text = (ROOT / "docs" / page).read_text()
     for row in re.finditer(r"^\| `([\w.]+)` \| `([^`]+)` \|", text, flags=re.MULTILINE):
         yield row[1], row[2]
 
@@ -129,6 +139,13 @@ class TestDocumentation:
         defaults = to_plain(RunConfig())
         told = {key: yaml.safe_load(cell) for key, cell in documented_keys()}
         assert told == {key: leaf(defaults, key) for key in told}
+
+    def test_pretrain_page_lists_every_key_with_its_default(self) -> None:
+        shared = [key for key in known_keys(PretrainConfig) if key.startswith("trainer")]
+        own = set(known_keys(PretrainConfig)) - {*shared, "source", "optim"}
+        told = {key: yaml.safe_load(cell) for key, cell in documented_keys("pretrain.md")}
+        defaults = to_plain(PretrainConfig())
+        assert told == {key: leaf(defaults, key) for key in own}
 
     def test_paper_page_states_the_recipes(self) -> None:
         text = (ROOT / "docs" / "paper.md").read_text()
@@ -172,7 +189,8 @@ class TestDocumentation:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_shipped_configuration_loads(path: Path) -> None:
-    assert load_config(path).max_steps >= 1
+    schema: Schema[Any] = PRETRAIN if path.parent.name == "pretrain" else RUN
+    assert read_config(schema, path).max_steps >= 1
 
 
 class TestInstallation:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -71,7 +72,7 @@ class Foundation(nn.Module, ABC):
         fine: tuple[Tensor, ...],
         *,
         multimask: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Decode one prompt per row into mask logits.
 
         Args:
@@ -82,8 +83,47 @@ class Foundation(nn.Module, ABC):
             multimask: Answer with the outputs for an ambiguous prompt instead of the single one.
 
         Returns:
-            Mask logits ``(P, M, 4h, 4w)``, ``M`` 1 or the model's number of multimask outputs.
+            Mask logits ``(P, M, 4h, 4w)``, ``M`` 1 or the model's number of multimask outputs, and
+            the IoU that the model expects of each with the truth, ``(P, M)``.
         """
+
+    def answer(
+        self,
+        embedding: Embedding,
+        dense: Tensor,
+        sparse: Tensor | None,
+        *,
+        multimask: bool,
+        owners: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode as many prompts per image as there are.
+
+        Args:
+            embedding: Of ``B`` images.
+            dense: Embedded mask prompts ``(P, D, h, w)``; the embedding is resized to their grid.
+            sparse: Prompt tokens ``(P, T, D)`` or ``None``.
+            multimask: See ``decode``.
+            owners: Image of each prompt, int64 ``(P,)``; by default equally many per image, all of
+                the first image first.
+
+        Returns:
+            See ``decode``.
+        """
+        images = embedding.image.shape[0]
+        if owners is None:
+            owners = torch.arange(images, device=dense.device)
+            owners = owners.repeat_interleave(dense.shape[0] // images)
+        height, width = dense.shape[-2:]
+
+        def per_prompt(maps: Tensor, scale: int) -> Tensor:
+            size = (scale * height, scale * width)
+            if maps.shape[-2:] != size:
+                maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+            return maps[owners]
+
+        fine = tuple(per_prompt(maps, s) for maps, s in zip(embedding.fine, (4, 2), strict=False))
+        image = per_prompt(embedding.image, 1)
+        return self.decode(image, dense, sparse, fine, multimask=multimask)
 
     def encoder_gradient(self) -> AbstractContextManager[None]:
         """Context in which the encoder runs: without gradient if nothing in it learns."""
@@ -98,6 +138,28 @@ class Foundation(nn.Module, ABC):
     def embed_masks(self, masks: Tensor) -> Tensor:
         """Embed mask logits ``(P, 1, 4h, 4w)`` to dense prompts ``(P, D, h, w)``."""
         return self.model.prompt_encoder.mask_embed(masks)
+
+    def embed_no_mask(self, height: int, width: int) -> Tensor:
+        """Dense prompt ``(1, D, height, width)`` that stands for "no mask here"."""
+        blank = self.model.prompt_encoder.no_mask_embed.weight
+        return blank[..., None, None].expand(1, -1, height, width)
+
+    def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Embed points and the corners of boxes.
+
+        Args:
+            points: ``(P, T, 2)``, x then y, each in [0, 1] of the canvas.
+            labels: What each is, int64 ``(P, T)``: 0 not in the mask, 1 in it, 2 and 3 the top left
+                and bottom right corner of a box, -1 no point.
+
+        Returns:
+            Prompt tokens ``(P, T, D)``.
+        """
+        table = self.model.prompt_encoder.point_embed
+        kinds = table.weight if isinstance(table, nn.Embedding) else [e.weight[0] for e in table]
+        tokens = self.model.shared_image_embedding(points[None])[0]
+        tokens = tokens + torch.stack([*kinds])[labels.clamp(min=0)]
+        return torch.where(labels[..., None] < 0, self.blank_token(), tokens)
 
     def blank_token(self) -> Tensor:
         """The token ``(D,)`` that stands for "no point here"."""

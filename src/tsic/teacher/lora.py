@@ -1,4 +1,4 @@
-"""Low-rank adapters on the queries and values of a fused attention projection."""
+"""Low-rank adapters on the queries and values of attention, or on convolutions."""
 
 import math
 
@@ -41,9 +41,54 @@ class LoraQkv(nn.Module):
         return self.qkv(tokens) + added
 
 
+class LoraConv(nn.Module):
+    """A frozen convolution that gets a trainable low-rank addition, ``y += B (A * x)``.
+
+    ``A`` is a convolution of the same window to ``rank`` channels, ``B`` mixes them to all outputs
+    and starts at zero, so that the adapted model starts as the frozen one.
+
+    Args:
+        conv: Ungrouped convolution to adapt.
+        rank: Rank of the addition, >= 1.
+
+    Source:
+        LoRA (Hu et al., arXiv:2106.09685) applied to convolutions the way peft does it.
+    """
+
+    def __init__(self, conv: nn.Conv2d, rank: int) -> None:
+        super().__init__()
+        self.conv = conv
+        self.down = nn.Parameter(torch.empty(rank, *conv.weight.shape[1:]))
+        self.up = nn.Parameter(torch.zeros(conv.out_channels, rank, 1, 1))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve ``(B, C, H, W)``."""
+        conv = self.conv
+        low = F.conv2d(maps, self.down, None, conv.stride, conv.padding, conv.dilation)
+        return conv(maps) + F.conv2d(low, self.up)
+
+
 def attach_lora(encoder: nn.Module, rank: int) -> None:
-    """Replace every fused ``qkv`` projection below ``encoder`` by an adapted one, in place."""
+    """Adapt an encoder in place.
+
+    Every fused ``qkv`` projection is replaced by an adapted one; in an encoder without any, every
+    ungrouped convolution of more than one pixel is.
+
+    Args:
+        encoder: Frozen image encoder.
+        rank: Rank of the adapters, >= 1.
+    """
+    fused = [
+        module
+        for module in encoder.modules()
+        if isinstance(getattr(module, "qkv", None), nn.Linear)
+    ]
+    for module in fused:
+        module.qkv = LoraQkv(module.qkv, rank)  # type: ignore[arg-type]
+    if fused:
+        return
     for module in list(encoder.modules()):
-        qkv = getattr(module, "qkv", None)
-        if isinstance(qkv, nn.Linear):
-            module.qkv = LoraQkv(qkv, rank)
+        for name, conv in list(module.named_children()):
+            if isinstance(conv, nn.Conv2d) and conv.groups == 1 and max(conv.kernel_size) > 1:
+                setattr(module, name, LoraConv(conv, rank))

@@ -1,19 +1,23 @@
-"""The SAM family as foundation models: the door to transformers."""
+"""The SAM family as foundation models: with `tsic.teacher.small` the door to transformers."""
 
-from collections.abc import Callable
+import copy
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError
+from safetensors.torch import save
 from torch import Tensor, nn
+from transformers.models.edgetam.modeling_edgetam import EdgeTamModel
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
 from typing_extensions import override
 
 from tsic.errors import CheckpointError, ConfigError, nearest
+from tsic.files import replacing, write_text
 from tsic.teacher.foundation import Embedding, Foundation
+from tsic.teacher.small import TINY, embedded, prepare
 
 
 class Sam(Foundation):
@@ -74,15 +78,15 @@ class Sam(Foundation):
         fine: tuple[Tensor, ...],
         *,
         multimask: bool,
-    ) -> Tensor:
-        masks, _ = self.model.mask_decoder(
+    ) -> tuple[Tensor, Tensor]:
+        masks, ious = self.model.mask_decoder(
             image_embeddings=image,
             image_positional_embeddings=self.positions(*image.shape[-2:]),
             sparse_prompt_embeddings=None if sparse is None else sparse[:, None],
             dense_prompt_embeddings=dense,
             multimask_output=multimask,
         )
-        return masks[:, 0]
+        return masks[:, 0], ious[:, 0]
 
 
 class Sam2(Foundation):
@@ -95,14 +99,16 @@ class Sam2(Foundation):
 
     def __init__(self, model: Sam2Model) -> None:
         super().__init__(model)
-        vision = model.config.vision_config
-        first = vision.backbone_config.patch_stride[0]
-        stages = len(vision.backbone_config.blocks_per_stage)
-        self.hidden_strides = tuple(first * 2**stage for stage in range(stages))
-        self.hidden_channels = tuple(vision.backbone_config.embed_dim_per_stage)
+        self._measure()
         self.multiple = self.hidden_strides[-1]
-        self.dim = vision.fpn_hidden_size
+        self.dim = model.config.vision_config.fpn_hidden_size
         model.mask_decoder.dynamic_multimask_via_stability = False
+
+    def _measure(self) -> None:
+        backbone = self.model.config.vision_config.backbone_config
+        first, stages = backbone.patch_stride[0], len(backbone.blocks_per_stage)
+        self.hidden_strides = tuple(first * 2**stage for stage in range(stages))
+        self.hidden_channels = tuple(backbone.embed_dim_per_stage)
 
     @property
     @override
@@ -143,11 +149,11 @@ class Sam2(Foundation):
         fine: tuple[Tensor, ...],
         *,
         multimask: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         if sparse is None:
             # Without a point SAM 2 is trained to see two empty ones.
             sparse = self.blank_token().expand(image.shape[0], 2, -1)
-        masks, *_ = self.model.mask_decoder(
+        masks, ious, *_ = self.model.mask_decoder(
             image_embeddings=image,
             image_positional_embeddings=self.positions(*image.shape[-2:]),
             sparse_prompt_embeddings=sparse[:, None],
@@ -155,75 +161,47 @@ class Sam2(Foundation):
             multimask_output=multimask,
             high_resolution_features=list(fine),
         )
-        return masks[:, 0]
+        return masks[:, 0], ious[:, 0]
 
 
-def _tiny_sam() -> SamModel:
-    """A 1.4 M parameter SAM: an eight-layer ViT of 96 channels."""
-    vision = transformers.SamVisionConfig(
-        hidden_size=96,
-        output_channels=64,
-        num_hidden_layers=8,
-        num_attention_heads=4,
-        image_size=256,
-        window_size=7,
-        global_attn_indexes=[1, 3, 5, 7],
-        num_pos_feats=32,
-        initializer_range=0.02,  # transformers' 1e-10 is meant for weights that get loaded
-    )
-    prompt = transformers.SamPromptEncoderConfig(hidden_size=64, image_size=256)
-    decoder = transformers.SamMaskDecoderConfig(
-        hidden_size=64, mlp_dim=256, num_attention_heads=4, iou_head_hidden_dim=64
-    )
-    return SamModel(
-        transformers.SamConfig(
-            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
-        )
-    )
+class EdgeTam(Sam2):
+    """EdgeTAM (Zhou et al., arXiv:2501.07256) on single images: SAM 2 with a convolutional encoder.
+
+    The encoder has no positions of its own, so it takes any canvas of whole stride-32 cells.
+    """
+
+    def _measure(self) -> None:
+        features = self.model.vision_encoder.backbone.timm_model.feature_info
+        self.hidden_strides = tuple(features.reduction())
+        self.hidden_channels = tuple(features.channels())
+
+    @override
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        backbone = self.model.vision_encoder.backbone
+        return [state.permute(0, 2, 3, 1) for state in backbone.timm_model(images)]
 
 
-def _tiny_sam2() -> Sam2Model:
-    """A 1.9 M parameter SAM 2: a four-stage hierarchical encoder of 32 to 256 channels."""
-    backbone = transformers.Sam2HieraDetConfig(
-        hidden_size=32,
-        blocks_per_stage=[1, 2, 4, 1],
-        embed_dim_per_stage=[32, 64, 128, 256],
-        num_attention_heads_per_stage=[1, 2, 4, 8],
-        window_size_per_stage=[8, 4, 14, 7],
-        global_attention_blocks=[4, 6],
-    )
-    vision = transformers.Sam2VisionConfig(
-        backbone_config=backbone, backbone_channel_list=[256, 128, 64, 32], fpn_hidden_size=64
-    )
-    prompt = transformers.Sam2PromptEncoderConfig(hidden_size=64)
-    decoder = transformers.Sam2MaskDecoderConfig(
-        hidden_size=64, mlp_dim=256, num_attention_heads=4, iou_head_hidden_dim=64
-    )
-    return Sam2Model(
-        transformers.Sam2Config(
-            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
-        )
-    )
-
-
-TINY: dict[str, Callable[[], SamModel | Sam2Model]] = {
-    "tiny-sam": _tiny_sam,
-    "tiny-sam2": _tiny_sam2,
-}
 _FAMILIES = {
     "sam": (SamModel, Sam),
     "sam2": (Sam2Model, Sam2),
     # Meta's SAM 2 checkpoints describe the video model; its image half is what we load.
     "sam2_video": (Sam2Model, Sam2),
+    "edgetam": (EdgeTamModel, EdgeTam),
+    "edgetam_video": (EdgeTamModel, EdgeTam),
 }
 
 
+EMBEDDED = Path(__file__).parents[1] / "zoo" / "embedded"
+"""Folder of the model that ships with the package."""
+
+
 def load_foundation(name: str) -> Foundation:
-    """Load a promptable foundation model; ``tiny-*`` needs no download.
+    """Load a promptable foundation model; ``embedded`` and ``tiny-*`` need no download.
 
     Args:
         name: Hugging Face id (``facebook/sam-vit-base``, ``facebook/sam2.1-hiera-tiny``), local
-            folder in the same format, or ``tiny-sam`` / ``tiny-sam2``: random weights that are the
+            folder in the same format (that of a pretraining is), ``embedded``: the model that
+            ships with the package, or ``tiny-sam`` / ``tiny-sam2``: random weights that are the
             same every time, so that they need not be saved.
 
     Returns:
@@ -236,18 +214,14 @@ def load_foundation(name: str) -> Foundation:
     if name in TINY:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = TINY[name]()
-            # transformers' small initialisation suits weights that get loaded; from scratch it
-            # leaves masks that no prompt can move.
-            for part in (model.prompt_encoder.mask_embed, model.mask_decoder):
-                for module in part.modules():
-                    if hasattr(module, "reset_parameters"):
-                        module.reset_parameters()
+            model = prepare(TINY[name]())
         return _FAMILIES[model.config.model_type][1](model)
+    if name == "embedded":
+        name = str(EMBEDDED)
     if "/" not in name and not Path(name).is_dir():
         raise ConfigError(
             f"teacher.name '{name}' is neither a folder nor a Hugging Face id such as "
-            f"facebook/sam-vit-base; {nearest(name, [*TINY, 'none'])}"
+            f"facebook/sam-vit-base; {nearest(name, ['embedded', *TINY, 'none'])}"
         )
     try:
         family = transformers.AutoConfig.from_pretrained(name).model_type
@@ -274,3 +248,28 @@ def load_foundation(name: str) -> Foundation:
             f"{missing[0]}; download the checkpoint again"
         )
     return foundation_class(model)
+
+
+def new_foundation() -> Foundation:
+    """The embedded model's architecture with weights from torch's global generator."""
+    return EdgeTam(prepare(embedded()))
+
+
+def save_foundation(foundation: Foundation, folder: Path) -> None:
+    """Write a model in the hub's own format: ``config.json`` and ``model.safetensors``.
+
+    Args:
+        foundation: What to write.
+        folder: Where; each file appears whole or not at all. Weights are written in float16.
+    """
+    config = copy.deepcopy(foundation.model.config)
+    config.dtype = "float16"
+    config.architectures = [type(foundation.model).__name__]
+    state = {
+        name: tensor.detach().half().cpu().contiguous()
+        for name, tensor in foundation.model.state_dict().items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "model.safetensors") as part:
+        part.write_bytes(save(state, {"format": "pt"}))  # save_file would hide it from others
+    write_text(folder / "config.json", config.to_json_string(use_diff=False))

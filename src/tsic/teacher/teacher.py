@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsic.options import Gradient, MappingKind, MaskStride, PromptKind
@@ -158,25 +157,11 @@ class Teacher(nn.Module):
 
     def _decode(self, embedding: Embedding, masks: Tensor, class_ids: Tensor | None) -> Tensor:
         """Decode ``(B, N, 4h, 4w)`` mask prompts to ``(B, N or 3, 4h, 4w)`` masks."""
-        batch, per_image = masks.shape[:2]
         dense = self.foundation.embed_masks(masks.flatten(0, 1)[:, None])
-        height, width = dense.shape[-2:]
-        scales = (4, 2)[: len(embedding.fine)]
-
-        def per_prompt(maps: Tensor, scale: int) -> Tensor:
-            size = (scale * height, scale * width)
-            if maps.shape[-2:] != size:
-                maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
-            return maps.repeat_interleave(per_image, 0)
-
-        decoded = self.foundation.decode(
-            per_prompt(embedding.image, 1),
-            dense,
-            self._tokens(class_ids),
-            tuple(map(per_prompt, embedding.fine, scales)),
-            multimask=class_ids is None,
+        decoded, _ = self.foundation.answer(
+            embedding, dense, self._tokens(class_ids), multimask=class_ids is None
         )
-        return decoded.reshape(batch, -1, *decoded.shape[-2:])
+        return decoded.reshape(masks.shape[0], -1, *decoded.shape[-2:])
 
     def _tokens(self, class_ids: Tensor | None) -> Tensor | None:
         """One token per prompt ``(B * N, 1, D)`` that tells the class, or ``None``."""
@@ -215,7 +200,7 @@ def build_teacher(
     """Build a teacher on a foundation model, the only place where their sizes meet.
 
     Args:
-        name: Hugging Face id or folder of a SAM, SAM 2 or SAM 2.1, or ``tiny-sam`` / ``tiny-sam2``.
+        name: See ``tsic.teacher.sam.load_foundation``.
         num_classes: Classes ``K``.
         mapping: ``light`` (top-down, per-class masks), ``uper`` (the paper's UPerNet with its
             attention repaired) or ``uper-released`` (as in the public code, where it is 1).

@@ -1,0 +1,181 @@
+"""What every training shares: whose folder it is, and the Lightning trainer that runs it."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from tsic.callbacks import CsvLog, ShowProgress, ValidateLast
+from tsic.config import TrainerConfig
+from tsic.config_file import Schema, differences, read_config
+from tsic.device import resolve_precision
+from tsic.errors import CheckpointError, ConfigError
+from tsic.folder import TrainingFolder
+
+
+class _Trained(Protocol):
+    @property
+    def trainer(self) -> TrainerConfig: ...
+
+
+C = TypeVar("C", bound=_Trained)
+
+
+def is_main() -> bool:
+    """Whether this is the process that the user started; Lightning starts the other ranks."""
+    return "LOCAL_RANK" not in os.environ
+
+
+def resolve(schema: Schema[C], config: C, files: TrainingFolder) -> C:
+    """Settle what ``auto`` means; other ranks read what the main one settled."""
+    if not is_main():
+        return read_config(schema, files.config)
+    precision = config.trainer.precision
+    if precision == "auto" and files.config.is_file():
+        # A second timing could come out otherwise: a resumed run keeps what it began with.
+        precision = read_config(schema, files.config).trainer.precision
+    precision = resolve_precision(precision, config.trainer.accelerator)
+    changed: Any = replace(config.trainer, precision=precision)
+    return replace(config, trainer=changed)  # type: ignore[type-var]
+
+
+def refuse_other_run(
+    schema: Schema[C], config: C, files: TrainingFolder, *, resume: bool, free: tuple[str, ...]
+) -> None:
+    """Never write over a training, nor go on with it in another way than it began.
+
+    Args:
+        schema: Kind of configuration.
+        config: What is asked for.
+        files: Where.
+        resume: Whether to go on with what is there.
+        free: Beginnings of keys that may differ: none of them changes the weights.
+
+    Raises:
+        ConfigError: Saying what differs and what to do.
+    """
+    if not is_main() or not files.config.is_file():
+        return
+    if not resume:
+        raise ConfigError(
+            f"'{files.path}' holds a run already; go on with --resume auto, or choose "
+            "another --name"
+        )
+    changed = [
+        change
+        for change in differences(read_config(schema, files.config), config)
+        if not change.startswith(free)
+    ]
+    if changed and files.last.is_file():
+        raise ConfigError(
+            f"cannot resume '{files.path}' with another configuration ({'; '.join(changed)}); "
+            "use its own config.yaml or choose another --name"
+        )
+
+
+def make_trainer(
+    options: TrainerConfig,
+    files: TrainingFolder,
+    label: str,
+    *,
+    max_steps: int,
+    monitor: str,
+    clip: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    leaves_unused: bool = False,
+    resumes: bool = False,
+) -> Trainer:
+    """Make a trainer that logs, validates, and keeps the last and the best checkpoint.
+
+    Args:
+        options: Machine, precision, and how often to look.
+        files: Where everything goes.
+        label: What the progress bar calls the training.
+        max_steps: Optimiser steps.
+        monitor: Logged score whose highest value makes the best checkpoint.
+        clip: Largest norm of the gradient.
+        callbacks: More of them.
+        leaves_unused: Whether some trainable weights have no part in some steps.
+        resumes: Whether the training goes on from its last checkpoint.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    step = _step_of(files) if resumes else 0
+    loggers = [TensorBoardLogger(files.path, name="", version="tensorboard")]
+    checkpoints = [
+        ModelCheckpoint(
+            files.last.parent,
+            filename="last",
+            every_n_train_steps=options.save_every,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        ),
+        ModelCheckpoint(
+            files.best.parent,
+            filename="best",
+            monitor=monitor,
+            mode="max",
+            enable_version_counter=False,
+        ),
+    ]
+    uses_ddp = options.devices > 1
+    return Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        strategy=DDPStrategy(find_unused_parameters=leaves_unused) if uses_ddp else "auto",
+        precision=options.precision,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=clip,
+        max_steps=max_steps,
+        max_epochs=-1,
+        val_check_interval=min(options.val_every, max_steps) * options.accumulate,
+        check_val_every_n_epoch=None,
+        log_every_n_steps=options.log_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=[*loggers, CsvLog(files.metrics, step)] if is_main() else loggers,
+        callbacks=[
+            *checkpoints,
+            ShowProgress(max_steps, label, options.log_every),
+            ValidateLast(max_steps),
+            *callbacks,
+        ],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def fit(
+    trainer: Trainer,
+    module: LightningModule,
+    data: LightningDataModule,
+    files: TrainingFolder,
+    *,
+    resumes: bool,
+) -> None:
+    """Train to the end; only the main process returns, with the module on its device."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer.fit(module, data, ckpt_path=files.last if resumes else None, weights_only=False)
+    trainer.save_checkpoint(files.last)
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # the other ranks, which Lightning started, have done their part
+    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+
+
+def _step_of(files: TrainingFolder) -> int:
+    """Optimiser step at which the last checkpoint was written."""
+    try:
+        held = torch.load(files.last, map_location="meta", weights_only=False)
+        return int(held["global_step"])
+    except (OSError, RuntimeError, KeyError, EOFError) as error:
+        raise CheckpointError(
+            f"'{files.last}' is damaged ({error}); delete it to start this run again"
+        ) from error

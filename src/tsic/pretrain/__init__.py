@@ -1,0 +1,1 @@
+"""Pretraining of the promptable segmenter on photographs without labels."""

@@ -1,0 +1,121 @@
+"""Everything that determines a pretraining, as frozen dataclasses; each field says what it does."""
+
+from dataclasses import dataclass, field
+
+from tsic.config import TrainerConfig
+from tsic.config_file import Rules, Schema, loop_rules
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where images with regions come from; shares are weights of what a step draws."""
+
+    leaves: float = 0.75
+    """Share of drawn dead leaves: shapes of all sizes over one another, as a camera sees them."""
+    streets: float = 0.25
+    """Share of the demo's drawn street scenes."""
+    images: str | None = None
+    """Folder of unlabelled images, subfolders included; regions are proposed in them."""
+    images_share: float = 1.0
+    """Share of these images, if there is a folder."""
+    name: str = "none"
+    """Reader of a labelled dataset, as `data.name` of `tsic train`; its classes' connected parts
+    are regions. `none` for no such dataset."""
+    root: str = "."
+    """The labelled dataset's folder."""
+    classes: str | None = None
+    """Classes YAML of a `folder`; by default `classes.yaml` in its root."""
+    split: str = "train"
+    """Split of the labelled dataset."""
+    labelled_share: float = 1.0
+    """Share of the labelled dataset, if there is one."""
+
+
+@dataclass(frozen=True)
+class PretrainOptimConfig:
+    """AdamW with a polynomial schedule."""
+
+    lr: float = 1e-3
+    """Learning rate."""
+    weight_decay: float = 0.01
+    """Decoupled decay; none on norms, biases and tables of embeddings."""
+    lr_warmup_steps: int = 200
+    """Steps of linear rise from 0 to the learning rate."""
+    power: float = 0.9
+    """Exponent of the polynomial decay to 0 at `max_steps`."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient; `null` for no limit."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything that determines a pretraining."""
+
+    seed: int = 0
+    """Determines initial weights, images, masks and prompts of every step."""
+    max_steps: int = 20_000
+    """Optimiser steps."""
+    init: str = "new"
+    """Where weights come from: `new` (random, of the embedded model's architecture), or any value
+    of `teacher.name`: `embedded`, a Hugging Face id or folder, a pretraining's folder."""
+    crops: tuple[tuple[int, int], ...] = (
+        (96, 96),
+        (96, 128),
+        (128, 96),
+        (128, 128),
+        (128, 160),
+        (192, 256),
+    )
+    """Heights and widths in pixels, multiples of 32; each step sees one of them. Held-out images
+    have the last."""
+    scale: tuple[float, float] = (0.5, 1.5)
+    """Range of the random resize ratio of images that are not drawn."""
+    batch_size: int = 8
+    """Images per optimiser step, over all devices and accumulated batches."""
+    prompts: int = 8
+    """Masks asked for in each image."""
+    rounds: int = 2
+    """How often masks are asked for; in each further round a quarter of those of the round before,
+    with the answer as the prompt and, for half of them, a point where it is wrong."""
+    val_images: int = 64
+    """Images of each source that are held out to score it; of a folder at most a tenth."""
+    workers: int = 2
+    """Processes that draw and read images; 0 does it in the training process."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    """Where images with regions come from."""
+    optim: PretrainOptimConfig = field(default_factory=PretrainOptimConfig)
+    """AdamW with a polynomial schedule."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Machine, precision, and how often to look."""
+
+
+def _rules(config: PretrainConfig) -> Rules:
+    source, sides = config.source, [side for crop in config.crops for side in crop]
+    shares = (source.leaves, source.streets, source.images_share, source.labelled_share)
+    return [
+        *loop_rules(config.trainer, config.max_steps, config.batch_size, "batch_size"),
+        (
+            bool(config.crops) and all(side >= 32 and side % 32 == 0 for side in sides),
+            f"crops must be pairs of multiples of 32, got {config.crops}",
+        ),
+        (
+            0 < config.scale[0] <= config.scale[1],
+            f"scale must be two rising positive ratios, got {config.scale}",
+        ),
+        (config.prompts >= 1, f"prompts must be >= 1, got {config.prompts}"),
+        (config.rounds >= 1, f"rounds must be >= 1, got {config.rounds}"),
+        (config.val_images >= 1, f"val_images must be >= 1, got {config.val_images}"),
+        (config.workers >= 0, f"workers must be >= 0, got {config.workers}"),
+        (
+            min(shares) >= 0
+            and source.leaves
+            + source.streets
+            + (source.images_share if source.images else 0)
+            + (source.labelled_share if source.name != "none" else 0)
+            > 0,
+            "the shares of `source` must be >= 0, and one of the sources there are must have more",
+        ),
+    ]
+
+
+PRETRAIN = Schema(PretrainConfig, "tsic pretrain", _rules, {})

@@ -1,0 +1,191 @@
+"""`tsic pretrain` from the command line to a teacher."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tsic.cli import main
+from tsic.data.class_file import write_classes
+from tsic.data.scenes import SCENE_CLASSES, draw_scene
+from tsic.teacher import build_teacher
+
+TINY = {
+    "init": "tiny-sam2",
+    "crops": [[32, 32], [32, 64]],
+    "batch_size": 2,
+    "prompts": 3,
+    "val_images": 2,
+    "workers": 0,
+    "trainer": {
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "val_every": 2,
+        "save_every": 2,
+        "log_every": 1,
+        "pictures": 1,
+    },
+}
+
+
+def run(folder: Path, *words: str, steps: int = 4, **changes: object) -> int:
+    """Pretrain into ``folder / name`` with the tiny configuration."""
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**TINY, **changes}))
+    out = ["--config", str(file), "--out", str(folder), "--max_steps", str(steps)]
+    return main(["pretrain", *out, *words])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    held = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)
+    state: dict[str, torch.Tensor] = held["state_dict"]
+    return state
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining of four steps on drawn images."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    assert run(folder, "--name", "whole") == 0
+    return folder / "whole"
+
+
+def test_it_leaves_scores_pictures_and_a_model_that_teaches(whole: Path) -> None:
+    scores = json.loads((whole / "evaluation.json").read_text())
+    assert 0 < scores["prompt_iou"] <= 100
+    assert (whole / "report.html").is_file()
+    with Image.open(whole / "samples" / "step_000004.png") as picture:
+        assert picture.width > 100
+    teacher = build_teacher(str(whole), num_classes=3, lora_rank=2)
+    out = teacher(torch.rand(1, 3, 40, 56), torch.randn(1, 3, 5, 7))
+    assert out.logits.shape == (1, 3, 10, 14)
+
+
+def test_it_learns_from_what_it_is_shown(whole: Path) -> None:
+    from tsic.teacher.sam import load_foundation
+
+    start, end = load_foundation("tiny-sam2").model.state_dict(), weights(whole)
+    prefix = "promptable.foundation.model."
+    moved = {name for name in start if not torch.equal(start[name], end[prefix + name])}
+    for part in (
+        "vision_encoder.backbone",
+        "mask_embed",
+        "mask_decoder.transformer",
+        "iou_prediction_head",
+        "point_embed",
+    ):
+        assert any(part in name for name in moved), part
+    assert not any("shared_" in name for name in moved)
+
+
+def test_a_cut_run_goes_on_to_the_same_weights(whole: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, "--name", "cut", "--workers", "1", steps=4) == 0
+    expected = weights(whole)
+    for name, value in weights(tmp_path / "cut").items():
+        assert torch.equal(value, expected[name]), name  # the number of workers changes nothing
+    shutil.rmtree(tmp_path / "cut")
+    stop_after(2, tmp_path)
+    assert run(tmp_path, "--name", "cut", "--resume", "auto", steps=4) == 0
+    for name, value in weights(tmp_path / "cut").items():
+        assert torch.equal(value, expected[name]), name
+
+
+def stop_after(steps: int, folder: Path) -> None:
+    """Run as if power were lost after some steps."""
+    from lightning.pytorch import Callback
+
+    from tsic.pretrain import run as run_module
+
+    class PowerLostError(Exception):
+        """No checkpoint is written on it."""
+
+    class Stop(Callback):
+        def __init__(self, *args: object) -> None:
+            pass
+
+        def on_train_batch_end(self, trainer: object, *args: object) -> None:
+            if trainer.global_step == steps + 1:  # type: ignore[attr-defined]
+                raise PowerLostError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "Answers", Stop)
+        with pytest.raises(PowerLostError):
+            run(folder, "--name", "cut")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Unlabelled pictures of large, plain shapes, in a subfolder too."""
+    for i in range(5):
+        pixels = np.full((60, 80, 3), 60 + 20 * i, np.uint8)
+        pixels[10:40, 20 + i : 60] = (200, 30 * i, 90)
+        pixels[45:, :30] = (20, 200, 120)
+        file = tmp_path / "photos" / ("sub" if i % 2 else ".") / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    return tmp_path / "photos"
+
+
+def test_unlabelled_images_of_the_user_s_continue_a_model(
+    whole: Path, photographs: Path, tmp_path: Path
+) -> None:
+    words = ["--images", str(photographs), "--init", str(whole), "--name", "own"]
+    assert run(tmp_path, *words, source={"leaves": 0, "streets": 0}) == 0
+    rows = (tmp_path / "own" / "metrics.csv").read_text()
+    assert "images/answer_iou" in rows
+    assert "leaves/answer_iou" not in rows
+    assert len(list((tmp_path / "own" / "regions").glob("*.png"))) == 5
+    build_teacher(str(tmp_path / "own"), num_classes=2)
+
+
+def test_labelled_regions_are_a_source(tmp_path: Path) -> None:
+    for split in ("images", "masks"):
+        (tmp_path / "data" / "train" / split).mkdir(parents=True)
+    for i in range(3):
+        image, labels = draw_scene(i, 64, 80)
+        for kind, pixels in (("images", image), ("masks", labels)):
+            Image.fromarray(pixels).save(tmp_path / "data" / "train" / kind / f"{i}.png")
+    write_classes(tmp_path / "data" / "classes.yaml", SCENE_CLASSES)
+    source = {"leaves": 0, "streets": 0, "name": "folder", "root": str(tmp_path / "data")}
+    assert run(tmp_path, "--name", "labelled", steps=2, source=source) == 0
+    assert "labelled/answer_iou" in (tmp_path / "labelled" / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--crops", "[[30,30]]"], "crops must be pairs of multiples of 32"),
+        (["--images", "nowhere"], "source.images 'nowhere' is not a folder"),
+        (["--init", "tiny-sma"], "tiny-sam"),
+        (["--source.leaves", "0", "--source.streets", "0"], "shares"),
+        (["--promts", "3"], "did you mean 'prompts'"),
+        (["--prompts", "0"], "prompts must be >= 1"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--name", "wrong", *words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_it_never_writes_over_another_run(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(whole.parent, "--name", "whole") == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert run(whole.parent, "--name", "whole", "--resume", "auto", "--seed", "3") == 2
+    assert "seed: 0 -> 3" in capsys.readouterr().err
+
+
+def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--help"]) == 0
+    told = capsys.readouterr().out
+    for key in ("--images", "--source.leaves", "--crops", "--optim.lr", "--trainer.val_every"):
+        assert key in told
