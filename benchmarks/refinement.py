@@ -6,8 +6,8 @@
 True masks (a class in an image, or a drawn region) are given one fault and seen at a student's
 stride, as in `tsic.pretrain.prompts`; every method gets the same logits and the same image. What
 counts is the IoU with the truth at the image's size, mean over masks. Methods: `prompt` (the logits
-resized bilinearly), the model (`rounds 2`: asked again with its own answer), the same architecture with
-random weights, GrabCut (OpenCV; sure where the prompt's probability is below 0.1 or above 0.9,
+resized bilinearly), the model (`rounds 2`: asked again with its own answer), the same architecture
+with random weights, GrabCut (OpenCV; sure where the prompt's probability is below 0.1 or above 0.9,
 five iterations) and the guided filter (OpenCV; radius = the stride, regularisation 1e-3, of the
 prompt's probability).
 """
@@ -35,7 +35,7 @@ from tsic.pretrain.promptable import Promptable
 from tsic.pretrain.prompts import FAULTS, choose_targets, student_logits
 from tsic.pretrain.regions import Regions, regions_of_classes
 from tsic.pretrain.sources import leaves, streets
-from tsic.teacher.sam import load_foundation, new_foundation
+from tsic.teacher.sam import load_foundation
 
 FAULTY = ("none", *FAULTS)
 MASKS = 4
@@ -121,7 +121,7 @@ def all_methods(model: str) -> dict[str, Method]:
     """Every method by name: image, logits ``(N, h, w)`` and stride to logits ``(N, h', w')``."""
     torch.manual_seed(0)
     trained = Promptable(load_foundation(model)).eval()
-    blank = Promptable(new_foundation()).eval()
+    blank = Promptable(load_foundation("tiny-edgetam")).eval()
     return {
         "prompt": lambda image, logits, stride: logits,
         "model": lambda image, logits, stride: ask(trained, image, logits, 1),

@@ -21,7 +21,7 @@ from tsic.teacher import Teacher, build_teacher
 from tsic.teacher import teacher as teacher_module
 from tsic.teacher.mapping import LightMapping, PromptedMasks, UperMapping
 
-NAMES = ("tiny-sam", "tiny-sam2")
+NAMES = ("tiny-sam", "tiny-sam2", "tiny-edgetam")
 KINDS = [
     *((prompt, mapping) for prompt in ("none", "index", "class") for mapping in ("light", "uper")),
     ("index", "uper-released"),
@@ -93,7 +93,8 @@ def test_maps_cover_the_image(name: str, prompt: str, mapping: str, size: tuple[
 
     assert out.logits.shape == (2, CLASSES, *grid(4))
     light = mapping == "light"
-    assert out.features.shape == (2, 16 if light else 64, *grid(8 if light else 16))
+    dim = teacher.foundation.dim
+    assert out.features.shape == (2, 16 if light else dim, *grid(8 if light else 16))
     assert out.logits.isfinite().all()
     assert out.features.isfinite().all()
     if prompt == "none":
@@ -302,7 +303,7 @@ def test_one_step_reaches_every_part_and_leaves_frozen_weights_bit_identical(nam
     frozen = {n: p.clone() for n, p in cycle.named_parameters() if not p.requires_grad}
     encoder = {n for n, _ in teacher.foundation.encoder.named_parameters()}
     assert {n.split("encoder.", 1)[1] for n in frozen if "vision_encoder" in n} == {
-        n for n in encoder if not n.endswith((".down", ".up_q", ".up_v"))
+        n for n in encoder if not n.endswith((".down", ".up", ".up_q", ".up_v"))
     }
     model = teacher.foundation.model
 
@@ -319,8 +320,9 @@ def test_one_step_reaches_every_part_and_leaves_frozen_weights_bit_identical(nam
     assert isinstance(teacher.mapping, nn.Module)
     assert all(learning(teacher.mapping).values())
     lora = learning(teacher.foundation.encoder)
-    assert {n.rsplit(".")[-1] for n in lora} == {"down", "up_q", "up_v"}
-    assert {n.rsplit(".")[-1] for n, learns in lora.items() if learns} == {"up_q", "up_v"}
+    ups = {"up"} if name == "tiny-edgetam" else {"up_q", "up_v"}
+    assert {n.rsplit(".")[-1] for n in lora} == {"down", *ups}
+    assert {n.rsplit(".")[-1] for n, learns in lora.items() if learns} == ups
 
     train(cycle, 1)
     lora = learning(teacher.foundation.encoder)
@@ -422,7 +424,7 @@ def test_teacher_without_prompt_trains_lora_and_mapping_only(name: str, prompt: 
 def test_recompute_encoder_gives_the_same_loss_and_gradients(name: str) -> None:
     kept, again = (cycle_of(name, recompute_encoder=recompute) for recompute in (False, True))
     calls: list[int] = []
-    blocks = [m for n, m in again.named_modules() if n.endswith(("layers.7", "blocks.7"))]
+    blocks = [m for n, m in again.named_modules() if n.endswith(("layers.7", "blocks.7", "layer4"))]
     blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     losses = [train(cycle, 1).total for cycle in (kept, again)]
     assert len(calls) == 2

@@ -10,8 +10,9 @@ import transformers
 from torch import Tensor, nn
 
 from tsic.errors import CheckpointError, ConfigError
-from tsic.teacher import build_teacher
+from tsic.teacher import Teacher, build_teacher
 from tsic.teacher.foundation import Foundation
+from tsic.teacher.mapping import LightMapping
 from tsic.teacher.sam import EdgeTam, Sam, Sam2, load_foundation, save_foundation
 
 
@@ -82,7 +83,7 @@ def sam2_of(image_size: int) -> Sam2:
     return Sam2(randomised(transformers.Sam2Model(config)))
 
 
-def edgetam_of(image_size: int) -> EdgeTam:
+def edgetam_of(image_size: int, norm: str = "groupnorm1") -> EdgeTam:
     parts = sam2_parts(image_size)
     widths = [16, 32, 64, 128]
     backbone = transformers.TimmWrapperConfig(
@@ -91,7 +92,7 @@ def edgetam_of(image_size: int) -> EdgeTam:
             "features_only": True,
             "out_indices": [1, 2, 3, 4],
             "channels": widths,
-            "norm_layer": "groupnorm1",
+            "norm_layer": norm,
         },
     )
     config = transformers.EdgeTamConfig(
@@ -302,7 +303,10 @@ def test_load_foundation_reads_half_precision_as_float32(tmp_path: Path) -> None
             "tiny-sm",
             r"'tiny-sm' is neither a folder nor .*; did you mean 'tiny-sam'\? choices: embedded",
         ),
-        ("tiny-sam-2", r"did you mean 'tiny-sam2?'\? choices: embedded, none, tiny-sam, tiny-sam2"),
+        (
+            "tiny-sam-2",
+            r"did you mean 'tiny-sam2?'\? choices: embedded, none, tiny-edgetam, ",
+        ),
     ],
 )
 def test_load_foundation_names_the_nearest_right_name(name: str, message: str) -> None:
@@ -363,3 +367,23 @@ def test_load_foundation_says_that_a_folder_cannot_be_loaded(damage: Any, tmp_pa
 def test_load_foundation_offline_says_how_to_get_a_model(name: str) -> None:
     with pytest.raises(CheckpointError, match=rf"'{name}' could not be loaded \(.+go online once"):
         load_foundation(name)
+
+
+def test_frozen_batch_norms_of_an_encoder_keep_their_statistics() -> None:
+    """EdgeTAM's encoder has them, and one batch of an unlike domain would move them."""
+    foundation = edgetam_of(64, norm="batchnorm")
+    channels, strides = foundation.hidden_channels, foundation.hidden_strides
+    mapping = LightMapping(channels, strides, 3, mask_channels=3, is_per_class=True, channels=16)
+    teacher = Teacher(foundation, mapping, 3).train()
+    before = {n: b.clone() for n, b in foundation.encoder.named_buffers() if "running" in n}
+    assert before
+    teacher(torch.rand(2, 3, 64, 64), torch.randn(2, 3, 8, 8))
+    for name, buffer in foundation.encoder.named_buffers():
+        if name in before:
+            assert torch.equal(buffer, before[name]), name
+    foundation.encoder.requires_grad_(requires_grad=True)
+    teacher.train()
+    teacher(torch.rand(2, 3, 64, 64), torch.randn(2, 3, 8, 8))
+    for name, buffer in foundation.encoder.named_buffers():
+        if name in before:
+            assert not torch.equal(buffer, before[name]), name

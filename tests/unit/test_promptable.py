@@ -5,7 +5,7 @@ import torch
 
 from tsic.pretrain.promptable import Promptable, PromptBatch, corrected
 from tsic.pretrain.prompts import NEGATIVE, NO_POINT, POSITIVE
-from tsic.teacher.sam import load_foundation, new_foundation
+from tsic.teacher.sam import load_foundation
 
 
 def prompts_for(count: int) -> PromptBatch:
@@ -58,10 +58,10 @@ def test_corrections_carry_no_gradient() -> None:
     assert not again.masks.requires_grad
 
 
-@pytest.mark.parametrize("name", ["tiny-sam", "tiny-sam2", "new"])
+@pytest.mark.parametrize("name", ["tiny-sam", "tiny-sam2", "tiny-edgetam"])
 def test_refine_covers_images_of_any_size_and_looks_at_both(name: str) -> None:
     torch.manual_seed(0)
-    model = Promptable(new_foundation() if name == "new" else load_foundation(name)).eval()
+    model = Promptable(load_foundation(name)).eval()
     images, masks = torch.rand(2, 3, 50, 70), 5 * torch.randn(2, 3, 7, 9)
     with torch.no_grad():
         answers = model.refine(images, masks)

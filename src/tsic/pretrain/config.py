@@ -52,12 +52,12 @@ class PretrainConfig:
     """Everything that determines a pretraining."""
 
     seed: int = 0
-    """Determines initial weights, images, masks and prompts of every step."""
+    """Determines images, masks and prompts of every step."""
     max_steps: int = 20_000
     """Optimiser steps."""
-    init: str = "new"
-    """Where weights come from: `new` (random, of the embedded model's architecture), or any value
-    of `teacher.name`: `embedded`, a Hugging Face id or folder, a pretraining's folder."""
+    init: str = "tiny-edgetam"
+    """Where weights come from: any value of `teacher.name`. `tiny-edgetam` (random, the embedded
+    model's architecture), `embedded`, a Hugging Face id or folder, a pretraining's folder."""
     crops: tuple[tuple[int, int], ...] = (
         (96, 96),
         (96, 128),

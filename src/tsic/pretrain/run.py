@@ -30,8 +30,7 @@ from tsic.pretrain.sources import (
 )
 from tsic.progress import progress
 from tsic.report import Curves, write_report
-from tsic.teacher.foundation import Foundation
-from tsic.teacher.sam import load_foundation, new_foundation, save_foundation
+from tsic.teacher.sam import load_foundation, save_foundation
 
 _FREE = ("workers", "trainer.log_every", "trainer.save_every", "trainer.pictures", "source.root")
 
@@ -79,7 +78,7 @@ def pretrain(
     refuse_other_run(PRETRAIN, config, files, resume=resume, free=_FREE)
     resumes = resume and files.last.is_file()
     train, val = _sources(config, files)
-    module = PretrainModule(Promptable(_start(config)), config, list(val))
+    module = PretrainModule(Promptable(load_foundation(config.init)), config, list(val))
     if is_main():
         files.samples.mkdir(parents=True, exist_ok=True)
         save_config(config, files.config)
@@ -104,11 +103,6 @@ def pretrain(
     )
     fit(trainer, module, data, files, resumes=resumes)
     return _finish(config, files, module, label, start)
-
-
-def _start(config: PretrainConfig) -> Foundation:
-    torch.manual_seed(config.seed)
-    return new_foundation() if config.init == "new" else load_foundation(config.init)
 
 
 def _sources(

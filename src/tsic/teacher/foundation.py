@@ -4,12 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 # ImageNet's statistics: SAM and SAM 2 were trained on images normalised with them.
 MEAN = (0.485, 0.456, 0.406)
@@ -125,6 +127,17 @@ class Foundation(nn.Module, ABC):
         image = per_prompt(embedding.image, 1)
         return self.decode(image, dense, sparse, fine, multimask=multimask)
 
+    @override
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training; a frozen encoder's batch norms keep the statistics they came with."""
+        super().train(mode)
+        for module in self.encoder.modules():
+            if isinstance(module, _BatchNorm) and not any(
+                p.requires_grad for p in module.parameters()
+            ):
+                module.eval()
+        return self
+
     def encoder_gradient(self) -> AbstractContextManager[None]:
         """Context in which the encoder runs: without gradient if nothing in it learns."""
         learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
@@ -165,7 +178,7 @@ class Foundation(nn.Module, ABC):
         """The token ``(D,)`` that stands for "no point here"."""
         return self.model.prompt_encoder.not_a_point_embed.weight[0]
 
-    def _run(self, block: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    def _run(self, block: Callable[[Tensor], Any], hidden: Tensor) -> Any:
         if self.recompute and torch.is_grad_enabled() and self.training:
             return checkpoint(block, hidden, use_reentrant=False)
         return block(hidden)

@@ -17,7 +17,7 @@ from typing_extensions import override
 from tsic.errors import CheckpointError, ConfigError, nearest
 from tsic.files import replacing, write_text
 from tsic.teacher.foundation import Embedding, Foundation
-from tsic.teacher.small import TINY, embedded, prepare
+from tsic.teacher.small import TINY, prepare
 
 
 class Sam(Foundation):
@@ -177,8 +177,8 @@ class EdgeTam(Sam2):
 
     @override
     def _stages(self, images: Tensor) -> list[Tensor]:
-        backbone = self.model.vision_encoder.backbone
-        return [state.permute(0, 2, 3, 1) for state in backbone.timm_model(images)]
+        backbone = self.model.vision_encoder.backbone.timm_model
+        return [state.permute(0, 2, 3, 1) for state in self._run(backbone, images)]
 
 
 _FAMILIES = {
@@ -201,8 +201,8 @@ def load_foundation(name: str) -> Foundation:
     Args:
         name: Hugging Face id (``facebook/sam-vit-base``, ``facebook/sam2.1-hiera-tiny``), local
             folder in the same format (that of a pretraining is), ``embedded``: the model that
-            ships with the package, or ``tiny-sam`` / ``tiny-sam2``: random weights that are the
-            same every time, so that they need not be saved.
+            ships with the package, or ``tiny-sam``, ``tiny-sam2``, ``tiny-edgetam``: random
+            weights that are the same every time, so that they need not be saved.
 
     Returns:
         The model in float32.
@@ -248,11 +248,6 @@ def load_foundation(name: str) -> Foundation:
             f"{missing[0]}; download the checkpoint again"
         )
     return foundation_class(model)
-
-
-def new_foundation() -> Foundation:
-    """The embedded model's architecture with weights from torch's global generator."""
-    return EdgeTam(prepare(embedded()))
 
 
 def save_foundation(foundation: Foundation, folder: Path) -> None:

@@ -60,8 +60,8 @@ def _tiny_sam2() -> Sam2Model:
     )
 
 
-def embedded() -> EdgeTamModel:
-    """The embedded model's architecture: EdgeTAM's with a narrow ResNet-18, 4.0 M parameters.
+def _tiny_edgetam() -> EdgeTamModel:
+    """A 4.0 M parameter EdgeTAM with a narrow ResNet-18: the embedded model's architecture.
 
     Group norm keeps an image's answer independent of its batch and of the statistics of what was
     trained on; the neck is top-down at all levels, so that the fine maps know what they lie in.
@@ -112,4 +112,5 @@ def prepare(model: Model) -> Model:
 TINY: dict[str, Callable[[], Model]] = {
     "tiny-sam": _tiny_sam,
     "tiny-sam2": _tiny_sam2,
+    "tiny-edgetam": _tiny_edgetam,
 }

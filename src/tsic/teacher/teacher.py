@@ -99,6 +99,7 @@ class Teacher(nn.Module):
         self.foundation.encoder.requires_grad_(trains_encoder)
         if lora_rank > 0:
             attach_lora(self.foundation.encoder, lora_rank)
+        self.foundation.train(self.training)  # what is frozen now also stands still
 
     def forward(self, images: Tensor, student_logits: Tensor) -> TeacherOutput:
         """Answer a batch of images with class scores, guided by the student's masks.
