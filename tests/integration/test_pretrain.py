@@ -66,6 +66,14 @@ def test_it_leaves_scores_pictures_and_a_model_that_teaches(whole: Path) -> None
     assert out.logits.shape == (1, 3, 10, 14)
 
 
+def test_the_shipped_configuration_trains_when_scaled_down(tmp_path: Path) -> None:
+    file = Path(__file__).parents[2] / "configs" / "pretrain" / "embedded.yaml"
+    small = ["--crops", "[[32, 32]]", "--batch_size", "1", "--prompts", "2", "--val_images", "1"]
+    short = ["--max_steps", "1", "--workers", "0", "--out", str(tmp_path)]
+    assert main(["pretrain", "--config", str(file), *small, *short]) == 0
+    assert (tmp_path / "embedded" / "model.safetensors").is_file()
+
+
 def test_it_learns_from_what_it_is_shown(whole: Path) -> None:
     from tsic.teacher.sam import load_foundation
 
