@@ -160,6 +160,7 @@ def test_image_that_needs_padding_is_registered_as_if_padded_by_hand(
                     embedding.fine,
                     multimask=multimask,
                 )[0]
+                + foundation.mask_skip * one[:, None]
                 for one in placed.unbind(1)
             ]
             return torch.cat(answers, 1)

@@ -14,6 +14,7 @@ from tsic.cli import main
 from tsic.data.class_file import write_classes
 from tsic.data.scenes import SCENE_CLASSES, draw_scene
 from tsic.teacher import build_teacher
+from tsic.teacher.sam import load_foundation
 
 TINY = {
     "init": "tiny-sam2",
@@ -66,12 +67,17 @@ def test_it_leaves_scores_pictures_and_a_model_that_teaches(whole: Path) -> None
     assert out.logits.shape == (1, 3, 10, 14)
 
 
-def test_the_shipped_configuration_trains_when_scaled_down(tmp_path: Path) -> None:
-    file = Path(__file__).parents[2] / "configs" / "pretrain" / "embedded.yaml"
+def test_the_shipped_configurations_train_when_scaled_down(tmp_path: Path) -> None:
+    """The embedded model's recipe: first all of a mask is learned, then only what to change."""
+    configs = Path(__file__).parents[2] / "configs" / "pretrain"
     small = ["--crops", "[[32, 32]]", "--batch_size", "1", "--prompts", "2", "--val_images", "1"]
-    short = ["--max_steps", "1", "--workers", "0", "--out", str(tmp_path)]
-    assert main(["pretrain", "--config", str(file), *small, *short]) == 0
-    assert (tmp_path / "embedded" / "model.safetensors").is_file()
+    short = ["--max_steps", "1", "--workers", "0", "--out", str(tmp_path), *small]
+    first = str(tmp_path / "embedded")
+    assert main(["pretrain", "--config", str(configs / "embedded.yaml"), *short]) == 0
+    assert load_foundation(first).mask_skip == 0
+    again = ["--config", str(configs / "embedded_skip.yaml"), "--init", first]
+    assert main(["pretrain", *again, *short]) == 0
+    assert load_foundation(str(tmp_path / "embedded_skip")).mask_skip == 0.5
 
 
 def test_it_learns_from_what_it_is_shown(whole: Path) -> None:
@@ -173,6 +179,7 @@ def test_labelled_regions_are_a_source(tmp_path: Path) -> None:
         (["--source.leaves", "0", "--source.streets", "0"], "shares"),
         (["--promts", "3"], "did you mean 'prompts'"),
         (["--prompts", "0"], "prompts must be >= 1"),
+        (["--mask_skip", "-1"], "mask_skip must be >= 0"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(

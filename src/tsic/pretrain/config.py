@@ -58,6 +58,9 @@ class PretrainConfig:
     init: str = "tiny-edgetam"
     """Where weights come from: any value of `teacher.name`. `tiny-edgetam` (random, the embedded
     model's architecture), `embedded`, a Hugging Face id or folder, a pretraining's folder."""
+    mask_skip: float | None = None
+    """Share of a mask prompt's logits that its answers start from: above 0 the model learns what to
+    change in a mask, at 0 also to copy it. `null` keeps that of `init`."""
     crops: tuple[tuple[int, int], ...] = (
         (96, 96),
         (96, 128),
@@ -101,6 +104,10 @@ def _rules(config: PretrainConfig) -> Rules:
         (
             0 < config.scale[0] <= config.scale[1],
             f"scale must be two rising positive ratios, got {config.scale}",
+        ),
+        (
+            config.mask_skip is None or config.mask_skip >= 0,
+            f"mask_skip must be >= 0, or null, got {config.mask_skip}",
         ),
         (config.prompts >= 1, f"prompts must be >= 1, got {config.prompts}"),
         (config.rounds >= 1, f"rounds must be >= 1, got {config.rounds}"),

@@ -70,12 +70,13 @@ class Promptable(nn.Module):
         Returns:
             Mask logits ``(P, M, h, w)`` and the IoU expected of each ``(P, M)``.
         """
-        dense = self.foundation.embed_masks(prompts.masks)
-        blank = self.foundation.embed_no_mask(dense.shape[-2], dense.shape[-1])
-        dense = torch.where(prompts.has_mask[:, None, None, None], dense, blank)
-        sparse = self.foundation.embed_points(prompts.points, prompts.point_labels)
         return self.foundation.answer(
-            embedding, dense, sparse, multimask=multimask, owners=prompts.owners
+            embedding,
+            prompts.masks,
+            self.foundation.embed_points(prompts.points, prompts.point_labels),
+            multimask=multimask,
+            owners=prompts.owners,
+            has_mask=prompts.has_mask,
         )
 
     def refine(self, images: Tensor, masks: Tensor, *, rounds: int = 1) -> Tensor:

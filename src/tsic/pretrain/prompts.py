@@ -168,7 +168,7 @@ def student_logits(rng: np.random.Generator, mask: Tensor, stride: int) -> Tenso
         Logits ``(H/4, W/4)``, resized bilinearly from the student's grid.
     """
     grid = F.avg_pool2d(mask[None, None], stride, ceil_mode=True)
-    sureness = rng.uniform(1.5, 9.0)
+    sureness = rng.uniform(1.5, 12.0)
     logits = (2 * grid - 1) * sureness + _smooth(rng, grid.shape[-2:], int(rng.integers(1, 5))) * (
         rng.uniform(0.0, 0.5) * sureness
     )

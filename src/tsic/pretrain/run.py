@@ -78,7 +78,10 @@ def pretrain(
     refuse_other_run(PRETRAIN, config, files, resume=resume, free=_FREE)
     resumes = resume and files.last.is_file()
     train, val = _sources(config, files)
-    module = PretrainModule(Promptable(load_foundation(config.init)), config, list(val))
+    foundation = load_foundation(config.init)
+    if config.mask_skip is not None:
+        foundation.mask_skip = config.mask_skip
+    module = PretrainModule(Promptable(foundation), config, list(val))
     if is_main():
         files.samples.mkdir(parents=True, exist_ok=True)
         save_config(config, files.config)

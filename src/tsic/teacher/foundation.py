@@ -44,6 +44,9 @@ class Foundation(nn.Module, ABC):
         hidden_channels: Channels of each of ``Embedding.hidden``.
         hidden_strides: Pixels per cell of each of ``Embedding.hidden``.
         recompute: Run encoder blocks again in the backward pass instead of keeping their insides.
+        mask_skip: Share of a mask prompt's logits that its answers start from; the mask decoder
+            adds what the image says against it. 0 for SAM and its kin, whose size and data let them
+            learn to copy; a small model spends most of its training on that.
     """
 
     multiple: int
@@ -55,6 +58,7 @@ class Foundation(nn.Module, ABC):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.mask_skip = float(getattr(model.config, "mask_skip", 0.0))
 
     @property
     @abstractmethod
@@ -92,30 +96,35 @@ class Foundation(nn.Module, ABC):
     def answer(
         self,
         embedding: Embedding,
-        dense: Tensor,
+        masks: Tensor,
         sparse: Tensor | None,
         *,
         multimask: bool,
         owners: Tensor | None = None,
+        has_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode as many prompts per image as there are.
 
         Args:
-            embedding: Of ``B`` images.
-            dense: Embedded mask prompts ``(P, D, h, w)``; the embedding is resized to their grid.
+            embedding: Of ``B`` images; it is resized to the grid of the embedded prompts.
+            masks: Mask prompts, logits ``(P, 1, 4h, 4w)``; 0 where there is none.
             sparse: Prompt tokens ``(P, T, D)`` or ``None``.
             multimask: See ``decode``.
             owners: Image of each prompt, int64 ``(P,)``; by default equally many per image, all of
                 the first image first.
+            has_mask: Which prompts have a mask, bool ``(P,)``; by default all.
 
         Returns:
             See ``decode``.
         """
+        dense = self.embed_masks(masks)
+        height, width = dense.shape[-2:]
+        if has_mask is not None:
+            dense = dense.where(has_mask[:, None, None, None], self.embed_no_mask(height, width))
         images = embedding.image.shape[0]
         if owners is None:
             owners = torch.arange(images, device=dense.device)
             owners = owners.repeat_interleave(dense.shape[0] // images)
-        height, width = dense.shape[-2:]
 
         def per_prompt(maps: Tensor, scale: int) -> Tensor:
             size = (scale * height, scale * width)
@@ -125,7 +134,8 @@ class Foundation(nn.Module, ABC):
 
         fine = tuple(per_prompt(maps, s) for maps, s in zip(embedding.fine, (4, 2), strict=False))
         image = per_prompt(embedding.image, 1)
-        return self.decode(image, dense, sparse, fine, multimask=multimask)
+        logits, ious = self.decode(image, dense, sparse, fine, multimask=multimask)
+        return (logits + self.mask_skip * masks if self.mask_skip else logits), ious
 
     @override
     def train(self, mode: bool = True) -> Self:

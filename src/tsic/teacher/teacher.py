@@ -158,9 +158,9 @@ class Teacher(nn.Module):
 
     def _decode(self, embedding: Embedding, masks: Tensor, class_ids: Tensor | None) -> Tensor:
         """Decode ``(B, N, 4h, 4w)`` mask prompts to ``(B, N or 3, 4h, 4w)`` masks."""
-        dense = self.foundation.embed_masks(masks.flatten(0, 1)[:, None])
+        prompts = masks.flatten(0, 1)[:, None]
         decoded, _ = self.foundation.answer(
-            embedding, dense, self._tokens(class_ids), multimask=class_ids is None
+            embedding, prompts, self._tokens(class_ids), multimask=class_ids is None
         )
         return decoded.reshape(masks.shape[0], -1, *decoded.shape[-2:])
 
