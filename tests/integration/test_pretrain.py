@@ -13,6 +13,7 @@ from PIL import Image
 from tsic.cli import main
 from tsic.data.class_file import write_classes
 from tsic.data.scenes import SCENE_CLASSES, draw_scene
+from tsic.errors import CheckpointError
 from tsic.teacher import build_teacher
 from tsic.teacher.sam import load_foundation
 
@@ -155,6 +156,21 @@ def test_unlabelled_images_of_the_user_s_continue_a_model(
     assert "leaves/answer_iou" not in rows
     assert len(list((tmp_path / "own" / "regions").glob("*.png"))) == 5
     build_teacher(str(tmp_path / "own"), num_classes=2)
+
+
+def test_images_without_anything_in_them_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(2):
+        Image.new("L", (64, 64), 90 + i).save(tmp_path / f"{i}.png")
+    assert run(tmp_path, "--images", str(tmp_path), "--name", "flat") == 2
+    assert "no region was found in the images" in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_finished_does_not_teach(tmp_path: Path) -> None:
+    stop_after(2, tmp_path)
+    with pytest.raises(CheckpointError, match="has not finished"):
+        load_foundation(str(tmp_path / "cut"))
 
 
 def test_labelled_regions_are_a_source(tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ class Answers(Callback):
             for images in self.images.values()
             for position in range(self.count)
         ]
-        picture = panel([row for row in rows if row], ["image", "prompt", "answer", "truth"])
-        save_png(picture, self.folder / f"step_{trainer.global_step:06d}.png")
+        if rows := [row for row in rows if row]:
+            picture = panel(rows, ["image", "prompt", "answer", "truth"])
+            save_png(picture, self.folder / f"step_{trainer.global_step:06d}.png")
 
 
 @torch.inference_mode()

@@ -121,6 +121,10 @@ class RegionCache:
             Image.fromarray(regions).save(part, format="PNG")
         return regions
 
+    def known(self, path: Path) -> Regions:
+        """Regions of an image file, read only if they are not known; see `regions`."""
+        return self.regions(path, lambda: read_image(path).permute(1, 2, 0).numpy())
+
     def file(self, path: Path) -> Path:
         """Where the regions of an image file are kept.
 
@@ -169,7 +173,7 @@ def propose_all(
 
 def _fill(cache: RegionCache, path: Path) -> None:
     """Put the regions of one image file into a cache."""
-    cache.regions(path, lambda: read_image(path).permute(1, 2, 0).numpy())
+    cache.known(path)
 
 
 def _shrink(image: Pixels) -> Pixels:

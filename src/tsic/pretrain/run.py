@@ -10,7 +10,7 @@ import torch
 from tsic.callbacks import read_metrics
 from tsic.config_file import save_config
 from tsic.data.readers import open_dataset
-from tsic.errors import CheckpointError
+from tsic.errors import CheckpointError, ConfigError
 from tsic.files import write_text
 from tsic.folder import TrainingFolder
 from tsic.loop import fit, is_main, make_trainer, refuse_other_run, resolve
@@ -120,6 +120,11 @@ def _sources(
         paths = find_images(Path(source.images))
         with progress("propose regions") as on_progress:
             cache = propose(paths, files.path / "regions", on_progress)
+        if not any(cache.known(path).any() for path in paths[:: max(1, len(paths) // 100)]):
+            raise ConfigError(
+                f"no region was found in the images of source.images '{source.images}': nothing in "
+                "them has an edge around it; give images with things in them"
+            )
         held, kept = _held_out(len(paths), config.val_images)
         shown = UnlabelledImages([paths[i] for i in kept], cache, config.scale)
         train.append((shown, source.images_share))

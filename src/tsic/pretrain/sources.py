@@ -60,7 +60,7 @@ class UnlabelledImages:
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> Regions:
         """Crop one of the images, its colours varied."""
         path = self.paths[int(rng.integers(len(self.paths)))]
-        image = _pixels(path)
+        image = read_image(path).permute(1, 2, 0).numpy()
         ids = self.cache.regions(path, lambda: image)
         image, cut = random_crop(rng, image, ids, (height, width), self.scale)
         kinds = np.zeros(int(cut.max()) + 1, np.int32)
@@ -156,7 +156,3 @@ def random_crop(
     if rng.random() < 0.5:
         answer, cut = answer[:, ::-1], cut[:, ::-1]
     return np.ascontiguousarray(answer), np.ascontiguousarray(cut)
-
-
-def _pixels(path: Path) -> npt.NDArray[np.uint8]:
-    return read_image(path).permute(1, 2, 0).numpy()

@@ -1,6 +1,8 @@
 """The SAM family as foundation models: with `tsic.teacher.small` the door to transformers."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from transformers.models.edgetam.modeling_edgetam import EdgeTamModel
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
+from transformers.utils import logging
 from typing_extensions import override
 
 from tsic.errors import CheckpointError, ConfigError, nearest
@@ -209,7 +212,8 @@ def load_foundation(name: str) -> Foundation:
 
     Raises:
         ConfigError: If ``name`` is none of these, or a model of another family.
-        CheckpointError: If the files cannot be found, fetched or read.
+        CheckpointError: If the files cannot be found, fetched or read, or a pretraining has not
+            finished.
     """
     if name in TINY:
         with torch.random.fork_rng(devices=[]):
@@ -223,6 +227,11 @@ def load_foundation(name: str) -> Foundation:
             f"teacher.name '{name}' is neither a folder nor a Hugging Face id such as "
             f"facebook/sam-vit-base; {nearest(name, ['embedded', *TINY, 'none'])}"
         )
+    if (Path(name) / "checkpoints").is_dir() and not (Path(name) / "config.json").is_file():
+        raise CheckpointError(
+            f"teacher.name '{name}' is a run that has not finished, or no pretraining; finish it "
+            "with tsic pretrain --resume auto"
+        )
     try:
         family = transformers.AutoConfig.from_pretrained(name).model_type
         if family not in _FAMILIES:
@@ -230,9 +239,10 @@ def load_foundation(name: str) -> Foundation:
                 f"teacher.name '{name}' is a '{family}' model; {nearest(family, _FAMILIES)}"
             )
         model_class, foundation_class = _FAMILIES[family]
-        model, report = model_class.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
-        )
+        with _quiet(name):
+            model, report = model_class.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True
+            )
     except ConfigError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -248,6 +258,19 @@ def load_foundation(name: str) -> Foundation:
             f"{missing[0]}; download the checkpoint again"
         )
     return foundation_class(model)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """No progress bar for reading a folder; a download keeps its own."""
+    hides = Path(name).is_dir() and logging.is_progress_bar_enabled()
+    if hides:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hides:
+            logging.enable_progress_bar()
 
 
 def save_foundation(foundation: Foundation, folder: Path) -> None:
