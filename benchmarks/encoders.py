@@ -200,8 +200,16 @@ def convnext() -> Foundation:
     return convolutional("convnext_atto", [40, 80, 160, 320], out_indices=[0, 1, 2, 3])
 
 
+def skipping() -> Foundation:
+    """The same, trained with half of the mask prompt added to its answers."""
+    foundation = resnet()
+    foundation.mask_skip = 0.5
+    return foundation
+
+
 ENCODERS: dict[str, Callable[[], Foundation]] = {
     "resnet18 32-256": resnet,
+    "resnet18 32-256, mask_skip 0.5": skipping,
     "convnext_atto": convnext,
     "hiera 32-256": hiera,
     "vit 192x8": vit,

@@ -59,8 +59,8 @@ class PretrainConfig:
     """Where weights come from: any value of `teacher.name`. `tiny-edgetam` (random, the embedded
     model's architecture), `embedded`, a Hugging Face id or folder, a pretraining's folder."""
     mask_skip: float | None = None
-    """Share of a mask prompt's logits that its answers start from: above 0 the model learns what to
-    change in a mask, at 0 also to copy it. `null` keeps that of `init`."""
+    """Share of a mask prompt's logits that the finished model adds to its answers; it trains and
+    is scored without. `null` keeps that of `init`."""
     crops: tuple[tuple[int, int], ...] = (
         (96, 96),
         (96, 128),

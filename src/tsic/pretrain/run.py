@@ -32,7 +32,14 @@ from tsic.progress import progress
 from tsic.report import Curves, write_report
 from tsic.teacher.sam import load_foundation, save_foundation
 
-_FREE = ("workers", "trainer.log_every", "trainer.save_every", "trainer.pictures", "source.root")
+_FREE = (
+    "workers",
+    "trainer.log_every",
+    "trainer.save_every",
+    "trainer.pictures",
+    "source.root",
+    "mask_skip",
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,8 @@ def pretrain(
     resumes = resume and files.last.is_file()
     train, val = _sources(config, files)
     foundation = load_foundation(config.init)
-    if config.mask_skip is not None:
-        foundation.mask_skip = config.mask_skip
+    mask_skip = foundation.mask_skip if config.mask_skip is None else config.mask_skip
+    foundation.mask_skip = 0.0  # trained with it, the answers alone stay worse
     module = PretrainModule(Promptable(foundation), config, list(val))
     if is_main():
         files.samples.mkdir(parents=True, exist_ok=True)
@@ -105,6 +112,7 @@ def pretrain(
         resumes=resumes,
     )
     fit(trainer, module, data, files, resumes=resumes)
+    foundation.mask_skip = mask_skip
     return _finish(config, files, module, label, start)
 
 

@@ -44,9 +44,8 @@ class Foundation(nn.Module, ABC):
         hidden_channels: Channels of each of ``Embedding.hidden``.
         hidden_strides: Pixels per cell of each of ``Embedding.hidden``.
         recompute: Run encoder blocks again in the backward pass instead of keeping their insides.
-        mask_skip: Share of a mask prompt's logits that its answers start from; the mask decoder
-            adds what the image says against it. 0 for SAM and its kin, whose size and data let them
-            learn to copy; a small model spends most of its training on that.
+        mask_skip: Share of a mask prompt's logits that is added to its answers: where a small
+            model is unsure of a photograph, the prompt decides. 0 for SAM and its kin.
     """
 
     multiple: int

@@ -283,6 +283,7 @@ def save_foundation(foundation: Foundation, folder: Path) -> None:
     config = copy.deepcopy(foundation.model.config)
     config.dtype = "float16"
     config.mask_skip = foundation.mask_skip
+    config._name_or_path = ""  # a path of this machine says nothing elsewhere
     config.architectures = [type(foundation.model).__name__]
     state = {
         name: tensor.detach().half().cpu().contiguous()

@@ -8,9 +8,6 @@ from transformers.models.edgetam.modeling_edgetam import EdgeTamModel
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
 
-MASK_SKIP = 0.5
-"""See ``tsic.teacher.foundation.Foundation``."""
-
 Model: TypeAlias = Any
 """A transformers model of the SAM family; the library has no types to tell."""
 
@@ -92,10 +89,7 @@ def _tiny_edgetam() -> EdgeTamModel:
     )
     return EdgeTamModel(
         transformers.EdgeTamConfig(
-            vision_config=vision,
-            prompt_encoder_config=prompt,
-            mask_decoder_config=decoder,
-            mask_skip=MASK_SKIP,
+            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
         )
     )
 
