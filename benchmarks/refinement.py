@@ -9,8 +9,8 @@ counts is the IoU with the truth at the image's size, mean over masks. Methods: 
 resized bilinearly), the model (`rounds 2`: asked again with its own answer), the same architecture
 with random weights, GrabCut (OpenCV; sure where the prompt's probability is below 0.1 or above 0.9,
 five iterations) and the guided filter (OpenCV; radius half the stride, regularisation 1e-2, of the
-prompt's probability). Both rivals have the best of the settings tried on such images: sure margins of
-0.1 and 0.02 or a band of half a stride around the edge, one or five iterations; a radius of one or
+prompt's probability). Both rivals have the best settings of those tried on such images: margins
+of 0.1, 0.02 or a band of half a stride around the edge, one or five iterations; a radius of one or
 half a stride, regularisation 1e-4 to 1e-2, probabilities or logits.
 """
 
