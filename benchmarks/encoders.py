@@ -30,6 +30,7 @@ from tsic.pretrain.module import iou_on
 from tsic.pretrain.promptable import Promptable, PromptBatch
 from tsic.pretrain.sources import leaves
 from tsic.teacher.foundation import Foundation
+from tsic.teacher.refiner import Refiner
 from tsic.teacher.sam import EdgeTam, Sam, Sam2
 from tsic.teacher.small import prepare
 
@@ -189,7 +190,7 @@ def convolutional(architecture: str, widths: list[int], **options: Any) -> Found
 
 
 def resnet() -> Foundation:
-    """ResNet-18 with 32 to 256 channels and group norm: the embedded model's."""
+    """ResNet-18 with 32 to 256 channels and group norm."""
     widths = [32, 64, 160, 256]
     options = {"channels": widths, "norm_layer": "groupnorm", "out_indices": [1, 2, 3, 4]}
     return convolutional("resnet18", widths, **options)
@@ -200,16 +201,16 @@ def convnext() -> Foundation:
     return convolutional("convnext_atto", [40, 80, 160, 320], out_indices=[0, 1, 2, 3])
 
 
-def skipping() -> Foundation:
-    """The same, trained with half of the mask prompt added to its answers."""
+def refined() -> Foundation:
+    """The same with a refiner: the embedded model's."""
     foundation = resnet()
-    foundation.mask_skip = 0.5
+    foundation.refiner = Refiner(foundation.hidden_channels[0], DIM, width=16)
     return foundation
 
 
 ENCODERS: dict[str, Callable[[], Foundation]] = {
     "resnet18 32-256": resnet,
-    "resnet18 32-256, mask_skip 0.5": skipping,
+    "resnet18 32-256, refiner": refined,
     "convnext_atto": convnext,
     "hiera 32-256": hiera,
     "vit 192x8": vit,

@@ -7,15 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsic.config import RunConfig, TeacherConfig
+from tsic.checkpoint import load_student
+from tsic.config import RunConfig, StudentConfig, TeacherConfig
 from tsic.config_file import load_config
 from tsic.cycle import Cycle
 from tsic.data.classes import ClassTable
 from tsic.data.readers import open_dataset
-from tsic.errors import CheckpointError
+from tsic.distilled import Distilled, Offline, Peer
+from tsic.errors import CheckpointError, ConfigError
 from tsic.folder import RunFolder
-from tsic.student import build_student
-from tsic.teacher import Teacher, build_teacher
+from tsic.options import Role
+from tsic.rivals import Sizes, rival_class
+from tsic.student import Student, build_student
+from tsic.teacher import Teacher, TeacherOutput, build_teacher
 from tsic.training import CycleModule
 
 
@@ -34,26 +38,94 @@ def build_module(
             needs them.
     """
     torch.manual_seed(config.seed)
-    student = build_student(
-        config.student.name,
-        num_classes=classes.num_classes,
-        encoder=config.student.encoder,
-        weights=config.student.weights,
-        output_stride=config.student.output_stride,
-        auxiliary=config.student.auxiliary,
-        options=config.student.options,
-    )
+    student = build_configured_student(config.student, classes.num_classes)
     torch.manual_seed(config.seed)
-    teacher = build_configured_teacher(config.teacher, classes.num_classes)
+    if config.distill.method == "none":
+        teacher = build_configured_teacher(config.teacher, classes.num_classes)
+        cycle = Cycle(student, teacher, config.objective, class_weights)
+    else:
+        cycle = _build_distilled(config, student, classes, class_weights)
     return CycleModule(
-        Cycle(student, teacher, config.objective, class_weights),
+        cycle,
         config.optim,
-        num_classes=classes.num_classes,
+        class_names=classes.names,
         max_steps=config.max_steps,
-        warmup_steps=config.teacher.warmup_steps,
+        warmup_steps=config.teacher.warmup_steps if config.distill.method == "none" else 0,
         seed=config.seed,
         view=config.data.resize,
     )
+
+
+def build_configured_student(config: StudentConfig, num_classes: int) -> Student:
+    """Build the student that a configuration names."""
+    return build_student(
+        config.name,
+        num_classes=num_classes,
+        encoder=config.encoder,
+        weights=config.weights,
+        output_stride=config.output_stride,
+        auxiliary=config.auxiliary,
+        options=config.options,
+    )
+
+
+def _build_distilled(
+    config: RunConfig, student: Student, classes: ClassTable, class_weights: Tensor | None
+) -> Distilled:
+    """Build the student, its teacher and a published method."""
+    distill = config.distill
+    kind = rival_class(distill.method)
+    teacher: Offline | Peer
+    if kind.teacher == "peer":
+        torch.manual_seed(config.seed + 1)
+        teacher = Peer(build_configured_student(config.student, classes.num_classes))
+    else:
+        assert distill.teacher is not None
+        teacher = _load_offline(distill.teacher, distill.role, classes)
+    torch.manual_seed(config.seed)
+    sizes = Sizes(
+        classes.num_classes, student.feature_channels[-1], _feature_channels(teacher, classes)
+    )
+    return Distilled(
+        student,
+        teacher,
+        kind(sizes),
+        weight=distill.weight,
+        objective=config.objective,
+        class_weights=class_weights,
+    )
+
+
+def _load_offline(folder: str, role: Role, classes: ClassTable) -> Offline:
+    """Load who teaches from a run's folder or a student's.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+        ConfigError: If it knows other classes, or has no such network.
+    """
+    if role == "student":
+        trained = load_student(folder)
+        known, offline = trained.classes, Offline(trained.student)
+    else:
+        module, known = load_run(folder)
+        if not isinstance(module.cycle.teacher, Teacher):
+            raise ConfigError(f"distill.role: '{folder}' was trained without a teacher")
+        offline = Offline(module.student, module.cycle.teacher)
+    if known.names != classes.names:
+        raise ConfigError(
+            f"distill.teacher: '{folder}' knows other classes than the data; train one on this data"
+        )
+    return offline
+
+
+@torch.no_grad()
+def _feature_channels(teacher: Offline | Peer, classes: ClassTable) -> int:
+    """Channels of the features that a teacher gives."""
+    was_training = teacher.training
+    blank = torch.zeros(1, 3, 64, 64)
+    answer: TeacherOutput = teacher.eval()(blank, torch.zeros(1, classes.num_classes, 16, 16))
+    teacher.train(was_training)
+    return answer.features.shape[1]
 
 
 def build_configured_teacher(config: TeacherConfig, num_classes: int) -> Teacher | None:

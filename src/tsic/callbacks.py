@@ -133,7 +133,7 @@ class ShowProgress(Callback):
         scores = {
             key.removeprefix("val/").replace("_miou", " mIoU").replace("_", " "): float(value)
             for key, value in trainer.callback_metrics.items()
-            if key.startswith("val/")
+            if key.startswith("val/") and key.endswith("iou")
         }
         told = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
         self.scores = f"(val {told}) "

@@ -17,6 +17,7 @@ verbs:
   demo       draw street scenes, train a student alone and in the cycle, compare, report
   data       check a dataset before a training, look at it, pack it for speed
   train      train a student, with or without a teacher
+  compare    the student alone, published methods and the cycle, with seeds and intervals
   pretrain   train a promptable model on drawn images or on your own unlabelled ones
   evaluate   score a student, a run's teacher or an exported file on labelled images
   predict    label images, folders and videos with a student or an exported file
@@ -83,6 +84,7 @@ VERBS = {
     "demo": "tsic.commands:demo_command",
     "data": "tsic.data_commands:data_command",
     "train": "tsic.commands:train_command",
+    "compare": "tsic.compare.command:compare_command",
     "pretrain": "tsic.commands:pretrain_command",
     "evaluate": "tsic.deploy.evaluate_command:evaluate_command",
     "predict": "tsic.deploy.predict.command:predict_command",

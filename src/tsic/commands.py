@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tsic.command_line import Parser
-from tsic.config_file import RUN, Schema, load_config, parser, read_config
+from tsic.config import RunConfig
+from tsic.config_file import RUN, Schema, load_config, parser, read_config, with_values
 from tsic.errors import ConfigError
 
 # PyTorch, Lightning and transformers are imported inside the verbs, once the words are right.
@@ -29,12 +30,30 @@ def _training_parser(verb: str) -> Parser:
 def train_command(words: Sequence[str]) -> int:
     """Train a student; any key of the configuration can follow as ``--key value``."""
     own = _training_parser(RUN.verb)
+    own.add_argument(
+        "--dry-run", action="store_true", help="tell what it would cost on this machine, and stop"
+    )
+    own.add_argument(
+        "--batch",
+        metavar="N",
+        help="short for --data.batch_size; auto takes the largest that fits into memory",
+    )
     if _wants_help(words):
         _write_help(own, RUN)
         return 0
     known, overrides = own.parse_known_args(list(words))
+    finds_batch = known.batch == "auto"
+    if known.batch and not finds_batch:
+        overrides += ["--data.batch_size", known.batch]
     config = load_config(known.config, overrides)
     name = known.name or (known.config.stem if known.config else "run")
+    if finds_batch:
+        config = _with_largest_batch(config, known.out / name, goes_on=known.resume == "auto")
+    if known.dry_run:
+        from tsic.dry_run import rehearse
+
+        sys.stdout.write(f"{rehearse(config).to_text()}\n")
+        return 0
     from tsic.run import train
 
     result = train(config, known.out / name, resume=known.resume == "auto", label=name)
@@ -45,6 +64,21 @@ def train_command(words: Sequence[str]) -> int:
         f"everything is in {result.folder.path}\n"
     )
     return 0
+
+
+def _with_largest_batch(config: RunConfig, folder: Path, *, goes_on: bool) -> RunConfig:
+    """The configuration with the largest batch that fits; a run that goes on keeps its own."""
+    from tsic.folder import RunFolder
+
+    begun = RunFolder(folder).config
+    if goes_on and begun.is_file():
+        size = load_config(begun).data.batch_size
+    else:
+        from tsic.dry_run import largest_batch
+
+        size = largest_batch(config)
+    sys.stdout.write(f"data.batch_size: {size}\n")
+    return with_values(RUN, config, {"data.batch_size": size})
 
 
 def pretrain_command(words: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tsic.options import Gradient, MappingKind, MaskStride, Objective, PromptKind
+from tsic.options import Gradient, MappingKind, MaskStride, Objective, PromptKind, Role
 
 Recipe = Literal["cycle", "paper", "release"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -102,6 +102,22 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """A published method in the cycle's place, for comparisons."""
+
+    method: str = "none"
+    """`none`, or one of `docs/compare.md`: `at`, `cirkd`, `cwd`, `cwd_features`, `dist`, `fitnet`,
+    `ifvd`, `kd`, `mutual`, `skd`."""
+    teacher: str | None = None
+    """Folder of a finished run or of a student, which teaches and stands still; `mutual` has none:
+    its teacher is a second student of the same kind that learns beside the first."""
+    role: Role = "student"
+    """Which network of that run teaches."""
+    weight: float = 1.0
+    """Factor on the method's own weights."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """AdamW with a polynomial schedule."""
 
@@ -162,6 +178,8 @@ class RunConfig:
     """The network that ships."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """The prompted foundation model."""
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    """A published method in the cycle's place, for comparisons."""
     objective: Objective = field(default_factory=Objective)
     """Weights and rules of the losses."""
     optim: OptimConfig = field(default_factory=OptimConfig)

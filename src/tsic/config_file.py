@@ -15,6 +15,7 @@ import yaml
 from tsic.config import RunConfig, TrainerConfig
 from tsic.errors import ConfigError, nearest
 from tsic.files import write_text
+from tsic.options import RIVALS
 from tsic.recipes import RECIPES
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -77,7 +78,25 @@ def read_config(schema: Schema[C], path: str | Path | None, overrides: Sequence[
     _refuse_unknown(
         schema, [key for key, _ in _leaves(written)], [word[2:] for word in words[::2]], path
     )
-    merged = _merge(_recipe(schema, written, words), written)
+    return _checked(schema, _merge(_recipe(schema, written, words), written), words)
+
+
+def with_values(schema: Schema[C], config: C, values: Mapping[str, Any]) -> C:
+    """Change some dotted keys of a configuration.
+
+    Raises:
+        ConfigError: As ``read_config``.
+    """
+    _refuse_unknown(schema, [], list(values), None)
+    words = [
+        word
+        for key, value in values.items()
+        for word in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+    ]
+    return _checked(schema, to_plain(config), words)
+
+
+def _checked(schema: Schema[C], merged: Mapping[str, Any], words: Sequence[str]) -> C:
     config = _parse(schema, merged, words)
     broken = [message for holds, message in schema.rules(config) if not holds]
     if broken:
@@ -300,6 +319,7 @@ def _run_rules(config: RunConfig) -> Rules:
             config.teacher.lora_rank >= 0,
             f"teacher.lora_rank must be >= 0, got {config.teacher.lora_rank}",
         ),
+        *_distill_rules(config),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),
         (
             0 <= config.objective.class_balance <= 1,
@@ -309,6 +329,27 @@ def _run_rules(config: RunConfig) -> Rules:
             config.optim.ema is None or 0 < config.optim.ema < 1,
             f"optim.ema must lie between 0 and 1, got {config.optim.ema}",
         ),
+    ]
+
+
+def _distill_rules(config: RunConfig) -> Rules:
+    distill = config.distill
+    if distill.method == "none":
+        return []
+    return [
+        (
+            distill.method in RIVALS,
+            f"distill.method: '{distill.method}' is no method; {nearest(distill.method, RIVALS)}",
+        ),
+        (
+            config.teacher.name == "none",
+            f"distill.method {distill.method} stands in the cycle's place: set teacher.name: none",
+        ),
+        (
+            (distill.teacher is None) == (distill.method == "mutual"),
+            "distill.teacher must name the folder of a finished run (mutual alone has none)",
+        ),
+        (distill.weight > 0, f"distill.weight must be > 0, got {distill.weight}"),
     ]
 
 

@@ -62,6 +62,11 @@ class Cycle(nn.Module):
         self.teacher = teacher
         self.objective = objective or Objective()
 
+    @property
+    def teacher_learns(self) -> bool:
+        """Whether there is a teacher whose weights change."""
+        return self.teacher is not None and any(p.requires_grad for p in self.teacher.parameters())
+
     def forward(self, images: Tensor, labels: Tensor, *, with_teacher: bool = True) -> CycleOutput:
         """Run one step.
 

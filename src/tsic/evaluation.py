@@ -65,6 +65,7 @@ def evaluate(
     boundary: bool = False,
     trimap: int | None = None,
     on_progress: OnProgress | None = None,
+    on_image: Callable[[Tensor], None] | None = None,
 ) -> Report:
     """Score a network at the images' own size, in constant memory.
 
@@ -77,6 +78,7 @@ def evaluate(
         boundary: Whether boundary IoU is computed, too.
         trimap: Pixels from a border of the labels up to which IoU is computed once more.
         on_progress: Called with images done and in all.
+        on_image: Called with the confusion matrix ``(K, K)`` of each image, in order.
 
     Returns:
         The scores.
@@ -93,7 +95,10 @@ def evaluate(
     borders = torch.zeros(2, num_classes, dtype=torch.int64)
     for done, (image, labels) in enumerate(_read_ahead(dataset), start=1):
         predicted = label_image(shown, image, view)
-        confusion += confusion_matrix(predicted, labels, num_classes)
+        counts = confusion_matrix(predicted, labels, num_classes)
+        confusion += counts
+        if on_image:
+            on_image(counts)
         if boundary:
             borders += boundary_counts(predicted, labels, num_classes)
         if trimap is not None:

@@ -54,3 +54,8 @@ class RunFolder(TrainingFolder):
     def student(self) -> Path:
         """What the student that ships is; its weights lie beside it."""
         return self.path / "student.json"
+
+    @property
+    def confusions(self) -> Path:
+        """The student's pixel counts on every validation image."""
+        return self.path / "confusions.npz"

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
@@ -33,6 +34,9 @@ def build_optimizer(
         named = trainable(cycle.teacher)
         parts["lora"] = (lora_lr, [one for one in named if one[0].endswith(_LORA)])
         parts["decoders"] = (teacher_lr, [one for one in named if not one[0].endswith(_LORA)])
+    own = ("student.", "teacher.")
+    rest = [one for one in trainable(cycle) if not one[0].startswith(own)]
+    parts["rival"] = (config.lr, rest)  # projections that a method in the cycle's place trains
     return adamw(
         parts,
         weight_decay=config.weight_decay,
@@ -91,3 +95,9 @@ def _is_table(name: str) -> bool:
 def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Named parameters that train."""
     return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of a network that holds the exponential moving average of its weights and buffers."""
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return average.requires_grad_(requires_grad=False)

@@ -1,6 +1,7 @@
 """Choices inside the cycle; light to import, so that help and error messages are quick."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Average = Literal["valid", "all"]
@@ -12,6 +13,11 @@ Gradient = Literal["through", "stop"]
 MappingKind = Literal["light", "uper", "uper-released"]
 MaskStride = Literal[16, 4]
 Attention = Literal["released", "repaired"]
+Role = Literal["student", "teacher"]
+
+# Each is one file; listed without importing them.
+RIVALS = tuple(sorted(one.stem for one in Path(__file__).parent.glob("rivals/[a-z]*.py")))
+"""Names of the published methods that can stand in the cycle's place."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from tsic.callbacks import Panels
 from tsic.checkpoint import save_student
 from tsic.config import RunConfig
 from tsic.config_file import RUN, save_config
+from tsic.confusions import Confusions
+from tsic.cost import Cost
 from tsic.data.check import count_pixels, require_clean
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
@@ -25,9 +27,16 @@ from tsic.losses import balanced_class_weights
 from tsic.progress import progress
 from tsic.run_report import RunResult, write_run_report
 from tsic.training import CycleModule
+from tsic.watch import Watch
 
 # Keys that may change between the parts of a resumed run: none of them changes its weights.
-_FREE = ("data.workers", "trainer.log_every", "trainer.save_every", "trainer.pictures", "data.root")
+FREE_KEYS = (
+    "data.root",
+    "data.workers",
+    "trainer.log_every",
+    "trainer.pictures",
+    "trainer.save_every",
+)
 
 
 def train(
@@ -53,14 +62,15 @@ def train(
     files = RunFolder(Path(folder))
     # Everything that a mistake of the user's could stop comes before the first file is written.
     config = resolve(RUN, config, files)
-    refuse_other_run(RUN, config, files, resume=resume, free=_FREE)
+    refuse_other_run(RUN, config, files, resume=resume, free=FREE_KEYS)
     resumes = resume and files.last.is_file()
     train_set, val_set = _open_data(config)
     module = build_module(config, train_set.classes, _class_weights(config, train_set))
     if is_main():
         files.samples.mkdir(parents=True, exist_ok=True)
         save_config(config, files.config)
-    data = _data(config, train_set, val_set)
+    data = segmentation_data(config, train_set, val_set)
+    cost = Cost()
     trainer = make_trainer(
         config.trainer,
         files,
@@ -68,13 +78,13 @@ def train(
         max_steps=config.max_steps,
         monitor="val/student_miou",
         clip=config.optim.clip,
-        callbacks=[Panels(files.samples, val_set, config.trainer.pictures)],
+        callbacks=[cost, Watch(), Panels(files.samples, val_set, config.trainer.pictures)],
         # While the teacher warms up, and for prompts it does not use, weights have no gradient.
-        leaves_unused=config.teacher.name != "none",
+        leaves_unused=module.cycle.teacher is not None,
         resumes=resumes,
     )
     fit(trainer, module, data, files, resumes=resumes)
-    student, teacher = _finish(config, files, module, val_set)
+    student, teacher = _finish(config, files, module, val_set, cost)
     result = RunResult(files, student, teacher, time.monotonic() - start)
     write_run_report(config, result, val_set.classes, label)
     return result
@@ -96,9 +106,10 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     return train_set, val_set
 
 
-def _data(
-    config: RunConfig, train_set: SegmentationDataset, val_set: SegmentationDataset
+def segmentation_data(
+    config: RunConfig, train_set: SegmentationDataset, val_set: SegmentationDataset | None
 ) -> SegmentationData:
+    """Batches of a run; no validation split leaves validation out."""
     data = config.data
     transform = TrainTransform(
         data.crop,
@@ -127,19 +138,29 @@ def _finish(
     files: RunFolder,
     module: CycleModule,
     val_set: SegmentationDataset,
+    cost: Cost,
 ) -> tuple[Report, Report | None]:
     """Write the best student and its scores."""
     if files.best.is_file():
         load_weights(module, files.best)
     module.eval()
+    confusions = Confusions(val_set.classes.num_classes)
     reports = {
-        role: evaluate(score, val_set, device=module.device)
+        role: evaluate(
+            score,
+            val_set,
+            device=module.device,
+            on_image=confusions.add if role == "student" else None,
+        )
         for role, score in scorers(module).items()
     }
+    confusions.save(files.confusions)
     written = {
         "split": config.data.val_split,
         **reports["student"].to_dict(),
         "teacher": reports["teacher"].to_dict() if "teacher" in reports else None,
+        "training_seconds": cost.seconds,
+        "peak_memory_mib": cost.memory_mib,
     }
     write_text(files.evaluation, json.dumps(written, indent=1))
     facts: dict[str, Any] = {
@@ -152,7 +173,7 @@ def _finish(
             "steps": config.max_steps,
             "seed": config.seed,
             "recipe": config.recipe,
-            "teacher": config.teacher.name,
+            "teacher": config.distill.teacher or config.teacher.name,
             "val_miou": reports["student"].miou,
         },
         "scores": {"split": config.data.val_split, **_scores(reports["student"])},

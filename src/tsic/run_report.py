@@ -10,7 +10,7 @@ from tsic.evaluation import Report
 from tsic.folder import RunFolder
 from tsic.report import Curves, Table, per_class_table, write_report
 
-_DISTILLATION = ("teacher_ce", "mask", "kl", "ensemble_kl", "feature")
+_OWN = ("train/student_ce", "train/total")
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,17 @@ def curves(runs: Mapping[str, RunFolder]) -> Curves:
         }
         return {name: points for name, points in found.items() if points}
 
+    rest = {key: None for rows in logged.values() for _, key, _ in rows if key.startswith("train/")}
     plots = {
         "validation mIoU, %": lines(["val/student_miou", "val/teacher_miou"]),
+        "pixels where one alone is right, %": lines(
+            ["val/only_student_right", "val/only_teacher_right"]
+        ),
+        "what the prompt does to the teacher": lines(
+            ["val/prompt_sensitivity", "val/prompt_gain", "val/oracle_gap"]
+        ),
         "student's cross-entropy on training crops": lines(["train/student_ce"]),
-        "the cycle's other losses": lines([f"train/{name}" for name in _DISTILLATION]),
+        "other losses": lines([key for key in rest if key not in _OWN]),
     }
     return {title: found for title, found in plots.items() if found}
 

@@ -136,7 +136,7 @@ class Report:
             rows.append([name, *(_percent(values[name]) for values, _ in columns.values())])
         rows.append(["mean", *(_percent(mean) for _, mean in columns.values())])
         rows.append(["pixel accuracy", "", _percent(self.pixel_accuracy)] + [""] * len(columns))
-        return _markdown([row[: len(columns) + 1] for row in rows])
+        return to_markdown([row[: len(columns) + 1] for row in rows])
 
     def write_json(self, path: Path) -> None:
         """Write ``to_dict`` to a file."""
@@ -156,7 +156,7 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def to_markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table whose first row is its head; numbers stand at the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

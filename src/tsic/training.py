@@ -6,47 +6,19 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchmetrics import Metric
+from torch.optim.swa_utils import AveragedModel
 from typing_extensions import override
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
 from tsic.data.batches import Batch
 from tsic.data.sampling import position_seed
+from tsic.diagnostics import PROBES, Contest, PromptProbe, blank_prompt, perfect_prompt
 from tsic.errors import NonFiniteLossError
 from tsic.grid import Size, resize_images
-from tsic.metrics import confusion_matrix, mean_iou, to_labels
-from tsic.optim import build_optimizer
+from tsic.optim import build_optimizer, moving_average
 from tsic.student import Student
-from tsic.teacher import TeacherOutput
-
-
-class Confusion(Metric):
-    """A confusion matrix that is summed over ranks.
-
-    Args:
-        num_classes: Classes ``K``.
-    """
-
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        zeros = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self.add_state("counts", zeros, dist_reduce_fx="sum")
-
-    @override
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        for one, truth in zip(logits, labels, strict=True):
-            predicted = to_labels(one, (truth.shape[-2], truth.shape[-1]))
-            self.counts += confusion_matrix(predicted, truth, self.num_classes)
-
-    @override
-    def compute(self) -> Tensor:
-        return self.counts
+from tsic.teacher import Teacher, TeacherOutput
 
 
 class CycleModule(LightningModule):
@@ -55,7 +27,7 @@ class CycleModule(LightningModule):
     Args:
         cycle: Student, teacher and losses.
         optim: Optimiser, schedule and moving average.
-        num_classes: Classes ``K``.
+        class_names: Names of the ``K`` classes.
         max_steps: Optimiser steps of the whole run.
         warmup_steps: Optimiser steps before the teacher joins.
         seed: Seed of whatever is random inside a step (dropout).
@@ -71,7 +43,7 @@ class CycleModule(LightningModule):
         cycle: Cycle,
         optim: OptimConfig,
         *,
-        num_classes: int,
+        class_names: tuple[str, ...],
         max_steps: int,
         warmup_steps: int,
         seed: int,
@@ -84,13 +56,11 @@ class CycleModule(LightningModule):
         self.max_steps = max_steps
         self.warmup_steps = warmup_steps
         self.seed = seed
-        self.student_confusion = Confusion(num_classes)
-        self.teacher_confusion = Confusion(num_classes)
+        self.contest = Contest(class_names)
+        self.probe = PromptProbe(len(class_names))
         self.averaged: AveragedModel | None = None
         if optim.ema is not None:
-            average = get_ema_multi_avg_fn(optim.ema)
-            self.averaged = AveragedModel(cycle.student, multi_avg_fn=average, use_buffers=True)
-            self.averaged.requires_grad_(requires_grad=False)
+            self.averaged = moving_average(cycle.student, optim.ema)
 
     @property
     def student(self) -> Student:
@@ -105,6 +75,10 @@ class CycleModule(LightningModule):
     def teacher_is_on(self) -> bool:
         """Whether the teacher takes part at this step."""
         return self.cycle.teacher is not None and self.global_step >= self.warmup_steps
+
+    @property
+    def _scores_teacher(self) -> bool:
+        return self.teacher_is_on and self.cycle.teacher_learns
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -155,8 +129,8 @@ class CycleModule(LightningModule):
 
     @override
     def on_validation_epoch_start(self) -> None:
-        self.student_confusion.reset()
-        self.teacher_confusion.reset()
+        self.contest.reset()
+        self.probe.reset()
 
     def answer(self, images: Tensor, *, with_teacher: bool) -> tuple[Tensor, TeacherOutput | None]:
         """What student and teacher say about whole images.
@@ -175,17 +149,29 @@ class CycleModule(LightningModule):
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, teacher = self.answer(batch["images"], with_teacher=self.teacher_is_on)
-        self.student_confusion.update(logits, batch["labels"])
-        if teacher is not None:
-            self.teacher_confusion.update(teacher.logits, batch["labels"])
+        logits, teacher = self.answer(batch["images"], with_teacher=self._scores_teacher)
+        taught = None if teacher is None else teacher.logits
+        self.contest.update(logits, taught, batch["labels"])
+        batches = int(self.trainer.num_val_batches[0])
+        if taught is not None and batch_idx % max(1, batches // PROBES) == 0:
+            self._probe(batch, logits, taught)
+
+    def _probe(self, batch: Batch, logits: Tensor, taught: Tensor) -> None:
+        """Ask the teacher again, with a prompt that says nothing and with a perfect one."""
+        asked = self.cycle.teacher
+        if not isinstance(asked, Teacher) or asked.prompt == "none":
+            return
+        images, labels = resize_images(batch["images"], self.view), batch["labels"]
+        blank = asked(images, blank_prompt(logits)).logits
+        told = asked(images, perfect_prompt(logits, labels)).logits
+        self.probe.update(taught, blank, told, labels)
 
     @override
     def on_validation_epoch_end(self) -> None:
-        scores = {"val/student_miou": mean_iou(self.student_confusion.compute())}
-        if self.teacher_is_on:
-            scores["val/teacher_miou"] = mean_iou(self.teacher_confusion.compute())
-        self.log_dict(scores)
+        scores = self.contest.compute()
+        if self.probe.update_called:
+            scores |= self.probe.compute()
+        self.log_dict({f"val/{name}": score for name, score in scores.items()})
 
     @override
     def configure_optimizers(self) -> Any:

@@ -153,14 +153,12 @@ def test_image_that_needs_padding_is_registered_as_if_padded_by_hand(
             """Masks of ``(1, N, 10, 14)`` prompts, one at a time."""
             placed = F.pad(prompts, (0, right // 4, 0, below // 4), value=fill)
             answers = [
-                foundation.decode(
-                    embedding.image,
-                    foundation.embed_masks(one[:, None]),
+                foundation.answer(
+                    embedding,
+                    one[:, None],
                     None if multimask else foundation.blank_token().expand(1, 1, -1),
-                    embedding.fine,
                     multimask=multimask,
                 )[0]
-                + foundation.mask_skip * one[:, None]
                 for one in placed.unbind(1)
             ]
             return torch.cat(answers, 1)

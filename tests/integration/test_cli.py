@@ -144,7 +144,10 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
     assert "--role teacher needs a run's folder" in text
 
 
-def test_demo_compares_and_reports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_demo_compares_and_reports(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsic.demo._VAL_SCENES", 8)
     out = tmp_path / "demo"
     for name in ("alone", "cycle"):  # an earlier demo's, to be replaced
         (out / name).mkdir(parents=True)

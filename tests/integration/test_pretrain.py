@@ -69,15 +69,12 @@ def test_it_leaves_scores_pictures_and_a_model_that_teaches(whole: Path) -> None
 
 
 def test_the_shipped_configuration_trains_when_scaled_down(tmp_path: Path) -> None:
-    """The finished model adds a share of its prompts; one that goes on from it keeps that."""
     file = Path(__file__).parents[2] / "configs" / "pretrain" / "embedded.yaml"
     small = ["--crops", "[[32, 32]]", "--batch_size", "1", "--prompts", "2", "--val_images", "1"]
-    short = ["--max_steps", "1", "--workers", "0", "--out", str(tmp_path), *small]
+    alone = ["--trainer.devices", "1", "--workers", "0"]
+    short = ["--max_steps", "1", *alone, "--out", str(tmp_path), *small]
     assert main(["pretrain", "--config", str(file), *short]) == 0
-    first = str(tmp_path / "embedded")
-    assert load_foundation(first).mask_skip == 0.5
-    assert main(["pretrain", "--name", "again", "--init", first, *short]) == 0
-    assert load_foundation(str(tmp_path / "again")).mask_skip == 0.5
+    assert load_foundation(str(tmp_path / "embedded")).refiner is not None
 
 
 def test_it_learns_from_what_it_is_shown(whole: Path) -> None:
@@ -95,6 +92,22 @@ def test_it_learns_from_what_it_is_shown(whole: Path) -> None:
     ):
         assert any(part in name for name in moved), part
     assert not any("shared_" in name for name in moved)
+
+
+def test_the_moving_average_is_what_is_saved(whole: Path, tmp_path: Path) -> None:
+    held = torch.load(whole / "checkpoints" / "best.ckpt", weights_only=False)["state_dict"]
+    saved = load_foundation(str(whole)).model.state_dict()
+    far = 0.0
+    for name, value in saved.items():
+        average = held[f"averaged.module.foundation.model.{name}"]
+        torch.testing.assert_close(value, average, rtol=1e-3, atol=1e-4)
+        far += float((held[f"promptable.foundation.model.{name}"] - average).abs().sum())
+    assert far > 1
+    assert run(tmp_path, "--name", "plain", "--optim.ema", "null", steps=2) == 0
+    held = torch.load(tmp_path / "plain" / "checkpoints" / "best.ckpt", weights_only=False)
+    for name, value in load_foundation(str(tmp_path / "plain")).model.state_dict().items():
+        last = held["state_dict"][f"promptable.foundation.model.{name}"]
+        torch.testing.assert_close(value, last, rtol=1e-3, atol=1e-4)
 
 
 def test_a_cut_run_goes_on_to_the_same_weights(whole: Path, tmp_path: Path) -> None:
@@ -194,7 +207,7 @@ def test_labelled_regions_are_a_source(tmp_path: Path) -> None:
         (["--source.leaves", "0", "--source.streets", "0"], "shares"),
         (["--promts", "3"], "did you mean 'prompts'"),
         (["--prompts", "0"], "prompts must be >= 1"),
-        (["--mask_skip", "-1"], "mask_skip must be >= 0"),
+        (["--optim.ema", "1"], "optim.ema must lie between 0 and 1"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(

@@ -72,7 +72,7 @@ def test_train_leaves_the_folder_that_the_design_promises(
     assert all(
         f"{report.miou:.2f}" in page for report in (result.student, result.teacher) if report
     )
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 5
     scores = json.loads((folder / "evaluation.json").read_text())
     assert scores["miou"] == pytest.approx(result.student.miou)
     assert set(scores["teacher"]["per_class_iou"]) == {"ground", "square", "disc"}

@@ -89,21 +89,3 @@ def test_each_prompt_belongs_to_its_owner() -> None:
     assert their_ious.shape == (3, 3)
     torch.testing.assert_close(answers[0], answers[2])
     assert not torch.allclose(answers[0], answers[1])
-
-
-def test_answers_start_from_their_mask_prompt_and_from_nothing_else() -> None:
-    """With a decoder that says nothing the answer is the prompt's share; without a mask, 0."""
-    foundation = load_foundation("tiny-edgetam")
-    assert foundation.mask_skip == 0
-    foundation.mask_skip = 0.5
-    model = Promptable(foundation).eval()
-    for mlp in foundation.model.mask_decoder.output_hypernetworks_mlps:
-        torch.nn.init.zeros_(mlp.proj_out.weight)
-        torch.nn.init.zeros_(mlp.proj_out.bias)
-    prompts = prompts_for(2)
-    prompts.masks[0] = torch.randn(1, 8, 8)
-    prompts.has_mask[0] = True
-    with torch.no_grad():
-        answers, _ = model.answer(model.embed(torch.rand(1, 3, 32, 32)), prompts)
-    torch.testing.assert_close(answers, prompts.masks / 2)
-    assert answers[0].any()

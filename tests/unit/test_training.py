@@ -9,7 +9,9 @@ from tsic.training import CycleModule
 
 def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> None:
     optim = OptimConfig(clip=1.0)
-    module = CycleModule(tiny_cycle, optim, num_classes=3, max_steps=1, warmup_steps=0, seed=0)
+    module = CycleModule(
+        tiny_cycle, optim, class_names=("a", "b", "c"), max_steps=1, warmup_steps=0, seed=0
+    )
     optimizer = torch.optim.SGD(module.parameters())
     assert tiny_cycle.teacher is not None
     student = list(tiny_cycle.student.parameters())
@@ -26,7 +28,9 @@ def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> 
 
 def test_moving_average_follows_the_student(tiny_cycle: Cycle) -> None:
     optim = OptimConfig(ema=0.5)
-    module = CycleModule(tiny_cycle, optim, num_classes=3, max_steps=2, warmup_steps=0, seed=0)
+    module = CycleModule(
+        tiny_cycle, optim, class_names=("a", "b", "c"), max_steps=2, warmup_steps=0, seed=0
+    )
     assert module.student is not tiny_cycle.student
     assert module.averaged is not None
     weight = next(tiny_cycle.student.parameters())

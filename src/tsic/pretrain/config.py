@@ -45,6 +45,9 @@ class PretrainOptimConfig:
     """Exponent of the polynomial decay to 0 at `max_steps`."""
     clip: float | None = 1.0
     """Largest norm of the gradient; `null` for no limit."""
+    ema: float | None = 0.999
+    """Decay of an exponential moving average of the weights, which is what is scored and saved;
+    `null` for none."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,6 @@ class PretrainConfig:
     init: str = "tiny-edgetam"
     """Where weights come from: any value of `teacher.name`. `tiny-edgetam` (random, the embedded
     model's architecture), `embedded`, a Hugging Face id or folder, a pretraining's folder."""
-    mask_skip: float | None = None
-    """Share of a mask prompt's logits that the finished model adds to its answers; it trains and
-    is scored without. `null` keeps that of `init`."""
     crops: tuple[tuple[int, int], ...] = (
         (96, 96),
         (96, 128),
@@ -106,8 +106,8 @@ def _rules(config: PretrainConfig) -> Rules:
             f"scale must be two rising positive ratios, got {config.scale}",
         ),
         (
-            config.mask_skip is None or config.mask_skip >= 0,
-            f"mask_skip must be >= 0, or null, got {config.mask_skip}",
+            config.optim.ema is None or 0 < config.optim.ema < 1,
+            f"optim.ema must lie between 0 and 1, got {config.optim.ema}",
         ),
         (config.prompts >= 1, f"prompts must be >= 1, got {config.prompts}"),
         (config.rounds >= 1, f"rounds must be >= 1, got {config.rounds}"),

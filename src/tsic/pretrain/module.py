@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from torchmetrics import Metric
 from typing_extensions import override
 
 from tsic.data.sampling import position_seed
 from tsic.errors import NonFiniteLossError
 from tsic.grid import size_of
-from tsic.optim import adamw, trainable
+from tsic.optim import adamw, moving_average, trainable
 from tsic.pretrain.config import PretrainConfig
 from tsic.pretrain.data import PromptedBatch
 from tsic.pretrain.losses import answer_loss, iou_of
@@ -62,10 +63,22 @@ class PretrainModule(LightningModule):
         self.config = config
         self.sources = sources
         model = promptable.foundation.model
-        model.requires_grad_(True)
+        promptable.requires_grad_(True)
         model.shared_image_embedding.requires_grad_(False)
         model.prompt_encoder.shared_embedding.requires_grad_(False)
+        self.averaged: AveragedModel | None = None
+        if config.optim.ema is not None:
+            self.averaged = moving_average(promptable, config.optim.ema)
         self.means = Means(len(sources) * len(SCORES))
+
+    @property
+    def scored(self) -> Promptable:
+        """The model that is scored and saved: the moving average if there is one."""
+        if self.averaged is None:
+            return self.promptable
+        averaged = self.averaged.module
+        assert isinstance(averaged, Promptable)
+        return averaged
 
     @override
     def training_step(self, batch: PromptedBatch, batch_idx: int) -> Tensor:
@@ -74,7 +87,7 @@ class PretrainModule(LightningModule):
         micro_batch = self.global_step * accumulate + batch_idx % accumulate
         place = micro_batch * self.trainer.world_size + self.global_rank
         generator = torch.Generator().manual_seed(position_seed(self.config.seed, place, "correct"))
-        embedding, prompts, targets = self._ask(batch)
+        embedding, prompts, targets = self._ask(self.promptable, batch)
         logits, mask, iou = self._round(embedding, prompts, targets)
         named = {"mask_1": mask, "iou_1": iou}
         for number in range(2, self.config.rounds + 1):
@@ -97,12 +110,20 @@ class PretrainModule(LightningModule):
 
     def answers(self, batch: PromptedBatch) -> Tensor:
         """Answer a batch's prompts with mask logits ``(B * N, h, w)``."""
-        embedding, prompts, _ = self._ask(batch)
-        return self.promptable.answer(embedding, prompts)[0][:, 0]
+        embedding, prompts, _ = self._ask(self.scored, batch)
+        return self.scored.answer(embedding, prompts)[0][:, 0]
 
-    def _ask(self, batch: PromptedBatch) -> tuple[Embedding, PromptBatch, Tensor]:
+    @override
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.promptable)
+
+    def _ask(
+        self, model: Promptable, batch: PromptedBatch
+    ) -> tuple[Embedding, PromptBatch, Tensor]:
         """Embed the images; prompts and targets as ``B * N`` rows."""
-        embedding = self.promptable.embed(batch["images"].float() / 255)
+        embedding = model.embed(batch["images"].float() / 255)
         count, each = batch["masks"].shape[:2]
         prompts = PromptBatch(
             torch.arange(count, device=self.device).repeat_interleave(each),
@@ -135,12 +156,13 @@ class PretrainModule(LightningModule):
     def validation_step(
         self, batch: PromptedBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        embedding, prompts, targets = self._ask(batch)
-        logits, _ = self.promptable.answer(embedding, prompts)
+        model = self.scored
+        embedding, prompts, targets = self._ask(model, batch)
+        logits, _ = model.answer(embedding, prompts)
         # Where to point the second time is drawn alike in every validation.
         generator = torch.Generator().manual_seed(batch_idx)
         again = corrected(prompts, logits[:, 0], targets, generator)
-        second, _ = self.promptable.answer(embedding, again)
+        second, _ = model.answer(embedding, again)
         counted = targets.flatten(1).any(1)
         by_mask = counted & prompts.has_mask & (prompts.point_labels < 0).all(1)
         by_point = counted & ~prompts.has_mask

@@ -32,14 +32,7 @@ from tsic.progress import progress
 from tsic.report import Curves, write_report
 from tsic.teacher.sam import load_foundation, save_foundation
 
-_FREE = (
-    "workers",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.pictures",
-    "source.root",
-    "mask_skip",
-)
+_FREE = ("workers", "trainer.log_every", "trainer.save_every", "trainer.pictures", "source.root")
 
 
 @dataclass(frozen=True)
@@ -85,10 +78,7 @@ def pretrain(
     refuse_other_run(PRETRAIN, config, files, resume=resume, free=_FREE)
     resumes = resume and files.last.is_file()
     train, val = _sources(config, files)
-    foundation = load_foundation(config.init)
-    mask_skip = foundation.mask_skip if config.mask_skip is None else config.mask_skip
-    foundation.mask_skip = 0.0  # trained with it, the answers alone stay worse
-    module = PretrainModule(Promptable(foundation), config, list(val))
+    module = PretrainModule(Promptable(load_foundation(config.init)), config, list(val))
     if is_main():
         files.samples.mkdir(parents=True, exist_ok=True)
         save_config(config, files.config)
@@ -112,7 +102,6 @@ def pretrain(
         resumes=resumes,
     )
     fit(trainer, module, data, files, resumes=resumes)
-    foundation.mask_skip = mask_skip
     return _finish(config, files, module, label, start)
 
 
@@ -174,7 +163,7 @@ def _finish(
     except (OSError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"'{files.best}' is damaged ({error}); train again") from error
     module.load_state_dict(held["state_dict"])
-    save_foundation(module.promptable.foundation, files.path)
+    save_foundation(module.scored.foundation, files.path)
     # Lightning counts finished steps in a checkpoint, as the file of metrics does.
     step = held["global_step"]
     logged = {name: value for at, name, value in read_metrics(files.metrics) if at == step}

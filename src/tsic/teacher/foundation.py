@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
+from tsic.teacher.refiner import Refiner
+
 # ImageNet's statistics: SAM and SAM 2 were trained on images normalised with them.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -27,12 +29,14 @@ class Embedding:
         hidden: Encoder outputs at several depths, shallow first, ``(B, C_i, h_i, w_i)``.
         levels: Maps of ``D`` channels at the same depths, for the public code's neck.
         fine: SAM 2's maps for the mask decoder at strides 4 and 8; empty for SAM.
+        look: What the refiner compares, at stride 4; ``None`` without one.
     """
 
     image: Tensor
     hidden: tuple[Tensor, ...]
     levels: tuple[Tensor, ...]
     fine: tuple[Tensor, ...] = ()
+    look: Tensor | None = None
 
 
 class Foundation(nn.Module, ABC):
@@ -44,8 +48,7 @@ class Foundation(nn.Module, ABC):
         hidden_channels: Channels of each of ``Embedding.hidden``.
         hidden_strides: Pixels per cell of each of ``Embedding.hidden``.
         recompute: Run encoder blocks again in the backward pass instead of keeping their insides.
-        mask_skip: Share of a mask prompt's logits that is added to its answers: where a small
-            model is unsure of a photograph, the prompt decides. 0 for SAM and its kin.
+        refiner: Redraws the mask decoder's answers; SAM and its kin have none.
     """
 
     multiple: int
@@ -53,11 +56,12 @@ class Foundation(nn.Module, ABC):
     hidden_channels: tuple[int, ...]
     hidden_strides: tuple[int, ...]
     recompute: bool = False
+    refiner: Refiner | None
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.mask_skip = float(getattr(model.config, "mask_skip", 0.0))
+        self.refiner = None
 
     @property
     @abstractmethod
@@ -134,7 +138,9 @@ class Foundation(nn.Module, ABC):
         fine = tuple(per_prompt(maps, s) for maps, s in zip(embedding.fine, (4, 2), strict=False))
         image = per_prompt(embedding.image, 1)
         logits, ious = self.decode(image, dense, sparse, fine, multimask=multimask)
-        return (logits + self.mask_skip * masks if self.mask_skip else logits), ious
+        if self.refiner is not None and embedding.look is not None:
+            logits = self.refiner(per_prompt(embedding.look, 4), masks, logits)
+        return logits, ious
 
     @override
     def train(self, mode: bool = True) -> Self:

@@ -9,17 +9,18 @@ import torch
 import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers.models.edgetam.modeling_edgetam import EdgeTamModel
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 from typing_extensions import override
 
 from tsic.errors import CheckpointError, ConfigError, nearest
 from tsic.files import replacing, write_text
 from tsic.teacher.foundation import Embedding, Foundation
+from tsic.teacher.refiner import Refiner
 from tsic.teacher.small import TINY, prepare
 
 
@@ -106,6 +107,8 @@ class Sam2(Foundation):
         self.multiple = self.hidden_strides[-1]
         self.dim = model.config.vision_config.fpn_hidden_size
         model.mask_decoder.dynamic_multimask_via_stability = False
+        if width := getattr(model.config, "refiner_width", 0):
+            self.refiner = Refiner(self.hidden_channels[0], self.dim, width)
 
     def _measure(self) -> None:
         backbone = self.model.config.vision_config.backbone_config
@@ -129,7 +132,8 @@ class Sam2(Foundation):
         decoder = self.model.mask_decoder
         fine = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))
         maps = tuple(state.permute(0, 3, 1, 2) for state in kept)
-        return Embedding(image, maps, levels if with_levels else (), fine)
+        look = None if self.refiner is None else self.refiner.look(maps[0], levels[0])
+        return Embedding(image, maps, levels if with_levels else (), fine, look)
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         """Outputs ``(B, h, w, C)`` of the hierarchical encoder's stages, fine first."""
@@ -197,6 +201,9 @@ _FAMILIES = {
 EMBEDDED = Path(__file__).parents[1] / "zoo" / "embedded"
 """Folder of the model that ships with the package."""
 
+REFINER = "refiner.safetensors"
+"""The refiner's weights, beside the model's."""
+
 
 def load_foundation(name: str) -> Foundation:
     """Load a promptable foundation model; ``embedded`` and ``tiny-*`` need no download.
@@ -219,7 +226,7 @@ def load_foundation(name: str) -> Foundation:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = prepare(TINY[name]())
-        return _FAMILIES[model.config.model_type][1](model)
+            return _FAMILIES[model.config.model_type][1](model)
     if name == "embedded":
         name = str(EMBEDDED)
     if "/" not in name and not Path(name).is_dir():
@@ -257,7 +264,24 @@ def load_foundation(name: str) -> Foundation:
             f"teacher.name '{name}' lacks {len(missing)} weights of a '{family}' model, first "
             f"{missing[0]}; download the checkpoint again"
         )
-    return foundation_class(model)
+    foundation = foundation_class(model)
+    if foundation.refiner is not None:
+        _load_refiner(foundation.refiner, name)
+    return foundation
+
+
+def _load_refiner(refiner: Refiner, name: str) -> None:
+    """Read its weights, which lie beside the model's."""
+    try:
+        file = cached_file(name, REFINER)
+        assert file is not None
+        refiner.load_state_dict(load_file(file))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).splitlines()[:1])
+        raise CheckpointError(
+            f"teacher.name '{name}' has a refiner, but its {REFINER} could not be loaded "
+            f"({reason}); copy or download the folder again"
+        ) from error
 
 
 @contextmanager
@@ -276,20 +300,25 @@ def _quiet(name: str) -> Iterator[None]:
 def save_foundation(foundation: Foundation, folder: Path) -> None:
     """Write a model in the hub's own format: ``config.json`` and ``model.safetensors``.
 
+    A refiner, which transformers does not know, gets a file of its own, ``refiner.safetensors``.
+
     Args:
         foundation: What to write.
         folder: Where; each file appears whole or not at all. Weights are written in float16.
     """
     config = copy.deepcopy(foundation.model.config)
     config.dtype = "float16"
-    config.mask_skip = foundation.mask_skip
     config._name_or_path = ""  # a path of this machine says nothing elsewhere
     config.architectures = [type(foundation.model).__name__]
-    state = {
-        name: tensor.detach().half().cpu().contiguous()
-        for name, tensor in foundation.model.state_dict().items()
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "model.safetensors") as part:
-        part.write_bytes(save(state, {"format": "pt"}))  # save_file would hide it from others
+    parts = {"model.safetensors": foundation.model, REFINER: foundation.refiner}
+    for file, module in parts.items():
+        if module is None:
+            continue
+        state = {
+            name: tensor.detach().half().cpu().contiguous()
+            for name, tensor in module.state_dict().items()
+        }
+        with replacing(folder / file) as part:
+            part.write_bytes(save(state, {"format": "pt"}))  # save_file would hide it from others
     write_text(folder / "config.json", config.to_json_string(use_diff=False))

@@ -61,7 +61,7 @@ def _tiny_sam2() -> Sam2Model:
 
 
 def _tiny_edgetam() -> EdgeTamModel:
-    """A 4.0 M parameter EdgeTAM with a narrow ResNet-18: the embedded model's architecture.
+    """A 4.1 M parameter EdgeTAM with a narrow ResNet-18 and a refiner: the embedded model's.
 
     Group norm keeps an image's answer independent of its batch and of the statistics of what was
     trained on; the neck is top-down at all levels, so that the fine maps know what they lie in.
@@ -89,7 +89,10 @@ def _tiny_edgetam() -> EdgeTamModel:
     )
     return EdgeTamModel(
         transformers.EdgeTamConfig(
-            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
+            vision_config=vision,
+            prompt_encoder_config=prompt,
+            mask_decoder_config=decoder,
+            refiner_width=16,
         )
     )
 

@@ -1,6 +1,6 @@
-"""How much of its prompt a promptable model should add to its answers, chosen on photographs.
+"""How much of its prompt a refiner should keep (`Refiner.keep`), chosen on photographs.
 
-    .venv/bin/python benchmarks/mask_skip.py --json FILE
+    .venv/bin/python benchmarks/keep.py --json FILE
 
 The photographs ship with scikit-image; regions proposed in them stand for the truth. No image that
 results are reported on takes part. Prompts are those of pretraining and faultless ones at strides
@@ -43,16 +43,19 @@ def main() -> None:
     """Measure every share."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="embedded", help="a value of teacher.name")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.25, 0.5, 0.75, 1, 1.5])
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=[0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1]
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     foundation = load_foundation(options.model)
+    assert foundation.refiner is not None
     model = Promptable(foundation).eval()
     found: dict[str, list[float]] = defaultdict(list)
     for image, targets, prompts in cases():
         answers = {"prompt": prompts}
         for share in options.shares:
-            foundation.mask_skip = share
+            foundation.refiner.keep.fill_(share)
             answers[f"{share:g}"] = model.refine(image[None], prompts[None])[0]
         there = targets.any(2).any(1)
         for name, masks in answers.items():

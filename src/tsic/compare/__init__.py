@@ -1,0 +1,1 @@
+"""Does the cycle help, against what, by how much, and how sure is that?"""

@@ -1,0 +1,169 @@
+"""``tsic compare``."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tsic.command_line import Parser
+from tsic.compare.plan import (
+    ABLATIONS,
+    ALONE,
+    METHODS,
+    Job,
+    Variant,
+    ablations,
+    jobs,
+    methods,
+    run_name,
+)
+from tsic.config import RunConfig
+from tsic.config_file import load_config
+from tsic.errors import ConfigError
+
+
+def compare_command(words: Sequence[str]) -> int:
+    """Train what a comparison lacks, then compare; any key can follow as ``--key value``."""
+    parser = _parser()
+    options, overrides = parser.parse_known_args(list(words))
+    _require_sense(options)
+    base = load_config(options.config, overrides)
+    folder: Path = options.out / (options.name or options.config.stem)
+    runs = folder / "runs"
+    offline, first = _offline(options.offline, runs)
+    variants = (
+        ablations(base, options.ablate)
+        if options.ablate
+        else methods(base, options.methods, offline)
+    )
+    from tsic.compare.runner import Places, missing, run_all
+    from tsic.device import resolve_precision
+
+    precision = resolve_precision(base.trainer.precision, base.trainer.accelerator)
+    planned = [
+        replace(job, config=replace(job.config, trainer=replace(base.trainer, precision=precision)))
+        for job in jobs(variants, options.seeds)
+    ]
+    unfinished = missing([*first, *planned], runs)
+    places = Places(options.processes, options.devices)
+    failed = run_all([job for job in unfinished if job in first], runs, places, sys.stdout)
+    if not failed:
+        rest = [job for job in unfinished if job not in first]
+        failed = run_all(rest, runs, places, sys.stdout)
+    page = _write(folder, variants, options.seeds, failed, shlex.join(["tsic", "compare", *words]))
+    sys.stdout.write(f"{page}\neverything is in {folder}\n")
+    return 1 if failed else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="tsic compare",
+        description="The student alone, published methods and the cycle under one recipe. Runs "
+        "that are finished stay, those cut short go on. Any key of the configuration can follow "
+        "as --key value.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", type=Path, required=True, help="YAML file of the cycle's run, as of train"
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[ALONE, "mutual", "cycle"],
+        help=f"any of {', '.join(METHODS)} (default: alone mutual cycle); alone is always there",
+    )
+    parser.add_argument(
+        "--ablate",
+        nargs="+",
+        help="instead of methods, vary the cycle one switch at a time: "
+        f"{', '.join(ABLATIONS)}, or KEY=VALUE[,VALUE...] of any key",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: 3)")
+    parser.add_argument(
+        "--offline",
+        type=Path,
+        help="who teaches the methods with an offline teacher: folder of a run, or YAML file of "
+        "one, which is then trained first",
+    )
+    parser.add_argument("--name", help="the comparison's; by default the configuration file's")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/compare"), help="folder of comparisons"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--devices", nargs="+", default=[], help="numbers of the GPUs, which runs take in turns"
+    )
+    return parser
+
+
+def _require_sense(options: argparse.Namespace) -> None:
+    for name in ("seeds", "processes"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {getattr(options, name)}")
+
+
+def _offline(given: Path | None, runs: Path) -> tuple[Path | None, list[Job]]:
+    """The folder of the offline teacher, and the run that makes it if it has to be trained."""
+    if given is None or given.suffix not in (".yaml", ".yml"):
+        return given, []
+    job = Job("offline", load_config(given))
+    return runs / job.name, [job]
+
+
+def _write(
+    folder: Path, variants: Sequence[Variant], seeds: int, failed: Mapping[str, str], command: str
+) -> str:
+    """Sum up what is finished."""
+    from tsic.compare.report import write_comparison
+    from tsic.compare.statistics import read_outcome, summarise
+
+    outcomes = {
+        one.name: {
+            one.config.seed + seed: read_outcome(folder / "runs" / run_name(one.name, seed))
+            for seed in range(seeds)
+            if run_name(one.name, seed) not in failed
+        }
+        for one in variants
+    }
+    alone = outcomes[ALONE]
+    if not alone:
+        raise ConfigError(f"no run of the student alone finished: {'; '.join(failed.values())}")
+    summaries = {
+        name: summarise(runs, None if name == ALONE else alone)
+        for name, runs in outcomes.items()
+        if runs
+    }
+    evaluation = next(iter(alone.values())).evaluation
+    config = variants[0].config
+    facts = {
+        "split": evaluation["split"],
+        "images": evaluation["images"],
+        "steps": config.max_steps,
+        "student": _inference_cost(folder / "runs" / run_name(ALONE, 0), config),
+        "machine": _machine(),
+        "command": command,
+    }
+    return write_comparison(folder, summaries, facts, failed)
+
+
+def _inference_cost(folder: Path, config: RunConfig) -> dict[str, Any]:
+    from tsic.deploy.info import describe
+
+    size = config.data.resize or config.data.crop
+    told = describe(str(folder), size=size)
+    return {
+        "parameters": told["parameters"],
+        "multiply_adds": told["multiply_adds"]["count"],
+        "size": list(size),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpus": os.cpu_count(), "gpu": gpu, "torch": torch.__version__}

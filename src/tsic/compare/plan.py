@@ -1,0 +1,143 @@
+"""Which runs a comparison needs, each as a configuration of its own."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tsic.config import DistillConfig, RunConfig
+from tsic.config_file import RUN, with_values
+from tsic.errors import ConfigError, nearest
+from tsic.options import RIVALS
+from tsic.recipes import RECIPES
+
+ALONE = "alone"
+METHODS = (ALONE, *RIVALS, *RECIPES)
+"""The student alone, the published methods, the cycle's recipes."""
+
+ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "prompt": [{"teacher.prompt": kind} for kind in ("none", "index", "class")],
+    "gradient": [{"teacher.gradient": kind} for kind in ("through", "stop")],
+    "rounds": [{"teacher.rounds": count} for count in (1, 2)],
+    "lora": [{"teacher.lora_rank": rank} for rank in (0, 4, 16)],
+    "losses": [{f"objective.{name}_weight": 0.0} for name in ("kl", "ensemble", "feature", "mask")],
+    "warmup": [{"teacher.warmup_steps": 0}],
+}
+"""Switches of the cycle that ``--ablate`` varies, one at a time."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the comparison.
+
+    Attributes:
+        name: As it stands in the table.
+        config: Its runs' configuration, but for the seed.
+    """
+
+    name: str
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        name: Of its folder.
+        config: Everything that determines it.
+    """
+
+    name: str
+    config: RunConfig
+
+
+def methods(base: RunConfig, names: Sequence[str], offline: Path | None) -> list[Variant]:
+    """The methods by name, the student alone first: all else is measured against it.
+
+    Args:
+        base: What all runs share; its teacher is the cycle's.
+        names: Some of ``METHODS``.
+        offline: Folder of the run that teaches the methods with an offline teacher.
+
+    Raises:
+        ConfigError: If a name is unknown, or a method lacks its teacher.
+    """
+    return [Variant(name, _method(base, name, offline)) for name in dict.fromkeys([ALONE, *names])]
+
+
+def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
+    if name not in METHODS:
+        raise ConfigError(f"--methods: '{name}' is no method; {nearest(name, METHODS)}")
+    if name in RECIPES:
+        if base.teacher.name == "none":
+            raise ConfigError(f"method {name} needs a teacher: set teacher.name in the config")
+        return _recipe(base, name)
+    alone = replace(base, teacher=replace(base.teacher, name="none"), distill=DistillConfig())
+    if name == ALONE:
+        return alone
+    if name != "mutual" and offline is None:
+        raise ConfigError(
+            f"method {name} needs a teacher that was trained before: add --offline with the folder "
+            "of a run, or with the configuration of one, which is then trained first"
+        )
+    teacher = None if name == "mutual" else str(offline)
+    return replace(alone, distill=replace(base.distill, method=name, teacher=teacher))
+
+
+def _recipe(base: RunConfig, name: str) -> RunConfig:
+    """The cycle as configured; another recipe changes all that it presets but the schedule."""
+    if name == base.recipe:
+        return base
+    teacher = {**RECIPES[name].get("teacher", {}), "warmup_steps": base.teacher.warmup_steps}
+    objective = RECIPES[name].get("objective", {})
+    return replace(
+        base,
+        recipe=name,  # type: ignore[arg-type]
+        teacher=replace(base.teacher, **teacher),
+        objective=replace(base.objective, **objective),
+    )
+
+
+def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
+    """The student alone, the cycle as it is configured, and one variant per other value.
+
+    Args:
+        base: The cycle's configuration.
+        names: Names of ``ABLATIONS``, or ``key=value[,value]`` of any key.
+
+    Raises:
+        ConfigError: If a name or key is unknown, or a value is wrong.
+    """
+    variants = [Variant(ALONE, _method(base, ALONE, None)), Variant("cycle", base)]
+    for name in names:
+        for values in _values(name):
+            config = with_values(RUN, base, values)
+            if config != base:
+                shown = ", ".join(f"{key} {value}" for key, value in values.items())
+                variants.append(Variant(shown, config))
+    return variants
+
+
+def _values(name: str) -> Sequence[Mapping[str, Any]]:
+    key, is_own, values = name.partition("=")
+    if is_own:
+        return [{key: value} for value in values.split(",")]
+    if name not in ABLATIONS:
+        raise ConfigError(f"--ablate: '{name}' is no switch; {nearest(name, ABLATIONS)}")
+    return ABLATIONS[name]
+
+
+def jobs(variants: Sequence[Variant], seeds: int) -> list[Job]:
+    """One run per variant and seed, seed by seed, so that an early look is a fair one."""
+    return [
+        Job(run_name(one.name, seed), dataclasses.replace(one.config, seed=one.config.seed + seed))
+        for seed in range(seeds)
+        for one in variants
+    ]
+
+
+def run_name(variant: str, seed: int) -> str:
+    """Name of a run's folder."""
+    return f"{variant.replace(', ', '_').replace(' ', '_')}-seed{seed}"

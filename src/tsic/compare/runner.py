@@ -1,0 +1,131 @@
+"""Trains what is missing, several runs at a time, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from tsic.compare.plan import Job
+from tsic.config_file import RUN, differences, read_config, save_config
+from tsic.errors import ConfigError
+from tsic.folder import RunFolder
+from tsic.run import FREE_KEYS
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where runs are trained.
+
+    Attributes:
+        processes: Runs at a time.
+        devices: GPUs by number; runs take turns among them, and several may share one.
+    """
+
+    processes: int = 1
+    devices: Sequence[str] = ()
+
+
+def missing(jobs: Sequence[Job], runs: Path) -> list[Job]:
+    """Those of some runs that are not finished.
+
+    Args:
+        jobs: All runs.
+        runs: Folder of their folders.
+
+    Raises:
+        ConfigError: If a folder holds a run of another configuration.
+    """
+    unfinished = []
+    for job in jobs:
+        files = RunFolder(runs / job.name)
+        if files.config.is_file():
+            changed = [
+                change
+                for change in differences(read_config(RUN, files.config), job.config)
+                if not change.startswith((*FREE_KEYS, "trainer.precision"))
+            ]
+            if changed:
+                raise ConfigError(
+                    f"'{files.path}' holds a run of another configuration ({'; '.join(changed)}); "
+                    "choose another --name, or remove that folder"
+                )
+        if not (files.evaluation.is_file() and files.student.is_file()):
+            unfinished.append(job)
+    return unfinished
+
+
+def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dict[str, str]:
+    """Train runs, going on with those that were cut short; one that fails stops no other.
+
+    Args:
+        jobs: What to train, in order.
+        runs: Folder of their folders; configurations and logs go beside it.
+        places: Where.
+        out: Where to say what happens.
+
+    Returns:
+        Why each run that failed did, by name.
+    """
+    waiting = list(enumerate(jobs))
+    running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
+    failed: dict[str, str] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < places.processes:
+                number, job = waiting.pop(0)
+                running[_start(job, number, runs, places)] = (job, time.monotonic())
+                out.write(f"{job.name}: started ({number + 1} of {len(jobs)})\n")
+                out.flush()
+            time.sleep(_POLL_SECONDS)
+            for process in [one for one in running if one.poll() is not None]:
+                job, since = running.pop(process)
+                end = f"finished in {time.monotonic() - since:.0f} s"
+                if process.returncode:
+                    failed[job.name] = end = f"failed: {_last_line(_log(job, runs))}"
+                out.write(f"{job.name}: {end}\n")
+                out.flush()
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+    return failed
+
+
+def _start(job: Job, number: int, runs: Path, places: Places) -> subprocess.Popen[bytes]:
+    """Start ``tsic train`` in a process of its own."""
+    config = runs.parent / "configs" / f"{job.name}.yaml"
+    for folder in (config.parent, runs, _log(job, runs).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    save_config(job.config, config)
+    environment = dict(os.environ)
+    if places.devices:
+        environment["CUDA_VISIBLE_DEVICES"] = places.devices[number % len(places.devices)]
+    if places.processes > 1:
+        # Runs side by side must not fight for the same cores.
+        threads = max(1, (os.cpu_count() or 1) // places.processes)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    words = ["train", "--config", config, "--out", runs, "--name", job.name, "--resume", "auto"]
+    with _log(job, runs).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tsic", *map(str, words)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _log(job: Job, runs: Path) -> Path:
+    return runs.parent / "logs" / f"{job.name}.log"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"{lines[-1] if lines else 'without a word'} (see {log})"

@@ -1,0 +1,70 @@
+"""What a training costs: seconds of its steps and the most memory it took."""
+
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+
+class Cost(Callback):
+    """Seconds of training steps, waiting for data included, validation left out; over resumes.
+
+    Attributes:
+        seconds: Of all parts of the run.
+        memory_mib: Most memory of any part: allocated on a GPU, else resident in this process.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.memory_mib = 0.0
+        self._since: float | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.monotonic()
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note(goes_on=False)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.monotonic()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note(goes_on=False)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        self._note(goes_on=self._since is not None)
+        return {"seconds": self.seconds, "memory_mib": self.memory_mib}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.memory_mib = state_dict["seconds"], state_dict["memory_mib"]
+
+    def _note(self, *, goes_on: bool) -> None:
+        now = time.monotonic()
+        if self._since is not None:
+            self.seconds += now - self._since
+        self._since = now if goes_on else None
+        self.memory_mib = max(self.memory_mib, peak_mib())
+
+
+def peak_mib() -> float:
+    """Most memory so far: allocated on a GPU if there is one, else resident in this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def free_mib() -> float:
+    """Memory that the machine has left."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20

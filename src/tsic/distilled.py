@@ -1,0 +1,108 @@
+"""A student taught by a published method instead of the cycle; the recipe around it is the same."""
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from tsic.cycle import Cycle
+from tsic.grid import resize, resize_labels, size_of
+from tsic.options import Objective
+from tsic.rivals import Rival, Signals
+from tsic.student import Student, StudentOutput
+from tsic.teacher import Teacher, TeacherOutput
+
+
+class Offline(nn.Module):
+    """A network that was trained before and stands still.
+
+    Args:
+        student: Network that teaches, or that prompts the one that teaches.
+        teacher: Prompted foundation model that teaches, if any.
+    """
+
+    def __init__(self, student: Student, teacher: Teacher | None = None) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.requires_grad_(requires_grad=False)
+        self.train(False)
+
+    @override
+    def train(self, mode: bool = True) -> "Offline":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, student_logits: Tensor) -> TeacherOutput:
+        """Answer images ``(B, 3, H, W)`` without looking at the student that learns."""
+        own: StudentOutput = self.student(images)
+        if self.teacher is None:
+            return TeacherOutput(own.logits, own.features[-1])
+        answer: TeacherOutput = self.teacher(images, own.logits)
+        return answer
+
+
+class Peer(nn.Module):
+    """A second student that learns beside the first.
+
+    Args:
+        student: The network.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Tensor, student_logits: Tensor) -> TeacherOutput:
+        """Answer images ``(B, 3, H, W)`` without looking at the other student."""
+        own: StudentOutput = self.student(images)
+        return TeacherOutput(own.logits, own.features[-1])
+
+
+class Distilled(Cycle):
+    """The student's own losses and those of a published method.
+
+    Args:
+        student: Network that ships.
+        teacher: Who teaches.
+        rival: The method.
+        weight: Factor on the method's own weights.
+        objective: Rules of the cross-entropies.
+        class_weights: Weight of each class in cross-entropies, float ``(K,)``.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        teacher: Offline | Peer,
+        rival: Rival,
+        *,
+        weight: float = 1.0,
+        objective: Objective | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__(student, None, objective, class_weights)
+        self.teacher = teacher  # type: ignore[assignment] # it answers like one
+        self.rival = rival
+        self.weight = weight
+
+    @override
+    def _teacher_losses(self, teacher: TeacherOutput, labels: Tensor) -> dict[str, Tensor]:
+        if isinstance(self.teacher, Offline):
+            return {}
+        return {"teacher_ce": self._cross_entropy(teacher.logits, labels)}
+
+    @override
+    def _distillation(
+        self, student: StudentOutput, teacher: TeacherOutput, labels: Tensor
+    ) -> dict[str, Tensor]:
+        grid, feature_grid = size_of(student.logits), size_of(student.features[-1])
+        labels = labels.masked_fill(labels == self.objective.ignore_index, 255)
+        signals = Signals(
+            student.logits.float(),
+            resize(teacher.logits, grid),
+            resize_labels(labels, grid),
+            student.features[-1].float(),
+            resize(teacher.features, feature_grid),
+            resize_labels(labels, feature_grid),
+        )
+        return {name: self.weight * loss for name, loss in self.rival(signals).items()}

@@ -1,0 +1,43 @@
+"""Attention transfer: the student looks where the teacher looks."""
+
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import override
+
+from tsic.rivals._rival import Rival, Signals, pixel_kd
+
+WEIGHT = 10_000.0
+
+
+def attention_transfer(features: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    """Squared difference of two maps of mean squared channels, each of unit length per image.
+
+    Args:
+        features: ``(B, C, h, w)``.
+        target: ``(B, D, h, w)``; gets no gradient.
+        labels: Class ids ``(B, h, w)``; cells of 255 are in neither map.
+
+    Returns:
+        Mean over the batch's cells, float32 ``()``.
+
+    Source:
+        Zagoruyko and Komodakis, arXiv:1612.03928, equation 2 with p = 2; the mean over cells too
+        is that of CIRKD's public code, and what its weight is for.
+    """
+    counted = labels != 255
+    here, there = (
+        F.normalize((one.square().mean(1) * counted).flatten(1))
+        for one in (features, target.detach())
+    )
+    return (here - there).square().mean()
+
+
+class At(Rival):
+    """Attention transfer beside pixel distillation, both weighed as in CIRKD's scripts."""
+
+    @override
+    def forward(self, signals: Signals) -> dict[str, Tensor]:
+        at = attention_transfer(
+            signals.student_features, signals.teacher_features, signals.feature_labels
+        )
+        return pixel_kd(signals) | {"at": WEIGHT * at}

@@ -1,0 +1,48 @@
+"""Says once, while there is time to stop, that a cycle is not alive."""
+
+import sys
+from collections.abc import Mapping
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+PATIENCE = 3
+"""Validations in a row after which a sign counts."""
+STILL = 0.1
+"""Percent of pixels; fewer that change with the prompt are none."""
+
+
+class Watch(Callback):
+    """Warns when the prompt has no effect, or the teacher is worse than its student for long."""
+
+    def __init__(self) -> None:
+        self._in_a_row: dict[str, int] = {}
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        for message, is_bad in signs(scores).items():
+            count = self._in_a_row.get(message, 0) + 1 if is_bad else 0
+            self._in_a_row[message] = count
+            if count == PATIENCE and trainer.is_global_zero:
+                sys.stderr.write(f"tsic: warning: {message} (step {trainer.global_step})\n")
+
+
+def signs(scores: Mapping[str, float]) -> dict[str, bool]:
+    """What may be wrong, and whether it is at this validation.
+
+    Args:
+        scores: Logged numbers by name.
+    """
+    found = {}
+    if "val/prompt_sensitivity" in scores:
+        found[
+            "the prompt has no effect: the teacher answers the same without it; look at "
+            "teacher.mapping and teacher.prompt"
+        ] = scores["val/prompt_sensitivity"] < STILL
+    if "val/teacher_miou" in scores:
+        found[
+            "the teacher has been worse than its student for several validations: raise "
+            "optim.teacher_lr or teacher.lora_rank, or give it better weights (teacher.name)"
+        ] = scores["val/teacher_miou"] < scores["val/student_miou"]
+    return found

@@ -1,0 +1,127 @@
+"""Comparisons on a tiny drawn folder: trained once, paired, and honest about failures."""
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tsic.cli import main
+from tsic.compare import runner
+from tsic.compare.plan import Job
+from tsic.config_file import load_config
+from tsic.run import train
+
+Settings = dict[str, Any]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Train in this process, which saves the imports; the names of the runs, as they start."""
+    started: list[str] = []
+
+    class Done:
+        returncode = 0
+
+        def poll(self) -> int:
+            return self.returncode
+
+    def start(job: Job, number: int, runs: Path, places: runner.Places) -> Done:
+        started.append(job.name)
+        train(job.config, runs / job.name, resume=True)
+        return Done()
+
+    monkeypatch.setattr(runner, "_start", start)
+    return started
+
+
+def test_a_comparison_trains_what_is_missing_and_sums_up(
+    config_file: Path, tmp_path: Path, in_process: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
+    assert main([*words, "--methods", "cycle", "--seeds", "1"]) == 0
+    assert in_process == ["alone-seed0", "cycle-seed0"]
+    assert main([*words, "--methods", "cycle", "mutual", "--seeds", "2"]) == 0
+    assert in_process[2:] == ["mutual-seed0", "alone-seed1", "cycle-seed1", "mutual-seed1"]
+
+    written = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    found = written["methods"]
+    assert set(found) == {"alone", "cycle", "mutual"}
+    scores: dict[str, dict[str, float]] = {}
+    for name, summary in found.items():
+        scores[name] = summary["seeds"]
+        for seed, miou in summary["seeds"].items():
+            run = tmp_path / "c" / "runs" / f"{name}-seed{seed}"
+            assert miou == json.loads((run / "evaluation.json").read_text())["miou"]
+        assert summary["miou"] == pytest.approx(sum(scores[name].values()) / 2)
+        assert summary["train_seconds"] > 0
+        assert summary["peak_memory_mib"] > 10
+    gains = [scores["cycle"][seed] - scores["alone"][seed] for seed in ("0", "1")]
+    assert found["cycle"]["delta"] == pytest.approx(sum(gains) / 2)
+    low, high = found["cycle"]["delta_ci95"]
+    assert low <= high
+    assert not math.isnan(low + high)
+    assert found["alone"]["delta"] is None
+    assert found["cycle"]["teacher_miou"] > 0
+    page = (tmp_path / "c" / "comparison.md").read_text()
+    assert page in capsys.readouterr().out
+    assert f"{found['cycle']['miou']:.2f}" in page
+    assert (tmp_path / "c" / "comparison.png").stat().st_size > 1000
+
+
+def test_an_offline_teacher_is_trained_first(
+    config_file: Path, settings: Settings, tmp_path: Path, in_process: list[str]
+) -> None:
+    teacher = tmp_path / "teacher.yaml"
+    wider = {**settings, "teacher": {"name": "none"}, "student": {"name": "compact"}}
+    teacher.write_text(yaml.safe_dump(wider))
+    names = ["cwd_features", "cirkd"]  # both train weights of their own
+    words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
+    words += ["--max_steps", "2", "--offline", str(teacher), "--seeds", "1"]
+    assert main([*words, "--methods", *names]) == 0
+    assert in_process[0] == "offline"
+    found = json.loads((tmp_path / "c" / "comparison.json").read_text())["methods"]
+    assert set(found) == {"alone", *names}
+    logged = (tmp_path / "c" / "runs" / "cwd_features-seed0" / "metrics.csv").read_text()
+    assert "train/cwd_features" in logged
+
+
+def test_a_run_that_fails_stops_no_other_and_is_named(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings["data"]["root"] = str(tmp_path / "nowhere")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(yaml.safe_dump(settings))
+    job = Job("bad-seed0", load_config(bad))
+    failed = runner.run_all([job], tmp_path / "c" / "runs", runner.Places(), io.StringIO())
+    assert list(failed) == ["bad-seed0"]
+    assert "nowhere" in failed["bad-seed0"]
+
+
+def test_another_configuration_under_the_same_name_is_refused(
+    config_file: Path, tmp_path: Path, in_process: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--methods", "alone"]
+    assert main([*words, "--seeds", "1", "--max_steps", "1"]) == 0
+    assert main([*words, "--seeds", "1", "--max_steps", "2"]) == 2
+    assert "max_steps: 1 -> 2" in capsys.readouterr().err
+    assert in_process == ["alone-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "kd"], "--offline"),
+        (["--methods", "cwwd"], "did you mean 'cwd'"),
+        (["--seeds", "0"], "--seeds"),
+        (["--ablate", "promt"], "did you mean 'prompt'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_trains(
+    words: list[str], said: str, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--config", str(config_file), *words]) == 2
+    assert said in capsys.readouterr().err

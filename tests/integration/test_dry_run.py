@@ -1,0 +1,100 @@
+"""What a training would cost, told before it starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tsic import dry_run
+from tsic.cli import main
+from tsic.config_file import load_config
+from tsic.dry_run import largest_batch, rehearse
+from tsic.errors import ConfigError
+from tsic.training import CycleModule
+
+Settings = dict[str, Any]
+
+
+def test_dry_run_tells_the_cost_and_writes_nothing(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["train", "--config", str(config_file), "--out", str(tmp_path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "teacher's encoder" in told
+    assert "4 images of 32x48" in told
+    assert "6 steps" in told
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_parts_and_total_add_up(config_file: Path) -> None:
+    found = rehearse(load_config(config_file), steps=2)
+    student, encoder, decoders = found.parts
+    assert student.trained == student.parameters
+    assert 0 < encoder.trained < encoder.parameters, "LoRA alone"
+    assert min(part.multiply_adds or 0 for part in (student, encoder, decoders)) > 0
+    # Two of six steps without the teacher; validated at steps 3 and 6 and once at the end.
+    expected = 2 * found.alone_seconds + 4 * found.step_seconds + 3 * 3 * found.image_seconds
+    assert found.total_seconds == pytest.approx(expected)
+
+
+def test_the_student_alone_has_one_part(config_file: Path) -> None:
+    found = rehearse(load_config(config_file, ["--teacher.name", "none"]), steps=1)
+    assert [part.name for part in found.parts] == ["student"]
+    assert found.alone_seconds == found.step_seconds
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 6, 40])
+def test_largest_batch_is_the_last_that_fits(
+    most: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pace(config: Any, module: CycleModule, steps: int) -> float:
+        if config.data.batch_size > most:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    monkeypatch.setattr(dry_run, "_pace", pace)
+    monkeypatch.setattr(dry_run, "_module", lambda *args, **kwargs: None)
+    assert largest_batch(load_config(config_file)) == min(most, 6), "six training images"
+
+
+def test_no_batch_fits(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pace(*args: Any, **kwargs: Any) -> float:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(dry_run, "_pace", pace)
+    with pytest.raises(ConfigError, match=r"smaller data\.crop"):
+        largest_batch(load_config(config_file))
+
+
+def test_the_processor_foretells_what_would_not_fit(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten MiB an image of 100 that are free: eight images were measured, more are foretold."""
+    tried: list[int] = []
+
+    def pace(config: Any, *args: Any, **kwargs: Any) -> float:
+        tried.append(config.data.batch_size)
+        return 1.0
+
+    monkeypatch.setattr(dry_run, "_pace", pace)
+    monkeypatch.setattr(dry_run, "_module", lambda *args, **kwargs: None)
+    monkeypatch.setattr(dry_run, "peak_mib", lambda: 500 + 10.0 * tried[-1])
+    monkeypatch.setattr(dry_run, "free_mib", lambda: 10.0)
+    assert largest_batch(load_config(config_file)) == 2
+    assert tried == [1, 2], "four images would take 20 MiB more than two"
+
+
+def test_batch_auto_is_what_the_run_trains_with(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**settings, "max_steps": 1, "teacher": {"name": "none"}}))
+    monkeypatch.setattr(dry_run, "largest_batch", lambda config: 3)
+    words = ["train", "--config", str(path), "--out", str(tmp_path), "--name", "run"]
+    assert main([*words, "--batch", "auto"]) == 0
+    assert load_config(tmp_path / "run" / "config.yaml").data.batch_size == 3
+    monkeypatch.setattr(dry_run, "largest_batch", lambda config: 5)
+    assert main([*words, "--batch", "auto", "--resume", "auto"]) == 0, "it keeps its own"

@@ -1,0 +1,86 @@
+"""Means, spreads and intervals of runs, against numbers computed by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tsic.compare.statistics import Outcome, paired_interval, summarise
+from tsic.confusions import Confusions
+
+NAMES = ("a", "b")
+
+
+def outcome(right: list[int], *, seconds: float = 1.0, teacher: float | None = None) -> Outcome:
+    """A run that labels ``right[i]`` of 10 pixels of each class of image i rightly."""
+    confusions = Confusions(2)
+    for count in right:
+        wrong = 10 - count
+        confusions.add(torch.tensor([[count, wrong], [wrong, count]]))
+    iou = confusions.miou()
+    evaluation: dict[str, Any] = {
+        "miou": iou,
+        "teacher": None if teacher is None else {"miou": teacher},
+        "per_class_iou": dict.fromkeys(NAMES, iou),
+        "training_seconds": seconds,
+        "peak_memory_mib": 100.0 * seconds,
+    }
+    return Outcome(evaluation, confusions)
+
+
+def iou(right: int, of: int) -> float:
+    return 100 * right / (2 * of - right)
+
+
+def test_confusions_sum_images_and_survive_a_file(tmp_path: Any) -> None:
+    confusions = outcome([10, 5]).confusions
+    assert confusions.miou() == pytest.approx(iou(15, 20))
+    assert confusions.miou(np.array([0.0, 3.0])) == pytest.approx(iou(5, 10))
+    confusions.save(tmp_path / "c.npz")
+    again = Confusions.load(tmp_path / "c.npz")
+    assert again.images == 2
+    np.testing.assert_array_equal(again.rows, confusions.rows)
+
+
+def test_summary_is_what_a_hand_would_compute() -> None:
+    alone = {0: outcome([5, 5]), 1: outcome([6, 6])}
+    ours = {0: outcome([7, 7], seconds=2, teacher=80), 1: outcome([6, 6], seconds=4, teacher=90)}
+    summary = summarise(ours, alone)
+    first, second = iou(14, 20), iou(12, 20)
+    assert summary.miou == pytest.approx((first + second) / 2)
+    assert summary.std == pytest.approx(abs(first - second) / 2**0.5)
+    assert summary.delta == pytest.approx((first - iou(10, 20)) / 2)
+    assert summary.per_class_delta is not None
+    assert list(summary.per_class_delta) == list(NAMES)
+    assert list(summary.per_class_delta.values()) == pytest.approx([summary.delta] * 2)
+    assert summary.teacher_miou == 85
+    assert (summary.train_seconds, summary.peak_memory_mib) == (3, 400)
+
+
+def test_one_seed_has_no_spread_and_the_student_alone_no_gain() -> None:
+    summary = summarise({0: outcome([5])}, None)
+    assert (summary.std, summary.delta, summary.delta_ci95) == (None, None, None)
+
+
+def test_interval_closes_where_nothing_varies_and_opens_with_seeds_and_images() -> None:
+    same = [(outcome([7, 7, 7]), outcome([5, 5, 5]))] * 3
+    gain = iou(7, 10) - iou(5, 10)
+    assert paired_interval(same) == pytest.approx((gain, gain))
+
+    images = [(outcome([9, 5, 7]), outcome([5, 5, 5]))]
+    low, high = paired_interval(images)
+    assert low < gain - 5
+    assert high > gain + 5
+
+    seeds = [(outcome([5 + i] * 3), outcome([5] * 3)) for i in range(4)]
+    low, high = paired_interval(seeds)
+    mean = np.mean([iou(5 + i, 10) - iou(5, 10) for i in range(4)])
+    assert low < mean - 2
+    assert high > mean + 2
+
+
+def test_pairs_share_the_drawn_images() -> None:
+    """Two runs that differ by nothing but noise common to both have no gain at all."""
+    hard = outcome([1, 9, 5, 2])
+    assert paired_interval([(hard, outcome([1, 9, 5, 2]))]) == (0.0, 0.0)

@@ -1,0 +1,68 @@
+"""What validation tells about student, teacher and prompt."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tsic.diagnostics import Contest, PromptProbe, blank_prompt, perfect_prompt
+from tsic.prompt import class_log_odds
+from tsic.watch import signs
+
+
+def scores(labels: list[list[int]]) -> Tensor:
+    """Scores ``(1, 3, h, w)`` whose best class is that of the labels."""
+    return torch.nn.functional.one_hot(torch.tensor(labels), 3).movedim(2, 0)[None].float()
+
+
+TRUTH = torch.tensor([[[0, 0, 1, 1], [1, 2, 2, 255]]])
+STUDENT = scores([[0, 1, 1, 0], [1, 0, 2, 0]])  # right at 0, 2, 4, 6
+TEACHER = scores([[0, 0, 1, 1], [0, 0, 1, 2]])  # right at 0, 1, 2, 3
+
+
+def test_contest_counts_who_is_right_where() -> None:
+    contest = Contest(("a", "b", "c"))
+    contest.update(STUDENT, TEACHER, TRUTH)
+    found = contest.compute()
+    assert found["agreement"] == pytest.approx(100 * 3 / 7)  # at 0, 2 and, both wrong, 5
+    assert found["only_student_right"] == pytest.approx(100 * 2 / 7)
+    assert found["only_teacher_right"] == pytest.approx(100 * 2 / 7)
+    assert found["only_teacher_right/a"] == pytest.approx(50)
+    assert found["only_student_right/b"] == pytest.approx(100 / 3)
+    assert found["only_student_right/c"] == pytest.approx(50)
+    # a: 1 of 4 in the union, b: 2 of 4, c: 1 of 2
+    assert found["student_miou"] == pytest.approx(100 * (1 / 4 + 2 / 4 + 1 / 2) / 3)
+
+
+def test_without_a_teacher_only_the_student_is_scored() -> None:
+    contest = Contest(("a", "b", "c"))
+    contest.update(STUDENT, None, TRUTH)
+    assert list(contest.compute()) == ["student_miou"]
+
+
+def test_probe_compares_three_prompts() -> None:
+    probe = PromptProbe(3)
+    truth = scores([[0, 0, 1, 1], [1, 2, 2, 0]])
+    probe.update(STUDENT, TEACHER, truth, TRUTH)
+    found = probe.compute()
+    assert found["prompt_sensitivity"] == pytest.approx(100 * 4 / 7)  # at 1, 3, 4, 6
+    student = 100 * (1 / 4 + 2 / 4 + 1 / 2) / 3
+    assert found["oracle_gap"] == pytest.approx(100 - student)
+    assert found["prompt_gain"] == pytest.approx(student - 100 * (2 / 4 + 2 / 4 + 0) / 3)
+
+
+def test_blank_prompt_prefers_no_class_and_the_perfect_one_the_true_one() -> None:
+    logits = torch.randn(1, 3, 2, 4)
+    log_odds = class_log_odds(blank_prompt(logits))
+    torch.testing.assert_close(log_odds, log_odds[:, :1].expand_as(log_odds))
+    told = perfect_prompt(logits, TRUTH)
+    valid = TRUTH != 255
+    assert torch.equal(told.argmax(1)[valid], TRUTH[valid])
+    assert told[0, :, 1, 3].unique().numel() == 1, "nothing is known of an ignored pixel"
+
+
+def test_signs_of_a_dead_cycle() -> None:
+    alive = {"val/prompt_sensitivity": 3.0, "val/teacher_miou": 50.0, "val/student_miou": 40.0}
+    assert not any(signs(alive).values())
+    assert list(signs({**alive, "val/prompt_sensitivity": 0.0}).values()) == [True, False]
+    assert list(signs({**alive, "val/teacher_miou": 39.0}).values()) == [False, True]
+    assert signs({"val/student_miou": 40.0}) == {}

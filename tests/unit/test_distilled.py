@@ -1,0 +1,76 @@
+"""A student under a published method: who gets a gradient, and who stands still."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tsic.distilled import Distilled, Offline, Peer
+from tsic.options import Objective
+from tsic.rivals import Sizes, rival_class
+from tsic.student import Student, build_student
+
+K = 3
+
+
+def student() -> Student:
+    return build_student("compact", num_classes=K, options={"width": 0.25})
+
+
+def distilled(method: str, teacher: Offline | Peer, **kwargs: object) -> Distilled:
+    torch.manual_seed(1)
+    learner = student()
+    sizes = Sizes(K, learner.feature_channels[-1], learner.feature_channels[-1])
+    rival = rival_class(method)(sizes)
+    return Distilled(learner, teacher, rival, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    labels = torch.randint(0, K, (2, 32, 48))
+    labels[:, :4] = 255
+    return torch.rand(2, 3, 32, 48), labels
+
+
+def test_an_offline_teacher_stands_still_in_every_way(batch: tuple[Tensor, Tensor]) -> None:
+    teacher = Offline(student())
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    model = distilled("kd", teacher).train()
+    out = model(*batch)
+    out.total.backward()
+    assert not teacher.training
+    assert not model.teacher_learns
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert set(out.losses) == {"student_ce", "kd"}
+    assert all(p.grad is not None for p in model.student.parameters())
+
+
+def test_a_peer_learns_from_labels_and_student(batch: tuple[Tensor, Tensor]) -> None:
+    model = distilled("mutual", Peer(student())).train()
+    out = model(*batch)
+    assert set(out.losses) == {"student_ce", "teacher_ce", "mutual", "mutual_peer"}
+    assert model.teacher_learns
+    out.losses["student_ce"].backward(retain_graph=True)
+    assert model.teacher is not None
+    assert all(p.grad is None for p in model.teacher.parameters())
+    model.zero_grad()
+    (out.losses["teacher_ce"] + out.losses["mutual_peer"]).backward(retain_graph=True)
+    assert all(p.grad is None for p in model.student.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in model.teacher.parameters())
+
+
+def test_weight_scales_the_method_alone(batch: tuple[Tensor, Tensor]) -> None:
+    teacher = Offline(student())
+    once, thrice = (distilled("kd", teacher, weight=weight).eval() for weight in (1.0, 3.0))
+    one, three = once(*batch).losses, thrice(*batch).losses
+    torch.testing.assert_close(three["kd"], 3 * one["kd"])
+    torch.testing.assert_close(three["student_ce"], one["student_ce"])
+
+
+def test_own_ignore_label_is_left_out_of_the_method(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    teacher = Offline(student())
+    usual = distilled("kd", teacher).eval()(images, labels).losses
+    moved = labels.masked_fill(labels == 255, 7)
+    other = distilled("kd", teacher, objective=Objective(ignore_index=7)).eval()(images, moved)
+    torch.testing.assert_close(other.losses, usual)
