@@ -254,7 +254,10 @@ def test_release_losses_gradients_and_step(tensors: dict[str, Tensor], teacher: 
     }
     assert set(out.losses) == set(names)
     for name, official in names.items():
-        assert out.losses[name].item() == pytest.approx(expected[official], rel=1e-4), name
+        # The KL of near-equal distributions is a small difference of large terms: 1e-6 of float32.
+        assert out.losses[name].item() == pytest.approx(expected[official], rel=1e-4, abs=1e-6), (
+            name
+        )
 
     out.total.backward()
     gradients = translate(part(tensors, "grads."))
