@@ -1,81 +1,351 @@
-"""Time one training step of each recipe, side by side in one run.
+"""Time whole training steps of the recipes, side by side in one run.
 
-    .venv/bin/python benchmarks/step.py --teacher tiny-sam --height 144 --width 192 --classes 12
+    .venv/bin/python benchmarks/step.py --json step.json            # every size and sweep: GPU
+    .venv/bin/python benchmarks/step.py --quick --json step.json    # one size, small: CPU
 
-Recipes take turns, so that a machine whose speed drifts slows them alike; the smallest time of each
-counts. Ratios travel between machines, seconds do not.
+A step is forward, losses, backward and AdamW. Rows of one size take turns, so that a machine whose
+speed drifts slows them alike; the median of each counts. Memory is what networks, optimiser and
+steps of one row add to a process of their own. Foundation models have random weights, students are
+DeepLabV3-ResNet18. Ratios travel between machines, seconds do not.
 """
 
 import argparse
 import json
+import multiprocessing
 import platform
+import shlex
+import statistics
+import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
+import tsic
+from tsic.config import OptimConfig
+from tsic.cost import peak_mib
 from tsic.cycle import Cycle
+from tsic.device import resolve_precision
+from tsic.optim import build_optimizer
 from tsic.recipes import RECIPES, objective_of
 from tsic.student import build_student
-from tsic.teacher import build_teacher
+from tsic.teacher import Teacher, build_teacher
+from tsic.teacher.canvas import Canvas
+
+SIZES = ((360, 480, 11), (512, 512, 21), (512, 512, 150), (512, 1024, 19))
+MODELS = {
+    "sam-vit-base": lambda: transformers.SamModel(transformers.SamConfig()),
+    "sam2.1-hiera-tiny": lambda: transformers.Sam2Model(transformers.Sam2Config()),
+}
+PARTS = ("student", "encoder", "prompt", "mask decoder", "mapping decoder")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build(recipe: str, options: argparse.Namespace) -> Cycle:
-    """The cycle of one recipe, or the student alone."""
-    torch.manual_seed(0)
-    student = build_student(options.student, num_classes=options.classes)
-    if recipe == "alone":
-        return Cycle(student, None)
-    chosen: dict[str, Any] = dict(RECIPES[recipe].get("teacher", {}))
-    chosen.pop("warmup_steps", None)
-    teacher = build_teacher(options.teacher, num_classes=options.classes, **chosen)
-    return Cycle(student, teacher, objective_of(recipe))
+@dataclass(frozen=True)
+class Row:
+    """One thing that is measured.
+
+    Attributes:
+        recipe: A recipe, ``alone``, or ``frozen``: the cycle with a frozen encoder.
+        teacher: Foundation model, empty for the student alone.
+        height: Of the crop.
+        width: Of the crop.
+        classes: ``K``.
+        batch: Images of a step.
+        prompts: Class prompts per image.
+    """
+
+    recipe: str
+    teacher: str
+    height: int
+    width: int
+    classes: int
+    batch: int
+    prompts: int = 8
+
+
+class Step:
+    """A training step of one row.
+
+    Args:
+        row: Which.
+        folder: Where the foundation models are.
+        precision: ``bf16-mixed`` or ``32-true``.
+    """
+
+    def __init__(self, row: Row, folder: Path, precision: str) -> None:
+        torch.manual_seed(0)
+        recipe = "cycle" if row.recipe in ("alone", "frozen") else row.recipe
+        student = build_student(
+            "deeplabv3", num_classes=row.classes, output_stride=8, auxiliary=True
+        )
+        teacher = None
+        if row.teacher:
+            chosen: dict[str, Any] = dict(RECIPES[recipe].get("teacher", {}))
+            chosen.pop("warmup_steps", None)
+            if recipe == "cycle":
+                chosen["max_classes"] = row.prompts
+                chosen["lora_rank"] = 0 if row.recipe == "frozen" else 4
+            teacher = build_teacher(str(folder / row.teacher), num_classes=row.classes, **chosen)
+        self.cycle = Cycle(student, teacher, objective_of(recipe)).to(DEVICE)
+        self.optimizer, _ = build_optimizer(self.cycle, OptimConfig(), max_steps=1000)
+        self.mixed = precision == "bf16-mixed"
+        shape = (row.batch, row.height, row.width)
+        self.images = torch.rand(row.batch, 3, row.height, row.width, device=DEVICE)
+        self.labels = torch.randint(row.classes, shape, device=DEVICE)
+        # Labels of whole regions: pixels of noise would all be hard.
+        self.labels = self.labels[:, ::64, ::64].repeat_interleave(64, 1).repeat_interleave(64, 2)
+        self.labels = self.labels[:, : row.height, : row.width].contiguous()
+
+    def autocast(self) -> torch.autocast:
+        """The precision that Lightning would train in."""
+        return torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=self.mixed)
+
+    def run(self) -> float:
+        """Do one step and tell its seconds."""
+        synchronise()
+        start = time.perf_counter()
+        with self.autocast():
+            total = self.cycle(self.images, self.labels).total
+        total.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        synchronise()
+        return time.perf_counter() - start
+
+    def flops(self) -> int:
+        """Operations of one step, forward and backward."""
+        with counting() as count, self.autocast():
+            self.cycle(self.images, self.labels).total.backward()
+        self.optimizer.zero_grad()
+        return count()
+
+    @torch.no_grad()
+    def multiply_adds(self) -> dict[str, int]:
+        """Forward multiply-adds of one image, part by part."""
+        image = self.images[:1]
+        found = dict.fromkeys(PARTS, 0)
+        with counting() as count:
+            logits = self.cycle.student(image).logits
+        found["student"] = count() // 2
+        teacher = self.cycle.teacher
+        if not isinstance(teacher, Teacher):
+            return found
+        foundation = teacher.foundation
+        canvas = Canvas(image.shape[-2], image.shape[-1], foundation.multiple)
+        padded = canvas.pad(image)
+        prompting = []
+        mask_embed = foundation.model.prompt_encoder.mask_embed
+        with counting() as count:
+            before = mask_embed.register_forward_pre_hook(lambda *_: prompting.append(-count()))
+            after = mask_embed.register_forward_hook(lambda *_: prompting.append(count()))
+            embedding = teacher.embed(padded)
+            found["encoder"] = count() // 2
+            masks = teacher.decode_masks(embedding, logits, canvas)
+            decoded = count() // 2
+            teacher.mapping(padded, embedding, masks)
+        before.remove()
+        after.remove()
+        found["prompt"] = sum(prompting) // 2
+        found["mask decoder"] = decoded - found["encoder"] - found["prompt"]
+        found["mapping decoder"] = count() // 2 - decoded
+        return found
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[], int]]:
+    """Count the operations of matrix products and convolutions."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        yield counter.get_total_flops
+
+
+def synchronise() -> None:
+    """Wait for the GPU, if there is one."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory(row: Row, folder: Path, precision: str) -> float:
+    """MiB that networks, optimiser and two steps of a row add to a process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak_memory, (row, folder, precision))
+
+
+def _peak_memory(row: Row, folder: Path, precision: str) -> float:
+    torch.ones(1, device=DEVICE)
+    before = peak_mib()
+    step = Step(row, folder, precision)
+    for _ in range(2):  # AdamW makes its state in the first
+        step.run()
+    return peak_mib() - before
+
+
+def matrix_peak(precision: str) -> float:
+    """Operations per second of the fastest of some large matrix products."""
+    side = 8192 if DEVICE == "cuda" else 2048
+    kind = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    left, right = (torch.rand(side, side, device=DEVICE).to(kind) for _ in range(2))
+    seconds = []
+    for _ in range(10):
+        synchronise()
+        start = time.perf_counter()
+        left @ right
+        synchronise()
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds)
+
+
+def rows_of(options: argparse.Namespace) -> list[list[Row]]:
+    """What is measured, in groups that take turns."""
+    height, width, classes = SIZES[0]
+    base = Row("cycle", "sam-vit-base", height, width, classes, options.batch)
+    if options.quick:
+        return [
+            [
+                *recipes(base),
+                replace(base, classes=150),
+                replace(base, recipe="alone", teacher="", classes=150),
+            ]
+        ]
+    groups = [
+        recipes(replace(base, height=height, width=width, classes=classes))
+        for height, width, classes in SIZES
+    ]
+    groups.append([replace(base, classes=classes) for classes in (2, 11, 21, 50, 150)])
+    groups.append([replace(base, height=32 * n, width=32 * n) for n in (8, 12, 16, 24)])
+    groups.append([replace(base, classes=21, prompts=n) for n in (1, 2, 4, 8, 16)])
+    return groups
+
+
+def recipes(base: Row) -> list[Row]:
+    """Every recipe with every foundation model at one size."""
+    alone = replace(base, recipe="alone", teacher="")
+    return [alone] + [
+        replace(base, recipe=recipe, teacher=teacher)
+        for teacher in MODELS
+        for recipe in ("release", "paper", "cycle", "frozen")
+    ]
+
+
+def encoder_seconds(rows: dict[Row, Step], turns: int) -> dict[str, float]:
+    """Seconds of a forward pass of each encoder alone, per image."""
+    found = {}
+    for row, step in rows.items():
+        teacher = step.cycle.teacher
+        if row.recipe != "frozen" or not isinstance(teacher, Teacher):
+            continue
+        canvas = Canvas(row.height, row.width, teacher.foundation.multiple)
+        padded = canvas.pad(step.images)
+        seconds = []
+        for _ in range(turns):
+            synchronise()
+            start = time.perf_counter()
+            with torch.no_grad(), step.autocast():
+                teacher.embed(padded)
+            synchronise()
+            seconds.append(time.perf_counter() - start)
+        found[row.teacher] = statistics.median(seconds) / row.batch
+    return found
+
+
+def measure(
+    group: list[Row], folder: Path, options: argparse.Namespace, peak: Callable[[], float]
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Measure rows that take turns."""
+    memory = {row: peak_memory(row, folder, options.precision) for row in group}
+    steps = {row: Step(row, folder, options.precision) for row in group}
+    seconds: dict[Row, list[float]] = {row: [] for row in group}
+    peaks = []
+    for turn in range(options.turns + 1):
+        peaks.append(peak())
+        for row, step in steps.items():
+            taken = step.run()
+            if turn:  # the first warms up
+                seconds[row].append(taken)
+    found = []
+    for row, step in steps.items():
+        typical = statistics.median(seconds[row])
+        found.append(
+            {
+                **asdict(row),
+                "seconds_per_image": typical / row.batch,
+                "spread": (max(seconds[row]) - min(seconds[row])) / typical,
+                "peak_memory_mib": memory[row],
+                "multiply_adds": step.multiply_adds(),
+                "matrix_peak_share": step.flops() / typical / max(peaks),
+            }
+        )
+    return found, encoder_seconds(steps, options.turns)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Lay rows of one group out; ratios are to `release` of the same foundation model ViT-B."""
+    base = next((row for row in rows if row["recipe"] == "release"), rows[0])
+    lines = [
+        "recipe   teacher            size      K   N  s/image  faster  MiB     memory  G MAC "
+        "(student, encoder, prompt, masks, mapping)  share of peak"
+    ]
+    for row in rows:
+        macs = " ".join(f"{count / 1e9:6.1f}" for count in row["multiply_adds"].values())
+        lines.append(
+            f"{row['recipe']:8} {row['teacher']:18} {row['height']}x{row['width']:<4} "
+            f"{row['classes']:3} {row['prompts']:3} {row['seconds_per_image']:8.4f} "
+            f"{base['seconds_per_image'] / row['seconds_per_image']:6.2f}x "
+            f"{row['peak_memory_mib']:7.0f} "
+            f"{row['peak_memory_mib'] / base['peak_memory_mib']:6.2f}x {macs}  "
+            f"{row['matrix_peak_share']:.0%}"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure and print a table; with ``--json`` also write it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--student", default="compact")
-    parser.add_argument("--teacher", default="tiny-sam")
-    parser.add_argument("--height", type=int, default=144)
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--classes", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    """Measure, print tables; with ``--json`` also write all."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one size and K = 150, for a CPU")
+    parser.add_argument("--batch", type=int, help="images of a step (2 on a CPU, else 4)")
+    parser.add_argument("--turns", type=int, help="timed steps of each row (3 on a CPU, else 10)")
+    parser.add_argument("--precision", default="auto", help="auto, bf16-mixed or 32-true")
+    parser.add_argument("--json", type=Path, help="file for everything")
     options = parser.parse_args()
-    images = torch.rand(options.batch, 3, options.height, options.width)
-    labels = torch.randint(options.classes, (options.batch, options.height, options.width))
-    cycles = {name: build(name, options) for name in ("alone", *RECIPES)}
-    seconds = dict.fromkeys(cycles, float("inf"))
-    for turn in range(options.rounds + 1):  # the first turn warms up
-        for name, cycle in cycles.items():
-            start = time.perf_counter()
-            cycle(images, labels).total.backward()
-            cycle.zero_grad()
-            if turn:
-                seconds[name] = min(seconds[name], time.perf_counter() - start)
-    rows = [
-        {
-            "recipe": name,
-            "seconds_per_image": best / options.batch,
-            "over_alone": best / seconds["alone"],
-            "over_release": best / seconds["release"],
-        }
-        for name, best in seconds.items()
-    ]
-    for row in rows:
-        print(
-            f"{row['recipe']:8} {row['seconds_per_image']:.4f} s/image, "
-            f"{row['over_alone']:.2f} x alone, {row['over_release']:.2f} x release"
-        )
-    if options.json:
-        machine = (
-            f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        )
-        asked = {key: str(value) for key, value in vars(options).items()}
-        options.json.write_text(json.dumps({"machine": machine, **asked, "rows": rows}, indent=1))
+    options.precision = resolve_precision(options.precision, "auto")
+    options.batch = options.batch or (2 if DEVICE == "cpu" else 4)
+    options.turns = options.turns or (3 if DEVICE == "cpu" else 10)
+    report: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": torch.cuda.get_device_name() if DEVICE == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "precision": options.precision,
+        "versions": {
+            package.__name__: package.__version__ for package in (tsic, torch, transformers)
+        },
+        "command": shlex.join(["python", "benchmarks/step.py", *sys.argv[1:]]),
+        "rows": [],
+        "encoder_seconds_per_image": [],
+    }
+    with tempfile.TemporaryDirectory() as name:
+        for model, make in MODELS.items():
+            torch.manual_seed(0)
+            make().save_pretrained(Path(name) / model)
+        for group in rows_of(options):
+            rows, encoders = measure(
+                group, Path(name), options, lambda: matrix_peak(options.precision)
+            )
+            report["rows"] += rows
+            report["encoder_seconds_per_image"].append(encoders)
+            print(table(rows), f"encoders alone, s/image: {encoders}", sep="\n", flush=True)
+            if options.json:
+                options.json.parent.mkdir(parents=True, exist_ok=True)
+                options.json.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

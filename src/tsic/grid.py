@@ -140,9 +140,10 @@ def resize_axis(maps: Tensor, dim: int, part: range, cells: int, side: int) -> T
     if cells == side:
         return maps
     at = _centres(torch.arange(part.start, part.stop), cells, side)
-    return sample_axis(maps, dim, (at - cells_under(part, cells, side).start).to(maps.device))
+    at = at - cells_under(part, cells, side).start
+    return sample_axis(maps, dim, at.to(maps.device, maps.dtype))
 
 
 def _centres(pixels: Tensor, cells: int, side: int) -> Tensor:
     """Where centres of a resized map's pixels lie in the map, whose first cell's centre is 0."""
-    return ((pixels + 0.5) * (cells / side) - 0.5).clamp(0, cells - 1)
+    return ((pixels.double() + 0.5) * (cells / side) - 0.5).clamp(0, cells - 1)

@@ -7,6 +7,7 @@ from torch import Tensor
 from tsic.errors import ShapeError
 from tsic.grid import resize, size_of
 from tsic.options import Average, KlAverage
+from tsic.pixel_loss import pixel_cross_entropy
 
 
 def cross_entropy(
@@ -48,8 +49,7 @@ def cross_entropy(
         of the authors' public code (mmsegmentation's sampler), restated in ``docs/paper.md``.
     """
     _check_labels(logits, labels)
-    logits = resize(logits, size_of(labels))
-    pixel_loss = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    pixel_loss = pixel_cross_entropy(logits.float(), labels, ignore_index=ignore_index)
     counted = labels != ignore_index
     if ohem_min_kept is not None:
         counted = _hard_pixels(pixel_loss.detach(), counted, ohem_threshold, ohem_min_kept)

@@ -1,0 +1,35 @@
+"""Cross-entropy in strips against the plain formula."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tsic import pixel_loss
+
+
+@pytest.mark.parametrize(
+    ("grid", "size"), [((6, 8), (24, 32)), ((5, 7), (18, 27)), ((4, 4), (4, 9))]
+)
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_strips_equal_the_plain_formula(
+    grid: tuple[int, int], size: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setitem(pixel_loss._AT_ONCE, "cpu", rows * 2 * 3 * size[1])
+    logits = (5 * torch.randn(2, 3, *grid, dtype=torch.float64)).requires_grad_()
+    labels = torch.randint(3, (2, *size))
+    labels[0, 1:3] = 255
+    weights = torch.rand(2, *size, dtype=torch.float64)
+    resized = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    plain = F.cross_entropy(resized, labels, ignore_index=255, reduction="none")
+    strips = pixel_loss.pixel_cross_entropy(logits, labels)
+    torch.testing.assert_close(strips, plain)
+    gradients = [torch.autograd.grad((loss * weights).sum(), logits) for loss in (strips, plain)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_autocast_does_not_round_the_scores() -> None:
+    logits, labels = 30 * torch.randn(1, 4, 3, 3), torch.randint(4, (1, 12, 12))
+    plain = pixel_loss.pixel_cross_entropy(logits, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(pixel_loss.pixel_cross_entropy(logits, labels), plain)
