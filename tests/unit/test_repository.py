@@ -28,7 +28,12 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 # Each heavy library enters through these modules alone; those of `LAZY` import it in a function.
 DOORS = {
-    "transformers": {"tsic.teacher.sam", "tsic.teacher.small", "tsic.networks.hugging_face"},
+    "transformers": {
+        "tsic.teacher.attention",
+        "tsic.teacher.sam",
+        "tsic.teacher.small",
+        "tsic.networks.hugging_face",
+    },
     "timm": {"tsic.networks.smp"},
     "segmentation_models_pytorch": {"tsic.networks.smp"},
     "lightning": {
