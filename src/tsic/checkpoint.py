@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tsic.data.classes import ClassTable
 from tsic.deploy.consent import require_safe
-from tsic.deploy.hub import fetch_student, is_hub
+from tsic.deploy.hub import fetch_student, is_hub, is_name
 from tsic.deploy.model import Gives
 from tsic.errors import CheckpointError
 from tsic.files import replacing, write_text
@@ -129,15 +129,15 @@ def save_student(
 
 
 def find_student(path: str | Path) -> StudentFiles:
-    """Find a student by a run's folder, by either of its two files, or on the hub.
+    """Find a student by a run's folder, by either of its two files, or by name.
 
     Args:
-        path: Folder, file, or ``hf:owner/name`` (``hf:owner/name@revision``), which is fetched.
+        path: Folder, file, ``zoo:name``, or ``hf:owner/name`` (``hf:owner/name@revision``).
 
     Raises:
         CheckpointError: If one of the two files is missing, or the hub does not give them.
     """
-    path = fetch_student(path) if is_hub(path) else Path(path)
+    path = fetch_student(path) if is_name(path) else Path(path)
     folder = path if path.is_dir() else path.parent
     stem = "student" if path.is_dir() else path.stem
     files = StudentFiles(folder / f"{stem}.safetensors", folder / f"{stem}.json")

@@ -128,6 +128,16 @@ def test_a_student_of_the_hub_names_no_code(
         load_student("hf:owner/name")
 
 
+def test_a_student_of_the_zoo_is_loaded_by_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.rename(tmp_path / "small")
+    monkeypatch.setattr("tsic.deploy.hub.ZOO", tmp_path)
+    assert load_student("zoo:small").facts["training"] == {"seed": 5}
+    with pytest.raises(ConfigError, match="did you mean 'small'"):
+        load_student("zoo:smal")
+
+
 def test_a_push_goes_to_the_main_branch(hub: Path, folder: Path) -> None:
     with pytest.raises(ConfigError, match="names a revision; push to hf:owner/name"):
         send_folder(folder, "hf:owner/name@v1")

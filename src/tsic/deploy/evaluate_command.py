@@ -27,7 +27,7 @@ def _evaluate_parser() -> Parser:
     own.add_argument(
         "model",
         type=Path,
-        help="a run's folder, a student.safetensors, hf:owner/name, or an exported file",
+        help="a run's folder, a student.safetensors, zoo:name, hf:owner/name, or an exported file",
     )
     own.add_argument("--role", choices=["student", "teacher"], default="student", help="who")
     own.add_argument("--checkpoint", choices=["best", "last"], default="best", help="teacher's")
@@ -103,12 +103,12 @@ def _view(options: argparse.Namespace) -> "View":
 def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
     """The dataset that was asked for; what was not said is as in the run."""
     from tsic.data.readers import open_dataset
-    from tsic.deploy.hub import is_hub
+    from tsic.deploy.hub import is_name
 
-    if not options.model.exists() and not is_hub(options.model):
+    if not options.model.exists() and not is_name(options.model):
         raise ConfigError(
             f"'{options.model}' does not exist; give a run's folder, a student.safetensors, "
-            "hf:owner/name or an exported file"
+            "zoo:name, hf:owner/name or an exported file"
         )
     folder = options.model if options.model.is_dir() else options.model.parent
     config = folder / "config.yaml"

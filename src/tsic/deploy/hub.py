@@ -1,4 +1,4 @@
-"""Students on the Hugging Face hub: names such as ``hf:owner/name``, fetching and sending."""
+"""Students by name: ``zoo:name`` ships with the package, ``hf:owner/name`` is on the hub."""
 
 import re
 import shutil
@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsic.errors import CheckpointError, ConfigError
+from tsic.errors import CheckpointError, ConfigError, nearest
 from tsic.files import replacing, write_text
 
 PREFIX = "hf:"
+
+ZOO_PREFIX = "zoo:"
+
+ZOO = Path(__file__).parents[1] / "zoo"
+"""Folder of what ships with the package."""
 
 STUDENT_FILES = ("student.safetensors", "student.json")
 """What is fetched: never anything else of a repository."""
@@ -39,6 +44,11 @@ def is_hub(path: str | Path) -> bool:
     return str(path).startswith(PREFIX)
 
 
+def is_name(path: str | Path) -> bool:
+    """Whether a path is a name, in the zoo or on the hub, instead of a place on this machine."""
+    return is_hub(path) or str(path).startswith(ZOO_PREFIX)
+
+
 def parse_address(text: str | Path) -> HubAddress:
     """Read ``hf:owner/name`` or ``hf:owner/name@revision``.
 
@@ -58,18 +68,26 @@ def parse_address(text: str | Path) -> HubAddress:
 
 
 def fetch_student(text: str | Path) -> Path:
-    """Fetch a student's two files, or take them from the hub's cache.
+    """Find a student's two files by name: in the package, in the hub's cache or on the hub.
 
     Args:
-        text: ``hf:owner/name`` or ``hf:owner/name@revision``.
+        text: ``zoo:name``, ``hf:owner/name`` or ``hf:owner/name@revision``.
 
     Returns:
-        The folder of the cache in which they lie.
+        The folder in which they lie.
 
     Raises:
-        ConfigError: If it is no name on the hub.
+        ConfigError: If it is no name on the hub, or none in the zoo.
         CheckpointError: If there is no such repository, or it cannot be reached.
     """
+    if str(text).startswith(ZOO_PREFIX):
+        name = str(text).removeprefix(ZOO_PREFIX)
+        students = sorted(file.parent.name for file in ZOO.glob(f"*/{STUDENT_FILES[1]}"))
+        if name not in students:
+            raise ConfigError(
+                f"'{text}': the zoo has no student '{name}'; {nearest(name, students)}"
+            )
+        return ZOO / name
     address = parse_address(text)
     import huggingface_hub
 

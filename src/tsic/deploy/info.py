@@ -30,7 +30,7 @@ def describe(path: str, *, size: Size | None = None, allow_code: bool = False) -
     them, or its multiply-adds.
 
     Args:
-        path: Folder, file, ``hf:owner/name``, or an exported file.
+        path: Folder, file, ``zoo:name``, ``hf:owner/name``, or an exported file.
         size: Height and width in pixels at which to count multiply-adds.
         allow_code: As of `load_student`.
 

@@ -17,7 +17,9 @@ def info_command(words: Sequence[str]) -> int:
     """Tell what a student or an exported file is."""
     own = Parser(prog="tsic info", description="Tell what a student or an exported file is.")
     own.add_argument(
-        "file", metavar="FILE", help="a run's folder, student.safetensors, hf:owner/name, or export"
+        "file",
+        metavar="FILE",
+        help="a run's folder, student.safetensors, zoo:name, hf:owner/name, or export",
     )
     own.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="also count multiply-adds at H x W px"
@@ -63,7 +65,9 @@ def _push_parser() -> Parser:
         prog="tsic push",
         description="Put a student with its model card into a folder or on the Hugging Face hub.",
     )
-    own.add_argument("student", help="a run's folder, a student.safetensors, or hf:owner/name")
+    own.add_argument(
+        "student", help="a run's folder, a student.safetensors, zoo:name, or hf:owner/name"
+    )
     own.add_argument("target", help="hf:owner/name, with the hub's own login, or a local folder")
     own.add_argument(
         "--private", action="store_true", help="if the repository is new, for you only"

@@ -22,8 +22,8 @@ def open_model(
     """Open a student or an exported file, whatever the path names.
 
     Args:
-        path: A run's folder, a ``student.safetensors``, ``hf:owner/name``, or an exported file
-            (`EXPORTED_SUFFIXES`).
+        path: A run's folder, a ``student.safetensors``, ``zoo:name``, ``hf:owner/name``, or an
+            exported file (`EXPORTED_SUFFIXES`).
         device: Where it runs; by default the GPU if there is one. Exported files run on the CPU.
         threads: Threads of an exported file's engine; by default the engine's own choice.
         allow_code: Whether a student may name any class by its import path.

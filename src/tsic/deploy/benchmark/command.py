@@ -20,7 +20,7 @@ def _benchmark_parser() -> Parser:
     own.add_argument(
         "model",
         metavar="STUDENT",
-        help="a run's folder, a student.safetensors, hf:owner/name, or an exported file",
+        help="a run's folder, a student.safetensors, zoo:name, hf:owner/name, or an exported file",
     )
     own.add_argument(
         "--files", nargs="+", type=Path, default=[], metavar="FILE",

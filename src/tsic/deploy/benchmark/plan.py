@@ -56,7 +56,7 @@ class Plan:
     """What is measured, and how long.
 
     Args:
-        model: A student (folder, file or ``hf:owner/name``), or an exported file.
+        model: A student (folder, file, ``zoo:name`` or ``hf:owner/name``), or an exported file.
         files: Exported files that are measured beside it.
         sizes: Heights and widths of the images, in pixels; none for the exported files', or
             `USUAL_SIZE`.

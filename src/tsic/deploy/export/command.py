@@ -32,7 +32,9 @@ def _parser() -> Parser:
         "with PyTorch on real images before it is kept.",
     )
     own.add_argument(
-        "student", metavar="STUDENT", help="a run's folder, a student.safetensors, or hf:owner/name"
+        "student",
+        metavar="STUDENT",
+        help="a run's folder, a student.safetensors, zoo:name, or hf:owner/name",
     )
     own.add_argument(
         "--format", nargs="+", dest="formats", default=["onnx"], metavar="FORMAT",
@@ -158,8 +160,12 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 def _out(options: argparse.Namespace, home: Path) -> Path:
     """Where to write: beside the student, if it is the user's own folder."""
-    if options.out is None and options.student.startswith("hf:"):
-        raise ConfigError(f"'{options.student}' is not on this disk; say where to write with --out")
+    from tsic.deploy.hub import is_name
+
+    if options.out is None and is_name(options.student):
+        raise ConfigError(
+            f"'{options.student}' has no folder of yours; say where to write with --out"
+        )
     out: Path = options.out or home / "exported"
     make_room(out / "export.json")
     return out

@@ -30,8 +30,8 @@ def _parser() -> Parser:
         epilog="Exit codes: 0 all is labelled, 1 some files could not be, 2 a mistake in the "
         "command.",
     )
-    own.add_argument("model", help="a run's folder, a student.safetensors, hf:owner/name, or an "
-                     "exported .onnx, .xml, .pt2")  # fmt: skip
+    own.add_argument("model", help="a run's folder, a student.safetensors, zoo:name, hf:owner/name,"
+                     " or an exported .onnx, .xml, .pt2")  # fmt: skip
     own.add_argument("inputs", nargs="+", metavar="INPUT", help="image, video, folder, pattern "
                      "such as 'photos/**/*.jpg', or - for a list of paths on stdin")  # fmt: skip
     own.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
