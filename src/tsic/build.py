@@ -42,7 +42,7 @@ def build_module(
     torch.manual_seed(config.seed)
     if config.distill.method == "none":
         teacher = build_configured_teacher(config.teacher, classes.num_classes)
-        cycle = Cycle(student, teacher, config.objective, class_weights)
+        cycle = Cycle(student, teacher, config.objective, class_weights, config.teacher.ema)
     else:
         cycle = _build_distilled(config, student, classes, class_weights)
     return CycleModule(

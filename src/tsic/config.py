@@ -97,6 +97,9 @@ class TeacherConfig:
     """Train the encoder's own weights, for models without pretrained ones."""
     recompute_encoder: bool = False
     """Recompute the encoder in the backward pass: less memory, more time."""
+    ema: float | None = None
+    """Decay of a moving average of the teacher's weights, which then teaches the student; it is
+    asked in a further forward pass."""
     warmup_steps: int = 500
     """Optimiser steps in which the student trains alone (public code: 501)."""
 

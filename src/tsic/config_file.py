@@ -329,6 +329,10 @@ def _run_rules(config: RunConfig) -> Rules:
             config.optim.ema is None or 0 < config.optim.ema < 1,
             f"optim.ema must lie between 0 and 1, got {config.optim.ema}",
         ),
+        (
+            config.teacher.ema is None or 0 < config.teacher.ema < 1,
+            f"teacher.ema must lie between 0 and 1, got {config.teacher.ema}",
+        ),
     ]
 
 

@@ -9,7 +9,7 @@ from tsic import losses
 from tsic.grid import resize, resize_labels, size_of
 from tsic.options import Objective
 from tsic.student import Student, StudentOutput
-from tsic.teacher import Teacher, TeacherOutput
+from tsic.teacher import AveragedTeacher, Teacher, TeacherOutput
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Cycle(nn.Module):
         objective: Weights and rules of the losses.
         class_weights: Weight of each class in cross-entropies, float ``(K,)``, which the caller
             derives from ``objective.class_balance`` and its data; by default all alike.
+        teacher_ema: Decay of the moving average of the teacher's weights that teaches the student;
+            by default the teacher as it stands. Whoever trains calls ``average_teacher`` each step.
     """
 
     class_weights: Tensor | None
@@ -55,12 +57,16 @@ class Cycle(nn.Module):
         teacher: Teacher | None,
         objective: Objective | None = None,
         class_weights: Tensor | None = None,
+        teacher_ema: float | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.student = student
         self.teacher = teacher
         self.objective = objective or Objective()
+        self.averaged: AveragedTeacher | None = None
+        if teacher is not None and teacher_ema is not None:
+            self.averaged = AveragedTeacher(teacher, teacher_ema)
 
     @property
     def teacher_learns(self) -> bool:
@@ -83,9 +89,17 @@ class Cycle(nn.Module):
         if self.teacher is None or not with_teacher:
             return CycleOutput(named, student, None)
         teacher: TeacherOutput = self.teacher(images, student.logits)
-        named |= self._teacher_losses(teacher, labels)
-        named |= self._distillation(student, teacher, labels)
+        named |= self._teacher_losses(student, teacher, labels)
+        taught_by = teacher
+        if self.averaged is not None and self.training:
+            taught_by = self.averaged(self.teacher, images, student.logits.detach())
+        named |= self._distillation(student, taught_by, labels)
         return CycleOutput(named, student, teacher)
+
+    def average_teacher(self) -> None:
+        """Take the teacher's weights into their average, if there is one; after each step."""
+        if self.averaged is not None and self.teacher is not None:
+            self.averaged.update(self.teacher)
 
     def _student_losses(self, student: StudentOutput, labels: Tensor) -> dict[str, Tensor]:
         named = {"student_ce": self._cross_entropy(student.logits, labels)}
@@ -94,7 +108,9 @@ class Cycle(nn.Module):
             named["auxiliary_ce"] = self.objective.auxiliary_weight * auxiliary
         return named
 
-    def _teacher_losses(self, teacher: TeacherOutput, labels: Tensor) -> dict[str, Tensor]:
+    def _teacher_losses(
+        self, student: StudentOutput, teacher: TeacherOutput, labels: Tensor
+    ) -> dict[str, Tensor]:
         weights = self.objective
         named = {"teacher_ce": weights.teacher_weight * self._cross_entropy(teacher.logits, labels)}
         if weights.mask_weight and teacher.masks is not None and teacher.class_ids is not None:
@@ -102,6 +118,12 @@ class Cycle(nn.Module):
             named["mask"] = weights.mask_weight * losses.mask_loss(
                 teacher.masks, teacher.class_ids, grid, ignore_index=weights.ignore_index
             )
+        if weights.ensemble_weight:
+            size = size_of(teacher.logits)
+            both = (resize(student.logits, size) + teacher.logits.float()) / 2
+            target = _held(both, weights.detach_ensemble)
+            loss = self._kl(teacher.logits, target, resize_labels(labels, size))
+            named["ensemble_kl"] = weights.ensemble_weight * loss
         return named
 
     def _distillation(
@@ -115,9 +137,6 @@ class Cycle(nn.Module):
             target = _held(teacher.logits, weights.detach_teacher)
             pixels = self._kl_pixels(target, student_logits, labels)
             named["kl"] = weights.kl_weight * self._kl(student_logits, target, labels, pixels)
-        if weights.ensemble_weight:
-            mean = _held((student_logits + teacher.logits.float()) / 2, weights.detach_ensemble)
-            named["ensemble_kl"] = weights.ensemble_weight * self._kl(teacher.logits, mean, labels)
         if weights.feature_weight:
             compare = {
                 "attention": losses.feature_attention,

@@ -86,7 +86,9 @@ class Distilled(Cycle):
         self.weight = weight
 
     @override
-    def _teacher_losses(self, teacher: TeacherOutput, labels: Tensor) -> dict[str, Tensor]:
+    def _teacher_losses(
+        self, student: StudentOutput, teacher: TeacherOutput, labels: Tensor
+    ) -> dict[str, Tensor]:
         if isinstance(self.teacher, Offline):
             return {}
         return {"teacher_ce": self._cross_entropy(teacher.logits, labels)}

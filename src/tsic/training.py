@@ -126,6 +126,8 @@ class CycleModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
             self.averaged.update_parameters(self.cycle.student)
+        if self.teacher_is_on:
+            self.cycle.average_teacher()
 
     @override
     def on_validation_epoch_start(self) -> None:

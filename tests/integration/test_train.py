@@ -123,7 +123,8 @@ def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_pa
         "24",
     ]
     words += ["--trainer.val_every", "12"]
-    words += ["--optim.ema", "0.9", "--student.auxiliary", "true"]  # dropout and a moving average
+    # Dropout and moving averages.
+    words += ["--optim.ema", "0.9", "--teacher.ema", "0.9", "--student.auxiliary", "true"]
     whole = tsic(*words, "--name", "whole")
     killed = subprocess.Popen(
         [sys.executable, "-m", "tsic", *map(str, words), "--name", "killed"],

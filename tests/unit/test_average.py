@@ -1,0 +1,84 @@
+"""The average of a teacher's weights, which teaches in its place."""
+
+import copy
+
+import pytest
+import torch
+
+from tsic.cycle import Cycle
+from tsic.options import Objective
+from tsic.teacher import AveragedTeacher, Teacher
+
+
+@pytest.fixture
+def teacher(tiny_cycle: Cycle) -> Teacher:
+    assert tiny_cycle.teacher is not None
+    return tiny_cycle.teacher
+
+
+def _shaken(teacher: Teacher) -> Teacher:
+    shaken = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for parameter in shaken.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return shaken
+
+
+def test_average_answers_as_a_teacher_with_the_mean_of_weights(teacher: Teacher) -> None:
+    torch.manual_seed(0)
+    images, logits = torch.rand(2, 3, 48, 64), torch.randn(2, 3, 12, 16)
+    average = AveragedTeacher(teacher, decay=0.5)
+    later = _shaken(teacher)
+    average.update(later)  # the first decay is 2 / 11
+    expected = copy.deepcopy(teacher).eval()
+    with torch.no_grad():
+        pairs = zip(expected.parameters(), later.parameters(), strict=True)
+        for mine, new in pairs:
+            mine.lerp_(new, 9 / 11)
+        wanted = expected(images, logits)
+    teacher.train()
+    answer = average(teacher, images, logits)
+    torch.testing.assert_close(answer.logits, wanted.logits, rtol=1e-4, atol=1e-5)
+    assert teacher.training
+    assert not answer.logits.requires_grad
+
+
+def test_only_what_trains_is_held_twice(teacher: Teacher) -> None:
+    held = {name.replace("/", ".") for name, _ in AveragedTeacher(teacher, 0.9).named_buffers()}
+    trained = {name for name, p in teacher.named_parameters() if p.requires_grad}
+    frozen = {name for name, p in teacher.named_parameters() if not p.requires_grad}
+    assert trained <= held
+    assert frozen
+    assert not frozen & held
+
+
+def test_student_learns_from_the_average_and_the_teacher_from_labels(tiny_cycle: Cycle) -> None:
+    torch.manual_seed(0)
+    assert tiny_cycle.teacher is not None
+    teacher = tiny_cycle.teacher
+    images, labels = torch.rand(2, 3, 48, 64), torch.randint(0, 3, (2, 48, 64))
+    objective = Objective(kl_where="everywhere", mask_weight=0, feature_weight=0)
+    cycle = Cycle(tiny_cycle.student, teacher, objective, teacher_ema=0.5).train()
+    assert cycle.averaged is not None
+    before = cycle(images, labels).losses
+    with torch.no_grad():
+        cycle.averaged.get_buffer("mapping/classifier/1/bias")[0] += 5
+    after = cycle(images, labels).losses
+    assert after["kl"].item() != pytest.approx(before["kl"].item(), rel=1e-3)
+    gradients = torch.autograd.grad(
+        after["kl"], [p for p in teacher.parameters() if p.requires_grad], allow_unused=True
+    )
+    assert all(gradient is None for gradient in gradients)
+
+
+def test_average_follows_the_training(tiny_cycle: Cycle) -> None:
+    assert tiny_cycle.teacher is not None
+    cycle = Cycle(tiny_cycle.student, tiny_cycle.teacher, teacher_ema=0.9)
+    assert cycle.averaged is not None
+    bias = tiny_cycle.teacher.get_parameter("mapping.classifier.1.bias")
+    with torch.no_grad():
+        bias.add_(11.0)
+    cycle.average_teacher()
+    moved = cycle.averaged.get_buffer("mapping/classifier/1/bias")
+    torch.testing.assert_close(moved, bias - 2.0)  # decay 2 / 11 of 11
