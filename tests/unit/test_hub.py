@@ -13,7 +13,7 @@ from huggingface_hub import errors
 
 from tsic.checkpoint import load_student, save_student
 from tsic.data.classes import ClassTable
-from tsic.deploy.hub import HubAddress, fetch_student, is_hub, parse_address, send_folder
+from tsic.deploy.hub import ZOO, HubAddress, fetch_student, is_hub, parse_address, send_folder
 from tsic.errors import CheckpointError, ConfigError
 from tsic.student import build_student
 
@@ -136,6 +136,23 @@ def test_a_student_of_the_zoo_is_loaded_by_name(
     assert load_student("zoo:small").facts["training"] == {"seed": 5}
     with pytest.raises(ConfigError, match="did you mean 'small'"):
         load_student("zoo:smal")
+
+
+@pytest.mark.parametrize("name", sorted(file.parent.name for file in ZOO.glob("*/student.json")))
+def test_what_ships_is_small_and_whole(name: str) -> None:
+    sizes = {file.name: file.stat().st_size for file in (ZOO / name).iterdir()}
+    assert set(sizes) == {
+        "README.md",
+        "config.yaml",
+        "metrics.csv",
+        "student.json",
+        "student.safetensors",
+    }
+    assert sum(sizes.values()) <= 8 * 2**20
+    assert f"zoo:{name}" in (ZOO / name / "README.md").read_text()
+    student = load_student(f"zoo:{name}")
+    labels = student.predict(torch.zeros(3, 48, 64, dtype=torch.uint8))
+    assert labels.shape == (48, 64)
 
 
 def test_a_push_goes_to_the_main_branch(hub: Path, folder: Path) -> None:
