@@ -96,10 +96,12 @@ class Step:
                 chosen["lora_rank"] = 0 if row.recipe == "frozen" else 4
             teacher = build_teacher(str(folder / row.teacher), num_classes=row.classes, **chosen)
         self.cycle = Cycle(student, teacher, objective_of(recipe)).to(DEVICE)
+        self.cycle.to(memory_format=torch.channels_last)
         self.optimizer, _ = build_optimizer(self.cycle, OptimConfig(), max_steps=1000)
         self.mixed = precision == "bf16-mixed"
         shape = (row.batch, row.height, row.width)
         self.images = torch.rand(row.batch, 3, row.height, row.width, device=DEVICE)
+        self.images = self.images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(row.classes, shape, device=DEVICE)
         # Labels of whole regions: pixels of noise would all be hard.
         self.labels = self.labels[:, ::64, ::64].repeat_interleave(64, 1).repeat_interleave(64, 2)
@@ -121,42 +123,35 @@ class Step:
         synchronise()
         return time.perf_counter() - start
 
-    def flops(self) -> int:
-        """Operations of one step, forward and backward."""
-        with counting() as count, self.autocast():
-            self.cycle(self.images, self.labels).total.backward()
-        self.optimizer.zero_grad()
-        return count()
-
     @torch.no_grad()
     def multiply_adds(self) -> dict[str, int]:
         """Forward multiply-adds of one image, part by part."""
-        image = self.images[:1]
         found = dict.fromkeys(PARTS, 0)
+        per_image = 2 * len(self.images)
         with counting() as count:
-            logits = self.cycle.student(image).logits
-        found["student"] = count() // 2
+            logits = self.cycle.student(self.images).logits
+        found["student"] = count() // per_image
         teacher = self.cycle.teacher
         if not isinstance(teacher, Teacher):
             return found
         foundation = teacher.foundation
-        canvas = Canvas(image.shape[-2], image.shape[-1], foundation.multiple)
-        padded = canvas.pad(image)
+        canvas = Canvas(*self.images.shape[-2:], foundation.multiple)
+        padded = canvas.pad(self.images)
         prompting = []
         mask_embed = foundation.model.prompt_encoder.mask_embed
         with counting() as count:
             before = mask_embed.register_forward_pre_hook(lambda *_: prompting.append(-count()))
             after = mask_embed.register_forward_hook(lambda *_: prompting.append(count()))
             embedding = teacher.embed(padded)
-            found["encoder"] = count() // 2
+            found["encoder"] = count() // per_image
             masks = teacher.decode_masks(embedding, logits, canvas)
-            decoded = count() // 2
+            decoded = count() // per_image
             teacher.mapping(padded, embedding, masks)
         before.remove()
         after.remove()
-        found["prompt"] = sum(prompting) // 2
+        found["prompt"] = sum(prompting) // per_image
         found["mask decoder"] = decoded - found["encoder"] - found["prompt"]
-        found["mapping decoder"] = count() // 2 - decoded
+        found["mapping decoder"] = count() // per_image - decoded
         return found
 
 
@@ -203,6 +198,14 @@ def matrix_peak(precision: str) -> float:
         synchronise()
         seconds.append(time.perf_counter() - start)
     return 2 * side**3 / min(seconds)
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()
 
 
 def rows_of(options: argparse.Namespace) -> list[list[Row]]:
@@ -265,13 +268,16 @@ def measure(
     memory = {row: peak_memory(row, folder, options.precision) for row in group}
     steps = {row: Step(row, folder, options.precision) for row in group}
     seconds: dict[Row, list[float]] = {row: [] for row in group}
+    operations = {}
+    for row, step in steps.items():
+        with counting() as count:
+            step.run()  # warms up
+            operations[row] = count()
     peaks = []
-    for turn in range(options.turns + 1):
+    for _ in range(options.turns):
         peaks.append(peak())
         for row, step in steps.items():
-            taken = step.run()
-            if turn:  # the first warms up
-                seconds[row].append(taken)
+            seconds[row].append(step.run())
     found = []
     for row, step in steps.items():
         typical = statistics.median(seconds[row])
@@ -282,7 +288,7 @@ def measure(
                 "spread": (max(seconds[row]) - min(seconds[row])) / typical,
                 "peak_memory_mib": memory[row],
                 "multiply_adds": step.multiply_adds(),
-                "matrix_peak_share": step.flops() / typical / max(peaks),
+                "matrix_peak_share": operations[row] / typical / max(peaks),
             }
         )
     return found, encoder_seconds(steps, options.turns)
@@ -322,7 +328,7 @@ def main() -> None:
     options.turns = options.turns or (3 if DEVICE == "cpu" else 10)
     report: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": torch.cuda.get_device_name() if DEVICE == "cuda" else platform.machine(),
+        "machine": torch.cuda.get_device_name() if DEVICE == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "precision": options.precision,
         "versions": {

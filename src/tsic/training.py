@@ -50,7 +50,8 @@ class CycleModule(LightningModule):
         view: Size | None = None,
     ) -> None:
         super().__init__()
-        self.cycle = cycle
+        # Convolutions are faster so: by 10 to 25 % on a CPU.
+        self.cycle = cycle.to(memory_format=torch.channels_last)
         self.view = view
         self.optim = optim
         self.max_steps = max_steps
@@ -79,6 +80,11 @@ class CycleModule(LightningModule):
     @property
     def _scores_teacher(self) -> bool:
         return self.teacher_is_on and self.cycle.teacher_learns
+
+    @override
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        return {**batch, "images": images}
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

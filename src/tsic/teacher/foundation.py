@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
+from tsic.teacher.attention import fuse_attention
 from tsic.teacher.refiner import Refiner
 
 # ImageNet's statistics: SAM and SAM 2 were trained on images normalised with them.
@@ -61,6 +62,7 @@ class Foundation(nn.Module, ABC):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        fuse_attention(model)
         self.refiner = None
 
     @property

@@ -19,7 +19,6 @@ from typing_extensions import override
 
 from tsic.errors import CheckpointError, ConfigError, nearest
 from tsic.files import replacing, write_text
-from tsic.teacher.attention import fuse_attention
 from tsic.teacher.foundation import Embedding, Foundation
 from tsic.teacher.refiner import Refiner
 from tsic.teacher.small import TINY, prepare
@@ -34,7 +33,6 @@ class Sam(Foundation):
 
     def __init__(self, model: transformers.SamModel) -> None:
         super().__init__(model)
-        fuse_attention(model.vision_encoder)
         config = model.config.vision_config
         self.multiple = config.patch_size
         self.dim = config.output_channels
