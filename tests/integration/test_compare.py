@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,12 @@ def test_an_offline_teacher_is_trained_first(
     teacher = tmp_path / "teacher.yaml"
     wider = {**settings, "teacher": {"name": "none"}, "student": {"name": "compact"}}
     teacher.write_text(yaml.safe_dump(wider))
-    names = ["cwd_features", "cirkd"]  # both train weights of their own
+    names = ["cwd_features", "cirkd", "mutual"]  # all train weights of their own
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
-    words += ["--max_steps", "2", "--offline", str(teacher), "--seeds", "1"]
+    words += ["--max_steps", "2", "--offline", str(teacher), "--seeds", "1", "--processes", "3"]
     assert main([*words, "--methods", *names]) == 0
-    assert in_process[0] == "offline"
+    beside = ["offline", "alone-seed0", "mutual-seed0"]  # who needs no teacher does not wait
+    assert in_process == [*beside, "cwd_features-seed0", "cirkd-seed0"]
     found = json.loads((tmp_path / "c" / "comparison.json").read_text())["methods"]
     assert set(found) == {"alone", *names}
     logged = (tmp_path / "c" / "runs" / "cwd_features-seed0" / "metrics.csv").read_text()
@@ -96,9 +98,13 @@ def test_a_run_that_fails_stops_no_other_and_is_named(
     bad = tmp_path / "bad.yaml"
     bad.write_text(yaml.safe_dump(settings))
     job = Job("bad-seed0", load_config(bad))
-    failed = runner.run_all([job], tmp_path / "c" / "runs", runner.Places(), io.StringIO())
-    assert list(failed) == ["bad-seed0"]
+    runs = tmp_path / "c" / "runs"
+    distill = replace(job.config.distill, method="kd", teacher=str(runs / job.name))
+    taught = Job("kd-seed0", replace(job.config, distill=distill))
+    failed = runner.run_all([job, taught], runs, runner.Places(processes=2), io.StringIO())
+    assert list(failed) == ["bad-seed0", "kd-seed0"]
     assert "nowhere" in failed["bad-seed0"]
+    assert failed["kd-seed0"] == "its teacher bad-seed0 failed"
 
 
 def test_another_configuration_under_the_same_name_is_refused(

@@ -50,10 +50,7 @@ def compare_command(words: Sequence[str]) -> int:
     ]
     unfinished = missing([*first, *planned], runs)
     places = Places(options.processes, options.devices)
-    failed = run_all([job for job in unfinished if job in first], runs, places, sys.stdout)
-    if not failed:
-        rest = [job for job in unfinished if job not in first]
-        failed = run_all(rest, runs, places, sys.stdout)
+    failed = run_all(unfinished, runs, places, sys.stdout)
     page = _write(folder, variants, options.seeds, failed, shlex.join(["tsic", "compare", *words]))
     sys.stdout.write(f"{page}\neverything is in {folder}\n")
     return 1 if failed else 0

@@ -61,7 +61,10 @@ def missing(jobs: Sequence[Job], runs: Path) -> list[Job]:
 
 
 def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dict[str, str]:
-    """Train runs, going on with those that were cut short; one that fails stops no other.
+    """Train runs, going on with those that were cut short.
+
+    A run that another one teaches waits for it, and fails with it; otherwise one that fails stops
+    no other.
 
     Args:
         jobs: What to train, in order.
@@ -73,12 +76,14 @@ def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dic
         Why each run that failed did, by name.
     """
     waiting = list(enumerate(jobs))
+    unfinished = {str(runs / job.name) for job in jobs}
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
     failed: dict[str, str] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < places.processes:
-                number, job = waiting.pop(0)
+            ready = [one for one in waiting if one[1].config.distill.teacher not in unfinished]
+            for number, job in ready[: places.processes - len(running)]:
+                waiting.remove((number, job))
                 running[_start(job, number, runs, places)] = (job, time.monotonic())
                 out.write(f"{job.name}: started ({number + 1} of {len(jobs)})\n")
                 out.flush()
@@ -86,8 +91,14 @@ def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dic
             for process in [one for one in running if one.poll() is not None]:
                 job, since = running.pop(process)
                 end = f"finished in {time.monotonic() - since:.0f} s"
+                folder = str(runs / job.name)
                 if process.returncode:
                     failed[job.name] = end = f"failed: {_last_line(_log(job, runs))}"
+                    taught = [one for one in waiting if one[1].config.distill.teacher == folder]
+                    failed |= {one.name: f"its teacher {job.name} failed" for _, one in taught}
+                    waiting = [one for one in waiting if one not in taught]
+                else:
+                    unfinished.discard(folder)
                 out.write(f"{job.name}: {end}\n")
                 out.flush()
     finally:
