@@ -12,6 +12,7 @@ from typing_extensions import override
 
 _NAME = "tsic"  # in transformers' table of attention functions
 _PAIRS = 2**21  # scores at a time
+_CHANNELS = 32  # fused kernels are up to twice as fast with whole multiples of it
 
 
 class _Recomputed(torch.autograd.Function):
@@ -69,16 +70,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     Args:
         query: ``(B, heads, Q, D)``.
         key: ``(B, heads, P, D)``.
-        value: ``(B, heads, P, D)``.
+        value: ``(B, heads, P, V)``, no wider than the keys.
         scale: Factor on the scores.
 
     Returns:
-        ``(B, heads, Q, D)``.
+        ``(B, heads, Q, V)``.
     """
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     if learns and query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return plain_attention(query * scale, key, value)
-    return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    width = value.shape[-1]
+    value = F.pad(value, (0, query.shape[-1] - width))  # kernels want one width for all three
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
 
 
 def _attend(
@@ -119,7 +122,6 @@ class FusedAttention(SamVisionAttention):
         batch, height, width, _ = hidden_states.shape
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, -1))
         query, key, value = qkv.permute(3, 0, 4, 1, 2, 5).unbind(0)  # (B, heads, h, w, d)
-        channels = query.shape[-1]
         parts, places = [query * self.scale], [key]
         if self.use_rel_pos:
             rows = self.get_rel_pos(height, height, self.rel_pos_h).to(query.dtype)
@@ -130,13 +132,15 @@ class FusedAttention(SamVisionAttention):
             ]
             row = torch.eye(height, dtype=key.dtype, device=key.device)[:, None]
             column = torch.eye(width, dtype=key.dtype, device=key.device)[None]
-            places += [mark.expand(*key.shape[:-1], mark.shape[-1]) for mark in (row, column)]
-            value = F.pad(value, (0, height + width))  # kernels want one width for all three
+            spare = query.new_zeros(-(query.shape[-1] + height + width) % _CHANNELS)
+            marks = row, column, spare
+            parts.append(spare.expand(*query.shape[:-1], -1))
+            places += [mark.expand(*key.shape[:-1], mark.shape[-1]) for mark in marks]
         query, key, value = (
             maps.flatten(2, 3) for maps in (torch.cat(parts, -1), torch.cat(places, -1), value)
         )
         answer = attend(query, key, value, scale=1.0)
-        answer = answer[..., :channels].transpose(1, 2).reshape(batch, height, width, -1)
+        answer = answer.transpose(1, 2).reshape(batch, height, width, -1)
         return cast(Tensor, self.proj(answer)), None
 
 
