@@ -146,7 +146,7 @@ class FusedAttention(SamVisionAttention):
 
 def fuse_attention(model: PreTrainedModel) -> None:
     """Let every attention layer of a SAM-family model answer by ``attend``; weights stay theirs."""
-    model.set_attn_implementation(_NAME)
+    model.config._attn_implementation = _NAME  # the public setter warns of configs without a model
     for module in model.modules():
         if isinstance(module, SamVisionAttention):
             module.__class__ = FusedAttention

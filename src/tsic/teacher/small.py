@@ -11,6 +11,10 @@ from transformers.models.sam2.modeling_sam2 import Sam2Model
 Model: TypeAlias = Any
 """A transformers model of the SAM family; the library has no types to tell."""
 
+# transformers 5.17 asks the hub for EdgeTAM's defaults, only to print how a configuration differs.
+for _config in (transformers.EdgeTamConfig, transformers.EdgeTamVisionConfig):
+    _config.has_no_defaults_at_init = True
+
 
 def _tiny_sam() -> SamModel:
     """A 1.4 M parameter SAM: an eight-layer ViT of 96 channels."""
