@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,7 +16,7 @@ _LORA = (".down", ".up", ".up_q", ".up_v")  # how the names of its weights end
 
 
 def build_optimizer(
-    cycle: Cycle, config: OptimConfig, max_steps: int
+    cycle: Cycle, config: OptimConfig, max_steps: int, *, fused: bool = True
 ) -> tuple[Optimizer, LambdaLR]:
     """Group what trains into student, LoRA and decoders, each with and without weight decay.
 
@@ -23,6 +24,7 @@ def build_optimizer(
         cycle: Student and, if there is one, teacher.
         config: Learning rates and decay.
         max_steps: Step at which the polynomial decay reaches 0.
+        fused: See ``adamw``.
 
     Returns:
         Optimiser and the schedule to step once per optimiser step.
@@ -43,6 +45,7 @@ def build_optimizer(
         warmup_steps=config.lr_warmup_steps,
         power=config.power,
         max_steps=max_steps,
+        fused=fused,
     )
 
 
@@ -53,6 +56,7 @@ def adamw(
     warmup_steps: int,
     power: float,
     max_steps: int,
+    fused: bool = True,
 ) -> tuple[Optimizer, LambdaLR]:
     """AdamW with a polynomial schedule.
 
@@ -62,6 +66,8 @@ def adamw(
         warmup_steps: Steps of linear rise.
         power: Exponent of the decay.
         max_steps: Step at which the decay reaches 0.
+        fused: One pass over all weights, on a CPU four times as fast. Not for ``16-mixed``, where
+            gradients would be clipped before they are unscaled.
 
     Returns:
         Optimiser and the schedule to step once per optimiser step.
@@ -76,13 +82,31 @@ def adamw(
                 key, {"name": key, "lr": lr, "weight_decay": decay, "params": []}
             )
             group["params"].append(parameter)
-    optimizer = AdamW(list(groups.values()))
+    optimizer = AdamW(list(groups.values()), fused=fused)
+    optimizer.register_step_pre_hook(_lay_out_alike)
 
     def factor(step: int) -> float:
         rise = min(1.0, (step + 1) / (warmup_steps + 1))
         return rise * max(0.0, 1 - step / max_steps) ** power
 
     return optimizer, LambdaLR(optimizer, factor)
+
+
+def _lay_out_alike(optimizer: Optimizer, *_: Any) -> None:
+    """Lay gradients and moments out as their weights: on a CPU the fused kernel trusts they are.
+
+    They are not if a checkpoint has another memory format.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is None:
+                continue
+            if weight.grad.stride() != weight.stride():
+                weight.grad = torch.empty_like(weight).copy_(weight.grad)
+            state = optimizer.state[weight]
+            for name, moment in state.items():
+                if moment.shape == weight.shape and moment.stride() != weight.stride():
+                    state[name] = torch.empty_like(weight).copy_(moment)
 
 
 def _is_table(name: str) -> bool:

@@ -183,7 +183,12 @@ class CycleModule(LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer, schedule = build_optimizer(self.cycle, self.optim, self.max_steps)
+        optimizer, schedule = build_optimizer(
+            self.cycle,
+            self.optim,
+            self.max_steps,
+            fused=self.trainer.precision != "16-mixed",
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from torch.optim import Optimizer
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
-from tsic.optim import build_optimizer
+from tsic.optim import adamw, build_optimizer
 from tsic.student import build_student
 from tsic.teacher import build_teacher
 
@@ -116,3 +117,29 @@ def test_build_optimizer_schedule_has_the_values_by_hand(
     assert {step: rates[step] for step in expected} == {
         step: pytest.approx(0.5 * factor) for step, factor in expected.items()
     }
+
+
+def test_adamw_moves_weights_alike_in_every_memory_format() -> None:
+    torch.manual_seed(0)
+    start = torch.randn(2, 3, 4, 4)
+    formats = torch.contiguous_format, torch.channels_last
+    ends = []
+    for of_weight, of_rest in itertools.product(formats, formats):
+        weight = nn.Parameter(start.clone(memory_format=of_weight))
+        optimizer, _ = adamw(
+            {"all": (0.1, [("weight", weight)])},
+            weight_decay=0.0,
+            warmup_steps=0,
+            power=1.0,
+            max_steps=10,
+        )
+        for step in range(3):
+            weight.grad = (start * (step - 1)).contiguous(memory_format=of_rest)
+            state = optimizer.state[weight]
+            for name in state.keys() & {"exp_avg", "exp_avg_sq"}:  # as a checkpoint may bring them
+                state[name] = state[name].contiguous(memory_format=of_rest)
+            optimizer.step()
+        ends.append(weight.detach())
+    assert not torch.equal(ends[0], start)
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0])

@@ -189,6 +189,7 @@ class PretrainModule(LightningModule):
             warmup_steps=config.lr_warmup_steps,
             power=config.power,
             max_steps=self.config.max_steps,
+            fused=self.trainer.precision != "16-mixed",
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
