@@ -137,6 +137,11 @@ class Cycle(nn.Module):
             target = _held(teacher.logits, weights.detach_teacher)
             pixels = self._kl_pixels(target, student_logits, labels)
             named["kl"] = weights.kl_weight * self._kl(student_logits, target, labels, pixels)
+        if weights.channel_weight:
+            target = _held(teacher.logits, weights.detach_teacher)
+            named["channel"] = weights.channel_weight * losses.channel_wise(
+                student_logits, target, labels, ignore_index=weights.ignore_index
+            )
         if weights.feature_weight:
             compare = {
                 "attention": losses.feature_attention,

@@ -170,6 +170,40 @@ def pixel_kl(
     return (divergence.sum(1) * valid).sum() / valid.sum().clamp(min=1) * temperature**2
 
 
+def channel_wise(
+    maps: Tensor,
+    target: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 4.0,
+    ignore_index: int = 255,
+) -> Tensor:
+    """KL divergence of each channel's distribution over an image's pixels: ``KL(target || maps)``.
+
+    Args:
+        maps: ``(B, C, h, w)``.
+        target: ``(B, C, h, w)``. Gradient reaches both arguments.
+        labels: Class ids ``(B, h, w)`` on the same grid; only ``ignore_index`` is looked at.
+        temperature: Softening divisor (paper: 4).
+        ignore_index: Label of pixels that are in no distribution.
+
+    Returns:
+        Nats, summed over pixels, averaged over channels and images, times ``temperature**2``;
+        float32 ``()``.
+
+    Source:
+        Shu et al., arXiv:2011.13256, equations 3 and 4.
+    """
+    counted = (labels != ignore_index).flatten(1)[:, None]
+    # Not minus infinity: of an image without labels all pixels are alike, and nothing is NaN.
+    here, there = (
+        (one.flatten(2) / temperature).masked_fill(~counted, -1e4).log_softmax(2)
+        for one in (maps, target)
+    )
+    divergence = there.exp() * (there - here) * counted
+    return divergence.sum(2).mean() * temperature**2
+
+
 def lead(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:
     """Tell how much more probability the teacher gives the true class than the student does.
 

@@ -220,22 +220,30 @@ def catch(module: nn.Module, name: str, into: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_release_intermediates(tensors: dict[str, Tensor], teacher: Teacher, mode: str) -> None:
+def test_release_intermediates(
+    tensors: dict[str, Tensor], teacher: Teacher, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher.train(mode == "train")
     seen: dict[str, Any] = {}
     catch(teacher.foundation.model.prompt_encoder.mask_embed, "dense", seen)
-    catch(teacher.foundation.model.mask_decoder, "masks", seen)
     assert isinstance(teacher.mapping, UperMapping)
     for level, conv in enumerate(teacher.mapping.neck_out):
         catch(conv, f"neck.{level}", seen)
     embedding = teacher.embed(tensors["inputs"])
+    decode = teacher.foundation.decode
+
+    def decode_seen(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        seen["masks"] = decode(*args, **kwargs)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(teacher.foundation, "decode", decode_seen)
     out = teacher(images_of(tensors), tensors[f"{mode}.student_logits"])
     for level in range(4):
         close(embedding.levels[level], tensors[f"{mode}.sam_feats.{level}"])
         close(seen[f"neck.{level}"], tensors[f"{mode}.neck_out.{level}"])
     close(seen["dense"], tensors[f"{mode}.prompt_encoder.dense"])
-    close(seen["masks"][0][:, 0], tensors[f"{mode}.mask_decoder.low_res_masks"])
-    close(seen["masks"][1][:, 0], tensors[f"{mode}.mask_decoder.iou"])
+    close(seen["masks"][0], tensors[f"{mode}.mask_decoder.low_res_masks"])
+    close(seen["masks"][1], tensors[f"{mode}.mask_decoder.iou"])
     close(out.logits, tensors[f"{mode}.teacher_logits"])
 
 
@@ -265,6 +273,10 @@ def test_release_losses_gradients_and_step(tensors: dict[str, Tensor], teacher: 
     compared = 0
     for name, gradient in gradients.items():
         actual = parameters[name].grad
+        if "output_hypernetworks_mlps.0" in name:  # draws a mask that nobody asks for
+            assert actual is None
+            assert not gradient.any()
+            continue
         assert actual is not None, name
         close(actual, gradient)
         compared += 1

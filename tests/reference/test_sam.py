@@ -37,6 +37,16 @@ def sam_config(image_size: int) -> transformers.SamConfig:
     )
 
 
+# Its switch by stability, off in training, is none of ours.
+DECODER = {
+    "hidden_size": 32,
+    "mlp_dim": 64,
+    "num_attention_heads": 2,
+    "iou_head_hidden_dim": 32,
+    "dynamic_multimask_via_stability": False,
+}
+
+
 def sam2_parts(image_size: int) -> dict[str, Any]:
     sizes = [[image_size // stride] * 2 for stride in (4, 8, 16)]
     backbone = transformers.Sam2HieraDetConfig(
@@ -58,9 +68,7 @@ def sam2_parts(image_size: int) -> dict[str, Any]:
         "prompt_encoder_config": transformers.Sam2PromptEncoderConfig(
             hidden_size=32, image_size=image_size
         ),
-        "mask_decoder_config": transformers.Sam2MaskDecoderConfig(
-            hidden_size=32, mlp_dim=64, num_attention_heads=2, iou_head_hidden_dim=32
-        ),
+        "mask_decoder_config": transformers.Sam2MaskDecoderConfig(**DECODER),
     }
 
 
@@ -105,9 +113,7 @@ def edgetam_of(image_size: int, norm: str = "groupnorm1") -> EdgeTam:
         prompt_encoder_config=transformers.EdgeTamPromptEncoderConfig(
             hidden_size=32, image_size=image_size
         ),
-        mask_decoder_config=transformers.EdgeTamMaskDecoderConfig(
-            hidden_size=32, mlp_dim=64, num_attention_heads=2, iou_head_hidden_dim=32
-        ),
+        mask_decoder_config=transformers.EdgeTamMaskDecoderConfig(**DECODER),
     )
     return EdgeTam(randomised(transformers.EdgeTamModel(config)))
 

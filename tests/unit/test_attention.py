@@ -1,54 +1,67 @@
-"""Attention of the SAM family against the plain formula."""
+"""Attention of the SAM family against transformers' own and the plain formula."""
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import SamVisionConfig
-from transformers.models.sam.modeling_sam import SamVisionAttention
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Sam2HieraDetConfig, SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
+from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
 
-from tsic.teacher.attention import FusedAttention, plain_attention
+from tsic.teacher.attention import fuse_attention, plain_attention
 from tsic.teacher.sam import load_foundation
 from tsic.teacher.small import TINY
 
 
-@pytest.mark.parametrize(("grid", "window"), [((5, 7), 0), ((4, 4), 4), ((9, 2), 0)])
-@pytest.mark.parametrize("relative", [True, False])
-def test_fused_equals_plain(grid: tuple[int, int], window: int, relative: bool) -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("grid", [(5, 7), (8, 4), (4, 9)])
+@pytest.mark.parametrize("chosen", [{}, {"use_rel_pos": False}, {"qkv_bias": False}])
+def test_sam_layers_answer_as_transformers_do(
+    grid: tuple[int, int], chosen: dict[str, bool]
+) -> None:
     config = SamVisionConfig(
-        hidden_size=24, num_attention_heads=3, image_size=96, patch_size=16, use_rel_pos=relative
+        hidden_size=24,
+        mlp_dim=32,
+        num_attention_heads=3,
+        num_hidden_layers=3,
+        window_size=4,
+        global_attn_indexes=[1],
+        image_size=96,
+        attn_implementation="sdpa",
+        **chosen,
     )
-    attention = SamVisionAttention(config, window).double()
-    for parameter in attention.parameters():
+    model = SamVisionEncoder(config)
+    check_layers(model, model.layers, torch.randn(2, *grid, 24))
+
+
+@pytest.mark.parametrize("grid", [(24, 40), (32, 16)])
+def test_hiera_layers_answer_as_transformers_do(grid: tuple[int, int]) -> None:
+    config = Sam2HieraDetConfig(
+        hidden_size=8,
+        blocks_per_stage=[1, 2, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        window_size_per_stage=[16, 4, 4, 2],
+        global_attention_blocks=[4],
+        attn_implementation="sdpa",
+    )
+    model = Sam2HieraDetModel(config)
+    check_layers(model, model.blocks, torch.randn(2, *grid, 8))
+
+
+def check_layers(model: PreTrainedModel, layers: nn.ModuleList, maps: Tensor) -> None:
+    """Compare answers and gradients in float64 before and after the layers are exchanged."""
+    model.double()
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    maps = torch.randn(2, *grid, 24, dtype=torch.float64, requires_grad=True)
-    inputs = [maps, *attention.parameters()]
-    plain = _plain(attention, maps)
-    attention.__class__ = FusedAttention
-    fused = attention(maps)[0]
-    torch.testing.assert_close(fused, plain)
-    gradients = [
-        torch.autograd.grad((answer * torch.arange(24.0)).sin().sum(), inputs)
-        for answer in (fused, plain)
-    ]
-    torch.testing.assert_close(*gradients)
-
-
-def _plain(attention: SamVisionAttention, maps: Tensor) -> Tensor:
-    """What transformers computes, but for its softmax in float32."""
-    batch, height, width, _ = maps.shape
-    heads, size = attention.num_attention_heads, (height, width)
-    qkv = attention.qkv(maps).reshape(batch, height * width, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = qkv.flatten(1, 2).unbind(0)
-    scores = attention.scale * query @ key.transpose(-2, -1)
-    if attention.use_rel_pos:
-        tables = attention.rel_pos_h, attention.rel_pos_w
-        scores = scores + attention.get_decomposed_rel_pos(query, *tables, size, size).reshape_as(
-            scores
-        )
-    answer = (scores.softmax(-1) @ value).reshape(batch, heads, height, width, -1)
-    projected: Tensor = attention.proj(answer.permute(0, 2, 3, 1, 4).flatten(3))
-    return projected
+    maps = maps.double().requires_grad_()
+    inputs = [maps, *(p for layer in layers for p in layer.parameters())]
+    found = []
+    for _ in range(2):
+        answer = maps
+        for layer in layers:
+            answer = layer(answer)
+        found.append((answer, torch.autograd.grad(answer.sin().sum(), inputs)))
+        fuse_attention(model)
+    assert type(layers[0]).__module__ == "tsic.teacher.attention"
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("pairs", [1, 40, 2**20])
@@ -60,7 +73,7 @@ def test_recomputed_weights_equal_plain(pairs: int, monkeypatch: pytest.MonkeyPa
         for length, width in ((5, 4), (7, 4), (7, 6))
     ]
     query, key, value = inputs
-    answers = plain_attention(query, key, value), (query @ key.mT).softmax(-1) @ value
+    answers = plain_attention(query, key, value, 0.3), (0.3 * query @ key.mT).softmax(-1) @ value
     torch.testing.assert_close(*answers)
     torch.testing.assert_close(
         *(torch.autograd.grad(answer.sin().sum(), inputs) for answer in answers)

@@ -1,4 +1,4 @@
-"""Attention of the SAM family that keeps no map of all pairs for the backward pass."""
+"""Attention of the SAM family: no map of all pairs kept, nothing computed of empty windows."""
 
 from typing import Any, cast
 
@@ -7,7 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.models.sam.modeling_sam import SamVisionAttention
+from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
+from transformers.models.sam2.modeling_sam2 import (
+    Sam2MultiScaleAttention,
+    Sam2MultiScaleBlock,
+)
 from typing_extensions import override
 
 _NAME = "tsic"  # in transformers' table of attention functions
@@ -22,28 +26,30 @@ class _Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(query, key, value)
+        ctx.scale = scale
         answer = query.new_empty(*query.shape[:-1], value.shape[-1])
         for part in _parts(query, key):
-            torch.bmm(_weights(query[part], key[part]), value[part], out=answer[part])
+            torch.bmm(_weights(query[part] * scale, key[part]), value[part], out=answer[part])
         return answer
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value = ctx.saved_tensors
         to_query, to_key, to_value = (torch.empty_like(x) for x in (query, key, value))
         for part in _parts(query, key):
-            weights = _weights(query[part], key[part])
+            scaled = query[part] * ctx.scale
+            weights = _weights(scaled, key[part])
             torch.bmm(weights.mT, gradient[part], out=to_value[part])
             to_weights = torch.bmm(gradient[part], value[part].mT)
             to_scores = torch.ops.aten._softmax_backward_data(
                 to_weights, weights, -1, weights.dtype
             )
-            torch.bmm(to_scores, key[part], out=to_query[part])
-            torch.bmm(to_scores.mT, query[part], out=to_key[part])
-        return to_query, to_key, to_value
+            torch.bmm(to_scores, key[part], out=to_query[part]).mul_(ctx.scale)
+            torch.bmm(to_scores.mT, scaled, out=to_key[part])
+        return to_query, to_key, to_value, None
 
 
 def _parts(query: Tensor, key: Tensor) -> list[slice]:
@@ -55,9 +61,9 @@ def _weights(query: Tensor, key: Tensor) -> Tensor:
     return torch.bmm(query, key.mT).softmax(-1)
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Unscaled dot-product attention that keeps nothing but its inputs; shapes as in ``attend``."""
-    answer = _Recomputed.apply(*(maps.flatten(0, 1) for maps in (query, key, value)))
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Scaled dot-product attention that keeps nothing but its inputs; shapes as in ``attend``."""
+    answer = _Recomputed.apply(*(maps.flatten(0, 1) for maps in (query, key, value)), scale)
     return cast(Tensor, answer).unflatten(0, query.shape[:2])
 
 
@@ -78,7 +84,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     if learns and query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        return plain_attention(query * scale, key, value)
+        return plain_attention(query, key, value, scale)
     width = value.shape[-1]
     value = F.pad(value, (0, query.shape[-1] - width))  # kernels want one width for all three
     return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
@@ -101,34 +107,34 @@ def _attend(
 AttentionInterface.register(_NAME, _attend)
 
 
-class FusedAttention(SamVisionAttention):
+class SamAttention(SamVisionAttention):
     """The same answer as transformers' class, by ``attend``.
 
     SAM adds to each score what the query says of the key's row and of its column. Added as a bias,
     which learns, it forces scores of all pairs into memory, and on a CPU in bfloat16 into slow
     products. Here queries carry these terms as further channels, and keys mark row and column in
     them by ones, so that a plain scaled dot product has them in it:
-    ``[s q, q R_h, q R_w] . [k, 1_row, 1_column]``.
+    ``s [q, q R_h / s, q R_w / s] . [k, 1_row, 1_column]``.
 
     Source:
         Relative positions: Li et al., arXiv:2112.01526, equation 3.
     """
 
     @override
-    def forward(
-        self, hidden_states: Tensor, output_attentions: bool | None = None
-    ) -> tuple[Tensor, None]:
-        """Attend within ``(B, h, w, C)`` maps or windows; weights are never given."""
-        batch, height, width, _ = hidden_states.shape
-        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, -1))
-        query, key, value = qkv.permute(3, 0, 4, 1, 2, 5).unbind(0)  # (B, heads, h, w, d)
-        parts, places = [query * self.scale], [key]
+    def forward(self, maps: Tensor, window: int) -> Tensor:
+        """Attend within all of ``(B, h, w, C)`` maps, or within windows that wide."""
+        qkv = _cut(self.qkv, maps, window).unflatten(-1, (3, self.num_attention_heads, -1))
+        query, key, value = qkv.permute(5, 0, 1, 2, 6, 3, 4, 7).unbind(0)  # (..., heads, h, w, d)
+        height, width = query.shape[-3:-1]
+        parts, places = [query], [key]
         if self.use_rel_pos:
-            rows = self.get_rel_pos(height, height, self.rel_pos_h).to(query.dtype)
-            columns = self.get_rel_pos(width, width, self.rel_pos_w).to(query.dtype)
+            rows, columns = (
+                self.get_rel_pos(side, side, table).to(query.dtype) / self.scale
+                for side, table in ((height, self.rel_pos_h), (width, self.rel_pos_w))
+            )
             parts += [
-                torch.einsum("bnhwc,hkc->bnhwk", query, rows),
-                torch.einsum("bnhwc,wkc->bnhwk", query, columns),
+                torch.einsum("...hwc,hkc->...hwk", query, rows),
+                torch.einsum("...hwc,wkc->...hwk", query, columns),
             ]
             row = torch.eye(height, dtype=key.dtype, device=key.device)[:, None]
             column = torch.eye(width, dtype=key.dtype, device=key.device)[None]
@@ -137,16 +143,113 @@ class FusedAttention(SamVisionAttention):
             parts.append(spare.expand(*query.shape[:-1], -1))
             places += [mark.expand(*key.shape[:-1], mark.shape[-1]) for mark in marks]
         query, key, value = (
-            maps.flatten(2, 3) for maps in (torch.cat(parts, -1), torch.cat(places, -1), value)
+            x.flatten(0, 2).flatten(2, 3)
+            for x in (torch.cat(parts, -1), torch.cat(places, -1), value)
         )
-        answer = attend(query, key, value, scale=1.0)
-        answer = answer.transpose(1, 2).reshape(batch, height, width, -1)
-        return cast(Tensor, self.proj(answer)), None
+        answer = attend(query, key, value, self.scale).unflatten(2, (height, width))
+        return cast(Tensor, self.proj(_join(answer, *maps.shape[1:3])))
+
+
+class SamLayer(SamVisionLayer):
+    """The same answer as transformers' class, whose attention cuts its own windows."""
+
+    @override
+    def forward(self, maps: Tensor) -> Tensor:
+        """Mix ``(B, h, w, C)`` maps."""
+        maps = maps + self.attn(self.layer_norm1(maps), self.window_size)
+        return cast(Tensor, maps + self.mlp(self.layer_norm2(maps)))
+
+
+class HieraAttention(Sam2MultiScaleAttention):
+    """The same answer as transformers' class, without scores that nothing looks at."""
+
+    @override
+    def forward(self, maps: Tensor, window: int) -> Tensor:
+        """Attend within all of ``(B, h, w, C)`` maps, or within windows that wide."""
+        qkv = _cut(self.qkv, maps, window).flatten(0, 2).unflatten(-1, (3, -1))
+        query, key, value = qkv.unbind(-2)  # (N, h, w, C)
+        query = _pool(query, self.query_stride)
+        size = query.shape[1:3]
+        query, key, value = (
+            x.flatten(1, 2).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
+            for x in (query, key, value)
+        )
+        answer = attend(query, key, value, self.scale).unflatten(2, size)
+        stride = self.query_stride or (1, 1)
+        whole = _join(answer, maps.shape[1] // stride[0], maps.shape[2] // stride[1])
+        return cast(Tensor, self.proj(whole))
+
+
+class HieraLayer(Sam2MultiScaleBlock):
+    """The same answer as transformers' class, whose attention cuts its own windows."""
+
+    @override
+    def forward(self, maps: Tensor) -> Tensor:
+        """Mix ``(B, h, w, C)`` maps, and pool them where a stage begins."""
+        normed = self.layer_norm1(maps)
+        if self.dim != self.dim_out:
+            maps = _pool(self.proj(normed), self.query_stride)
+        maps = maps + self.attn(normed, self.window_size)
+        return cast(Tensor, maps + self.mlp(self.layer_norm2(maps)))
+
+
+def _cut(project: nn.Module, maps: Tensor, side: int) -> Tensor:
+    """Project maps and cut them into windows; what lies beyond the border is projected zeros.
+
+    Zeros beyond the border are projected once: of 23x30 cells in windows of 14, 40 % would be such.
+
+    Args:
+        project: From ``C`` to ``D`` channels.
+        maps: ``(B, h, w, C)``.
+        side: Of the windows; 0 for a single one as large as the maps.
+
+    Returns:
+        ``(B, rows of windows, windows in a row, side, side, D)``.
+    """
+    projected = project(maps)
+    if not side:
+        return cast(Tensor, projected[:, None, None])
+    below, right = (-length % side for length in maps.shape[1:3])
+    if below or right:
+        blank = project(maps.new_zeros(1, maps.shape[-1]))
+    if right:
+        beyond = blank.expand(*projected.shape[:2], right, -1)
+        projected = torch.cat([projected, beyond], 2)
+    if below:
+        beyond = blank.expand(len(projected), below, projected.shape[2], -1)
+        projected = torch.cat([projected, beyond], 1)
+    return cast(Tensor, projected.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3))
+
+
+def _join(windows: Tensor, height: int, width: int) -> Tensor:
+    """Put ``(N, heads, h, w, d)`` windows together to ``(B, height, width, heads * d)``."""
+    rows, columns = (
+        -(-length // side) for length, side in zip((height, width), windows.shape[2:4], strict=True)
+    )
+    whole = windows.unflatten(0, (-1, rows, columns)).permute(0, 1, 4, 2, 5, 3, 6)
+    # Linear layers multiply what is not contiguous row by row.
+    return whole.flatten(5).flatten(3, 4).flatten(1, 2)[:, :height, :width].contiguous()
+
+
+def _pool(maps: Tensor, stride: tuple[int, int] | None) -> Tensor:
+    """Take the largest of each ``stride`` cells of ``(B, h, w, C)`` maps."""
+    if stride is None:
+        return maps
+    return F.max_pool2d(maps.permute(0, 3, 1, 2), stride).permute(0, 2, 3, 1)
+
+
+_OURS = {
+    SamVisionAttention: SamAttention,
+    SamVisionLayer: SamLayer,
+    Sam2MultiScaleAttention: HieraAttention,
+    Sam2MultiScaleBlock: HieraLayer,
+}
 
 
 def fuse_attention(model: PreTrainedModel) -> None:
     """Let every attention layer of a SAM-family model answer by ``attend``; weights stay theirs."""
     model.config._attn_implementation = _NAME  # the public setter warns of configs without a model
     for module in model.modules():
-        if isinstance(module, SamVisionAttention):
-            module.__class__ = FusedAttention
+        for theirs, ours in _OURS.items():
+            if isinstance(module, theirs):
+                module.__class__ = ours

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from tsic.teacher.attention import fuse_attention
+from tsic.teacher.decoder import decode_masks
 from tsic.teacher.refiner import Refiner
 
 # ImageNet's statistics: SAM and SAM 2 were trained on images normalised with them.
@@ -49,6 +50,7 @@ class Foundation(nn.Module, ABC):
         hidden_channels: Channels of each of ``Embedding.hidden``.
         hidden_strides: Pixels per cell of each of ``Embedding.hidden``.
         recompute: Run encoder blocks again in the backward pass instead of keeping their insides.
+        empty_points: Points that stand for none.
         refiner: Redraws the mask decoder's answers; SAM and its kin have none.
     """
 
@@ -57,6 +59,7 @@ class Foundation(nn.Module, ABC):
     hidden_channels: tuple[int, ...]
     hidden_strides: tuple[int, ...]
     recompute: bool = False
+    empty_points: ClassVar[int] = 0
     refiner: Refiner | None
 
     def __init__(self, model: Any) -> None:
@@ -74,29 +77,24 @@ class Foundation(nn.Module, ABC):
     def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
         """Embed normalised images ``(B, 3, H, W)``, sides multiples of ``multiple``."""
 
-    @abstractmethod
     def decode(
         self,
         image: Tensor,
         dense: Tensor,
         sparse: Tensor | None,
         fine: tuple[Tensor, ...],
+        owners: Tensor | None = None,
         *,
         multimask: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Decode one prompt per row into mask logits.
-
-        Args:
-            image: Image embedding ``(P, D, h, w)``, one row per prompt.
-            dense: Embedded mask prompts ``(P, D, h, w)``.
-            sparse: Prompt tokens ``(P, T, D)`` or ``None``.
-            fine: SAM 2's maps, one row per prompt.
-            multimask: Answer with the outputs for an ambiguous prompt instead of the single one.
-
-        Returns:
-            Mask logits ``(P, M, 4h, 4w)``, ``M`` 1 or the model's number of multimask outputs, and
-            the IoU that the model expects of each with the truth, ``(P, M)``.
-        """
+        """Decode prompts on the grid of the embedded ones; see ``decode_masks``."""
+        if sparse is None and self.empty_points:
+            sparse = self.blank_token().expand(len(dense), self.empty_points, -1)
+        positions = self.positions(*image.shape[-2:])
+        decoder = self.model.mask_decoder
+        return decode_masks(
+            decoder, image, positions, dense, sparse, fine, owners, multimask=multimask
+        )
 
     def answer(
         self,
@@ -114,34 +112,34 @@ class Foundation(nn.Module, ABC):
             embedding: Of ``B`` images; it is resized to the grid of the embedded prompts.
             masks: Mask prompts, logits ``(P, 1, 4h, 4w)``; 0 where there is none.
             sparse: Prompt tokens ``(P, T, D)`` or ``None``.
-            multimask: See ``decode``.
-            owners: Image of each prompt, int64 ``(P,)``; by default equally many per image, all of
-                the first image first.
+            multimask: See ``decode_masks``.
+            owners: See ``decode_masks``.
             has_mask: Which prompts have a mask, bool ``(P,)``; by default all.
 
         Returns:
-            See ``decode``.
+            See ``decode_masks``.
         """
         dense = self.embed_masks(masks)
         height, width = dense.shape[-2:]
         if has_mask is not None:
             dense = dense.where(has_mask[:, None, None, None], self.embed_no_mask(height, width))
-        images = embedding.image.shape[0]
-        if owners is None:
-            owners = torch.arange(images, device=dense.device)
-            owners = owners.repeat_interleave(dense.shape[0] // images)
 
-        def per_prompt(maps: Tensor, scale: int) -> Tensor:
+        def on_grid(maps: Tensor, scale: int) -> Tensor:
             size = (scale * height, scale * width)
-            if maps.shape[-2:] != size:
-                maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
-            return maps[owners]
+            if maps.shape[-2:] == size:
+                return maps
+            return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
-        fine = tuple(per_prompt(maps, s) for maps, s in zip(embedding.fine, (4, 2), strict=False))
-        image = per_prompt(embedding.image, 1)
-        logits, ious = self.decode(image, dense, sparse, fine, multimask=multimask)
+        image = on_grid(embedding.image, 1)
+        fine = tuple(on_grid(maps, s) for maps, s in zip(embedding.fine, (4, 2), strict=False))
+        logits, ious = self.decode(image, dense, sparse, fine, owners, multimask=multimask)
         if self.refiner is not None and embedding.look is not None:
-            logits = self.refiner(per_prompt(embedding.look, 4), masks, logits)
+            look = on_grid(embedding.look, 4)
+            if owners is None:
+                look = look.repeat_interleave(len(dense) // len(look), 0)
+            else:
+                look = look[owners]
+            logits = self.refiner(look, masks, logits)
         return logits, ious
 
     @override

@@ -35,10 +35,12 @@ class LoraQkv(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Project ``(..., C)`` tokens to ``(..., 3 * size)`` queries, keys and values."""
-        low_q, low_v = F.linear(tokens, self.down).chunk(2, dim=-1)
-        added_q, added_v = F.linear(low_q, self.up_q), F.linear(low_v, self.up_v)
-        added = torch.cat([added_q, torch.zeros_like(added_q), added_v], dim=-1)
-        return self.qkv(tokens) + added
+        size, rank = self.up_q.shape
+        up_q, up_v = F.pad(self.up_q, (0, rank)), F.pad(self.up_v, (rank, 0))
+        up = torch.cat([up_q, up_q.new_zeros(size, 2 * rank), up_v])
+        low = F.linear(tokens, self.down)
+        frozen = self.qkv(tokens)
+        return torch.addmm(frozen.flatten(0, -2), low.flatten(0, -2), up.T).view_as(frozen)
 
 
 class LoraConv(nn.Module):

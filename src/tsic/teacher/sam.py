@@ -73,40 +73,22 @@ class Sam(Foundation):
             table.permute(0, 3, 1, 2), (height, width), mode="bicubic", align_corners=False
         ).permute(0, 2, 3, 1)
 
-    @override
-    def decode(
-        self,
-        image: Tensor,
-        dense: Tensor,
-        sparse: Tensor | None,
-        fine: tuple[Tensor, ...],
-        *,
-        multimask: bool,
-    ) -> tuple[Tensor, Tensor]:
-        masks, ious = self.model.mask_decoder(
-            image_embeddings=image,
-            image_positional_embeddings=self.positions(*image.shape[-2:]),
-            sparse_prompt_embeddings=None if sparse is None else sparse[:, None],
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask,
-        )
-        return masks[:, 0], ious[:, 0]
-
 
 class Sam2(Foundation):
     """SAM 2 and 2.1 (Ravi et al., arXiv:2408.00714) on single images: a hierarchical encoder.
 
     Maps at strides 4, 8, 16 and 32; any canvas of whole stride-32 cells, positions interpolated by
-    the model itself. The mask decoder always answers as in training: its switch to another
-    candidate by stability, meant for clicks, is off.
+    the model itself. The mask decoder always answers as in training, without its switch to another
+    candidate by stability, which is meant for clicks.
     """
+
+    empty_points = 2  # without a point it is trained to see two empty ones
 
     def __init__(self, model: Sam2Model) -> None:
         super().__init__(model)
         self._measure()
         self.multiple = self.hidden_strides[-1]
         self.dim = model.config.vision_config.fpn_hidden_size
-        model.mask_decoder.dynamic_multimask_via_stability = False
         if width := getattr(model.config, "refiner_width", 0):
             self.refiner = Refiner(self.hidden_channels[0], self.dim, width)
 
@@ -146,29 +128,6 @@ class Sam2(Foundation):
             if depth in backbone.stage_ends:
                 kept.append(hidden)
         return kept
-
-    @override
-    def decode(
-        self,
-        image: Tensor,
-        dense: Tensor,
-        sparse: Tensor | None,
-        fine: tuple[Tensor, ...],
-        *,
-        multimask: bool,
-    ) -> tuple[Tensor, Tensor]:
-        if sparse is None:
-            # Without a point SAM 2 is trained to see two empty ones.
-            sparse = self.blank_token().expand(image.shape[0], 2, -1)
-        masks, ious, *_ = self.model.mask_decoder(
-            image_embeddings=image,
-            image_positional_embeddings=self.positions(*image.shape[-2:]),
-            sparse_prompt_embeddings=sparse[:, None],
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask,
-            high_resolution_features=list(fine),
-        )
-        return masks[:, 0], ious[:, 0]
 
 
 class EdgeTam(Sam2):
