@@ -137,11 +137,12 @@ class Cycle(nn.Module):
             target = _held(teacher.logits, weights.detach_teacher)
             pixels = self._kl_pixels(target, student_logits, labels)
             named["kl"] = weights.kl_weight * self._kl(student_logits, target, labels, pixels)
-        if weights.channel_weight:
+        if weights.relation_weight:
             target = _held(teacher.logits, weights.detach_teacher)
-            named["channel"] = weights.channel_weight * losses.channel_wise(
+            between_classes, between_pixels = losses.relations(
                 student_logits, target, labels, ignore_index=weights.ignore_index
             )
+            named["relation"] = weights.relation_weight * (between_classes + between_pixels)
         if weights.feature_weight:
             compare = {
                 "attention": losses.feature_attention,

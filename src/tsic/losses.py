@@ -170,38 +170,36 @@ def pixel_kl(
     return (divergence.sum(1) * valid).sum() / valid.sum().clamp(min=1) * temperature**2
 
 
-def channel_wise(
-    maps: Tensor,
-    target: Tensor,
-    labels: Tensor,
-    *,
-    temperature: float = 4.0,
-    ignore_index: int = 255,
-) -> Tensor:
-    """KL divergence of each channel's distribution over an image's pixels: ``KL(target || maps)``.
+def relations(
+    logits: Tensor, target: Tensor, labels: Tensor, *, ignore_index: int = 255
+) -> tuple[Tensor, Tensor]:
+    """How little class probabilities correlate: over the classes of a pixel, the pixels of a class.
 
     Args:
-        maps: ``(B, C, h, w)``.
-        target: ``(B, C, h, w)``. Gradient reaches both arguments.
+        logits: ``(B, K, h, w)``.
+        target: ``(B, K, h, w)``. Gradient reaches both arguments.
         labels: Class ids ``(B, h, w)`` on the same grid; only ``ignore_index`` is looked at.
-        temperature: Softening divisor (paper: 4).
-        ignore_index: Label of pixels that are in no distribution.
+        ignore_index: Label of pixels left out.
 
     Returns:
-        Nats, summed over pixels, averaged over channels and images, times ``temperature**2``;
-        float32 ``()``.
+        One minus Pearson's correlation, float32 ``()`` each: mean over the batch's labelled pixels
+        (inter-class), mean over classes (intra-class).
 
     Source:
-        Shu et al., arXiv:2011.13256, equations 3 and 4.
+        Huang et al., arXiv:2205.10536, equations 7 and 9.
     """
-    counted = (labels != ignore_index).flatten(1)[:, None]
-    # Not minus infinity: of an image without labels all pixels are alike, and nothing is NaN.
-    here, there = (
-        (one.flatten(2) / temperature).masked_fill(~counted, -1e4).log_softmax(2)
-        for one in (maps, target)
-    )
-    divergence = there.exp() * (there - here) * counted
-    return divergence.sum(2).mean() * temperature**2
+    counted = labels != ignore_index
+    here, there = (one.float().softmax(1).movedim(1, 3)[counted] for one in (logits, target))
+    if not len(here):
+        nothing = here.sum()
+        return nothing, nothing
+    return _uncorrelated(here, there, 1), _uncorrelated(here, there, 0)
+
+
+def _uncorrelated(one: Tensor, other: Tensor, dim: int) -> Tensor:
+    """Mean of one minus the correlation along a dimension."""
+    one, other = (x - x.mean(dim, keepdim=True) for x in (one, other))
+    return torch.mean(1 - F.cosine_similarity(one, other, dim=dim))
 
 
 def lead(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:

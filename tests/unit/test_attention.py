@@ -64,8 +64,12 @@ def check_layers(model: PreTrainedModel, layers: nn.ModuleList, maps: Tensor) ->
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("few", [1, 32])
 @pytest.mark.parametrize("pairs", [1, 40, 2**20])
-def test_recomputed_weights_equal_plain(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recomputed_weights_equal_plain(
+    pairs: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsic.teacher.attention._FEW", few)
     monkeypatch.setattr("tsic.teacher.attention._PAIRS", pairs)
     torch.manual_seed(0)
     inputs = [

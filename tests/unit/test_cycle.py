@@ -141,7 +141,7 @@ def test_cycle_weighs_each_loss_once() -> None:
         "teacher_weight": "teacher_ce",
         "mask_weight": "mask",
         "kl_weight": "kl",
-        "channel_weight": "channel",
+        "relation_weight": "relation",
         "ensemble_weight": "ensemble_kl",
         "feature_weight": "feature",
     }
@@ -167,10 +167,10 @@ def test_cycle_losses_are_those_of_the_loss_functions() -> None:
         "teacher_ce": losses.cross_entropy(t.logits, labels),
         "mask": losses.mask_loss(t.masks, t.class_ids, coarse),
         "kl": 2 * losses.pixel_kl(resize(s.logits, (4, 6)), t.logits, coarse),
-        "channel": losses.channel_wise(resize(s.logits, (4, 6)), t.logits, coarse),
+        "relation": sum(losses.relations(resize(s.logits, (4, 6)), t.logits, coarse)),
         "feature": losses.feature_attention(s.features[-1], t.features),
     }
-    out = scene.run(Objective(kl_where="everywhere", channel_weight=1))
+    out = scene.run(Objective(kl_where="everywhere", relation_weight=1))
     assert out.losses.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(out.losses[name], value)
@@ -181,7 +181,7 @@ def test_cycle_losses_are_those_of_the_loss_functions() -> None:
 def test_cycle_detach_flags_decide_who_learns(teacher_held: bool, ensemble_held: bool) -> None:
     scene = Scene()
     objective = Objective(
-        channel_weight=1,
+        relation_weight=1,
         ensemble_weight=1,
         detach_teacher=teacher_held,
         detach_ensemble=ensemble_held,
@@ -189,7 +189,7 @@ def test_cycle_detach_flags_decide_who_learns(teacher_held: bool, ensemble_held:
     reached = {name: scene.reached(loss) for name, loss in scene.run(objective).losses.items()}
     shared: dict[str, set[str]] = {
         "kl": {"student logits"} | (set() if teacher_held else {"teacher logits"}),
-        "channel": {"student logits"} | (set() if teacher_held else {"teacher logits"}),
+        "relation": {"student logits"} | (set() if teacher_held else {"teacher logits"}),
         "ensemble_kl": {"teacher logits"} | (set() if ensemble_held else {"student logits"}),
         "feature": {"student features"} | (set() if teacher_held else {"teacher features"}),
     }

@@ -3,10 +3,37 @@
 from torch import Tensor
 from typing_extensions import override
 
-from tsic.losses import channel_wise
 from tsic.rivals._rival import Rival, Signals, pixel_kd
 
 WEIGHT = 3.0
+TEMPERATURE = 4.0
+
+
+def channel_wise(
+    maps: Tensor, target: Tensor, labels: Tensor, *, temperature: float = TEMPERATURE
+) -> Tensor:
+    """KL divergence of each channel's distribution over an image's pixels: ``KL(target || maps)``.
+
+    Args:
+        maps: ``(B, C, h, w)``.
+        target: ``(B, C, h, w)``; gets no gradient.
+        labels: Class ids ``(B, h, w)``; pixels of 255 are in no distribution.
+        temperature: Softening divisor.
+
+    Returns:
+        Sum over pixels, mean over channels and images, times ``temperature**2``, float32 ``()``.
+
+    Source:
+        Shu et al., arXiv:2011.13256, equations 3 and 4.
+    """
+    counted = (labels != 255).flatten(1)[:, None]
+    # Not minus infinity: of an image without labels all pixels are alike, and nothing is NaN.
+    here, there = (
+        (one.flatten(2) / temperature).masked_fill(~counted, -1e4).log_softmax(2)
+        for one in (maps, target.detach())
+    )
+    divergence = there.exp() * (there - here) * counted
+    return divergence.sum(2).mean() * temperature**2
 
 
 class Cwd(Rival):
@@ -17,6 +44,5 @@ class Cwd(Rival):
 
     @override
     def forward(self, signals: Signals) -> dict[str, Tensor]:
-        target = signals.teacher_logits.detach()
-        loss = channel_wise(signals.student_logits, target, signals.labels)
+        loss = channel_wise(signals.student_logits, signals.teacher_logits, signals.labels)
         return pixel_kd(signals) | {"cwd": WEIGHT * loss}

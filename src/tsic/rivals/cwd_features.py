@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from typing_extensions import override
 
-from tsic.losses import channel_wise
 from tsic.rivals._rival import Rival, Signals, Sizes, pixel_kd
+from tsic.rivals.cwd import channel_wise
 
 WEIGHT = 50.0
 
@@ -21,6 +21,5 @@ class CwdFeatures(Rival):
     @override
     def forward(self, signals: Signals) -> dict[str, Tensor]:
         projected = self.project(signals.student_features)
-        target = signals.teacher_features.detach()
-        loss = channel_wise(projected, target, signals.feature_labels)
+        loss = channel_wise(projected, signals.teacher_features, signals.feature_labels)
         return pixel_kd(signals) | {"cwd_features": WEIGHT * loss}

@@ -16,6 +16,8 @@ from typing_extensions import override
 
 _NAME = "tsic"  # in transformers' table of attention functions
 _PAIRS = 2**21  # scores at a time
+_FEW = 32  # keys
+_softmax_backward = torch.ops.aten._softmax_backward_data
 _CHANNELS = 32  # fused kernels are up to twice as fast with whole multiples of it
 
 
@@ -43,10 +45,7 @@ class _Recomputed(torch.autograd.Function):
             scaled = query[part] * ctx.scale
             weights = _weights(scaled, key[part])
             torch.bmm(weights.mT, gradient[part], out=to_value[part])
-            to_weights = torch.bmm(gradient[part], value[part].mT)
-            to_scores = torch.ops.aten._softmax_backward_data(
-                to_weights, weights, -1, weights.dtype
-            )
+            to_scores = _to_scores(gradient[part], value[part], weights)
             torch.bmm(to_scores, key[part], out=to_query[part]).mul_(ctx.scale)
             torch.bmm(to_scores.mT, scaled, out=to_key[part])
         return to_query, to_key, to_value, None
@@ -58,7 +57,17 @@ def _parts(query: Tensor, key: Tensor) -> list[slice]:
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:
-    return torch.bmm(query, key.mT).softmax(-1)
+    """Attention weights ``(N, Q, P)``; of few keys, whose rows softmax is slow at, transposed."""
+    if key.shape[1] < _FEW:
+        return torch.bmm(key, query.mT).softmax(1).mT
+    return torch.bmm(query, key.mT).softmax(2)
+
+
+def _to_scores(gradient: Tensor, value: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of the scores, laid out as the weights are."""
+    if value.shape[1] < _FEW:
+        return _softmax_backward(torch.bmm(value, gradient.mT), weights.mT, 1, weights.dtype).mT
+    return _softmax_backward(torch.bmm(gradient, value.mT), weights, 2, weights.dtype)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
