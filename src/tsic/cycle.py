@@ -137,12 +137,6 @@ class Cycle(nn.Module):
             target = _held(teacher.logits, weights.detach_teacher)
             pixels = self._kl_pixels(target, student_logits, labels)
             named["kl"] = weights.kl_weight * self._kl(student_logits, target, labels, pixels)
-        if weights.relation_weight:
-            target = _held(teacher.logits, weights.detach_teacher)
-            between_classes, between_pixels = losses.relations(
-                student_logits, target, labels, ignore_index=weights.ignore_index
-            )
-            named["relation"] = weights.relation_weight * (between_classes + between_pixels)
         if weights.feature_weight:
             compare = {
                 "attention": losses.feature_attention,

@@ -170,38 +170,6 @@ def pixel_kl(
     return (divergence.sum(1) * valid).sum() / valid.sum().clamp(min=1) * temperature**2
 
 
-def relations(
-    logits: Tensor, target: Tensor, labels: Tensor, *, ignore_index: int = 255
-) -> tuple[Tensor, Tensor]:
-    """How little class probabilities correlate: over the classes of a pixel, the pixels of a class.
-
-    Args:
-        logits: ``(B, K, h, w)``.
-        target: ``(B, K, h, w)``. Gradient reaches both arguments.
-        labels: Class ids ``(B, h, w)`` on the same grid; only ``ignore_index`` is looked at.
-        ignore_index: Label of pixels left out.
-
-    Returns:
-        One minus Pearson's correlation, float32 ``()`` each: mean over the batch's labelled pixels
-        (inter-class), mean over classes (intra-class).
-
-    Source:
-        Huang et al., arXiv:2205.10536, equations 7 and 9.
-    """
-    counted = labels != ignore_index
-    here, there = (one.float().softmax(1).movedim(1, 3)[counted] for one in (logits, target))
-    if not len(here):
-        nothing = here.sum()
-        return nothing, nothing
-    return _uncorrelated(here, there, 1), _uncorrelated(here, there, 0)
-
-
-def _uncorrelated(one: Tensor, other: Tensor, dim: int) -> Tensor:
-    """Mean of one minus the correlation along a dimension."""
-    one, other = (x - x.mean(dim, keepdim=True) for x in (one, other))
-    return torch.mean(1 - F.cosine_similarity(one, other, dim=dim))
-
-
 def lead(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:
     """Tell how much more probability the teacher gives the true class than the student does.
 

@@ -32,8 +32,6 @@ class Objective:
     """Cross-entropy and Dice of each class-prompted mask (ours; the paper has none)."""
     kl_weight: float = 2.0
     """L_kd-p, teacher to student at every pixel (public code: 5, with `kl_average: elements`)."""
-    relation_weight: float = 0.0
-    """DIST, teacher to student: probabilities need only correlate (ours; the paper has none)."""
     ensemble_weight: float = 0.0
     """Inner-loop ensemble: mean of both logits to teacher (public code: 1)."""
     feature_weight: float = 1.0

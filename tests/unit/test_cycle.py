@@ -141,13 +141,12 @@ def test_cycle_weighs_each_loss_once() -> None:
         "teacher_weight": "teacher_ce",
         "mask_weight": "mask",
         "kl_weight": "kl",
-        "relation_weight": "relation",
         "ensemble_weight": "ensemble_kl",
         "feature_weight": "feature",
     }
     ones: dict[str, Any] = dict.fromkeys(names, 1.0)
     once = scene.run(Objective(**ones)).losses
-    primes: dict[str, Any] = dict(zip(names, (2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0), strict=True))
+    primes: dict[str, Any] = dict(zip(names, (2.0, 3.0, 5.0, 7.0, 11.0, 13.0), strict=True))
     weighed = scene.run(Objective(**primes)).losses
     for field, name in names.items():
         torch.testing.assert_close(weighed[name], primes[field] * once[name])
@@ -167,10 +166,9 @@ def test_cycle_losses_are_those_of_the_loss_functions() -> None:
         "teacher_ce": losses.cross_entropy(t.logits, labels),
         "mask": losses.mask_loss(t.masks, t.class_ids, coarse),
         "kl": 2 * losses.pixel_kl(resize(s.logits, (4, 6)), t.logits, coarse),
-        "relation": sum(losses.relations(resize(s.logits, (4, 6)), t.logits, coarse)),
         "feature": losses.feature_attention(s.features[-1], t.features),
     }
-    out = scene.run(Objective(kl_where="everywhere", relation_weight=1))
+    out = scene.run(Objective(kl_where="everywhere"))
     assert out.losses.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(out.losses[name], value)
@@ -181,15 +179,11 @@ def test_cycle_losses_are_those_of_the_loss_functions() -> None:
 def test_cycle_detach_flags_decide_who_learns(teacher_held: bool, ensemble_held: bool) -> None:
     scene = Scene()
     objective = Objective(
-        relation_weight=1,
-        ensemble_weight=1,
-        detach_teacher=teacher_held,
-        detach_ensemble=ensemble_held,
+        ensemble_weight=1, detach_teacher=teacher_held, detach_ensemble=ensemble_held
     )
     reached = {name: scene.reached(loss) for name, loss in scene.run(objective).losses.items()}
     shared: dict[str, set[str]] = {
         "kl": {"student logits"} | (set() if teacher_held else {"teacher logits"}),
-        "relation": {"student logits"} | (set() if teacher_held else {"teacher logits"}),
         "ensemble_kl": {"teacher logits"} | (set() if ensemble_held else {"student logits"}),
         "feature": {"student features"} | (set() if teacher_held else {"teacher features"}),
     }

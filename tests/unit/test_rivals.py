@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsic.errors import ConfigError
-from tsic.losses import relations
 from tsic.options import RIVALS
 from tsic.rivals import Rival, Signals, Sizes, rival_class
 from tsic.rivals.at import attention_transfer
 from tsic.rivals.cirkd import PIXELS_PER_CLASS, Queue, cross_image, to_memory
 from tsic.rivals.cwd import channel_wise
+from tsic.rivals.dist import relations
 from tsic.rivals.fitnet import hint
 from tsic.rivals.ifvd import intra_class_variation
 from tsic.rivals.skd import pair_wise
