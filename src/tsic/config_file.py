@@ -12,17 +12,15 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 import jsonargparse
 import yaml
 
-from tsic.config import RunConfig, TrainerConfig
+from tsic.config import RunConfig
+from tsic.config_rules import Rules, run_rules
 from tsic.errors import ConfigError, nearest
 from tsic.files import write_text
-from tsic.options import RIVALS
 from tsic.recipes import RECIPES
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 C = TypeVar("C")
-Rules = Sequence[tuple[bool, str]]
-"""Whether each rule holds, and what to say where it does not."""
 
 
 @dataclass(frozen=True)
@@ -277,84 +275,4 @@ def _type_of(here: Any, key: str) -> Any:
     return here
 
 
-def loop_rules(
-    trainer: TrainerConfig, max_steps: int, batch_size: int, batch_key: str
-) -> list[tuple[bool, str]]:
-    """Rules of whatever is trained in steps."""
-    per_step = trainer.accumulate * trainer.devices
-    return [
-        (max_steps >= 1, f"max_steps must be >= 1, got {max_steps}"),
-        (
-            trainer.devices >= 1 and trainer.accumulate >= 1,
-            "trainer.devices and trainer.accumulate must be >= 1",
-        ),
-        (
-            per_step >= 1 and batch_size >= 1 and batch_size % max(per_step, 1) == 0,
-            f"{batch_key} must be a multiple of trainer.devices x trainer.accumulate = "
-            f"{per_step}, got {batch_size}",
-        ),
-        (trainer.val_every >= 1, "trainer.val_every must be >= 1"),
-        (trainer.save_every >= 1, "trainer.save_every must be >= 1"),
-        (trainer.log_every >= 1, "trainer.log_every must be >= 1"),
-    ]
-
-
-def _run_rules(config: RunConfig) -> Rules:
-    return [
-        *loop_rules(config.trainer, config.max_steps, config.data.batch_size, "data.batch_size"),
-        (
-            min(config.data.crop) >= 16,
-            f"data.crop must be at least 16 x 16, got {config.data.crop}",
-        ),
-        (
-            0 < config.data.scale[0] <= config.data.scale[1],
-            f"data.scale must be two rising positive ratios, got {config.data.scale}",
-        ),
-        (config.teacher.rounds >= 1, f"teacher.rounds must be >= 1, got {config.teacher.rounds}"),
-        (
-            config.teacher.max_classes >= 1,
-            f"teacher.max_classes must be >= 1, got {config.teacher.max_classes}",
-        ),
-        (
-            config.teacher.lora_rank >= 0,
-            f"teacher.lora_rank must be >= 0, got {config.teacher.lora_rank}",
-        ),
-        *_distill_rules(config),
-        (config.objective.temperature > 0, "objective.temperature must be > 0"),
-        (
-            0 <= config.objective.class_balance <= 1,
-            f"objective.class_balance must lie in [0, 1], got {config.objective.class_balance}",
-        ),
-        (
-            config.optim.ema is None or 0 < config.optim.ema < 1,
-            f"optim.ema must lie between 0 and 1, got {config.optim.ema}",
-        ),
-        (
-            config.teacher.ema is None or 0 < config.teacher.ema < 1,
-            f"teacher.ema must lie between 0 and 1, got {config.teacher.ema}",
-        ),
-    ]
-
-
-def _distill_rules(config: RunConfig) -> Rules:
-    distill = config.distill
-    if distill.method == "none":
-        return []
-    return [
-        (
-            distill.method in RIVALS,
-            f"distill.method: '{distill.method}' is no method; {nearest(distill.method, RIVALS)}",
-        ),
-        (
-            config.teacher.name == "none",
-            f"distill.method {distill.method} stands in the cycle's place: set teacher.name: none",
-        ),
-        (
-            (distill.teacher is None) == (distill.method == "mutual"),
-            "distill.teacher must name the folder of a finished run (mutual alone has none)",
-        ),
-        (distill.weight > 0, f"distill.weight must be > 0, got {distill.weight}"),
-    ]
-
-
-RUN = Schema(RunConfig, "tsic train", _run_rules, RECIPES)
+RUN = Schema(RunConfig, "tsic train", run_rules, RECIPES)

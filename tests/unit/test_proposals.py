@@ -9,8 +9,9 @@ from PIL import Image
 from skimage.measure import label
 
 from tsic.errors import DataError
-from tsic.pretrain import proposals
-from tsic.pretrain.proposals import MIN_PIXELS, RegionCache, propose_all, propose_regions
+from tsic.pretrain import region_cache
+from tsic.pretrain.proposals import MIN_PIXELS, propose_regions
+from tsic.pretrain.region_cache import RegionCache, propose_all
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -154,7 +155,7 @@ class TestRegionCache:
         self, tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         many = np.arange(600, dtype=np.uint16).reshape(20, 30)
-        monkeypatch.setattr(proposals, "propose_regions", lambda image: many)
+        monkeypatch.setattr(region_cache, "propose_regions", lambda image: many)
         cache = RegionCache(tmp_path / "cache")
         cache.regions(photo, Reader(photo))
         np.testing.assert_array_equal(cache.regions(photo, Reader(photo)), many)
@@ -174,7 +175,7 @@ class TestRegionCache:
         names = {cache.file(photo)}
         os.utime(photo, ns=(1, 1))
         names.add(cache.file(photo))
-        monkeypatch.setattr(proposals, "PROPOSALS_VERSION", -1)
+        monkeypatch.setattr(region_cache, "PROPOSALS_VERSION", -1)
         names.add(cache.file(photo))
         assert len(names) == 3
 
@@ -221,5 +222,5 @@ class TestProposeAll:
     ) -> None:
         cache = RegionCache(tmp_path / "cache")
         cache.regions(photo, Reader(photo))
-        monkeypatch.delattr(proposals, "ProcessPoolExecutor")
+        monkeypatch.delattr(region_cache, "ProcessPoolExecutor")
         propose_all([photo], cache)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from tsic.config import TrainerConfig
-from tsic.config_file import Rules, Schema, loop_rules
+from tsic.config_file import Schema
+from tsic.config_rules import Rules, loop_rules
 
 
 @dataclass(frozen=True)

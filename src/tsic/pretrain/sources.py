@@ -15,7 +15,7 @@ from tsic.data.scenes import draw_scene
 from tsic.data.transforms import distort_colours
 from tsic.errors import ConfigError
 from tsic.pretrain.leaves import draw_leaves
-from tsic.pretrain.proposals import RegionCache, propose_all
+from tsic.pretrain.region_cache import RegionCache, propose_all
 from tsic.pretrain.regions import Regions, regions_of_classes
 
 _FIRST_STREET = 2**62

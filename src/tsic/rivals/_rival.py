@@ -1,5 +1,6 @@
 """What every method sees, and what it gives."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -44,7 +45,7 @@ class Signals:
     feature_labels: Tensor
 
 
-class Rival(nn.Module):
+class Rival(nn.Module, ABC):
     """One method: weighted losses of what student and teacher say.
 
     What it trains beside the student (a projection) and what it remembers (a queue) are its own
@@ -61,9 +62,9 @@ class Rival(nn.Module):
         super().__init__()
         self.sizes = sizes
 
+    @abstractmethod
     def forward(self, signals: Signals) -> dict[str, Tensor]:
         """Weighted losses by name, float32 scalars whose sum is added to the student's own."""
-        raise NotImplementedError
 
 
 def pixel_kd(signals: Signals) -> dict[str, Tensor]:

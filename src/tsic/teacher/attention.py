@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, PreTrainedModel
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 from transformers.models.sam2.modeling_sam2 import (
     Sam2MultiScaleAttention,
@@ -14,7 +13,6 @@ from transformers.models.sam2.modeling_sam2 import (
 )
 from typing_extensions import override
 
-_NAME = "tsic"  # in transformers' table of attention functions
 _PAIRS = 2**21  # scores at a time
 _FEW = 32  # keys
 _softmax_backward = torch.ops.aten._softmax_backward_data
@@ -97,23 +95,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     width = value.shape[-1]
     value = F.pad(value, (0, query.shape[-1] - width))  # kernels want one width for all three
     return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
-
-
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """``attend`` as transformers calls it; SAM's layers mask nothing and drop nothing."""
-    assert attention_mask is None
-    return attend(query, key, value, scaling).transpose(1, 2), None
-
-
-AttentionInterface.register(_NAME, _attend)
 
 
 class SamAttention(SamVisionAttention):
@@ -205,7 +186,7 @@ class HieraLayer(Sam2MultiScaleBlock):
 def _cut(project: nn.Module, maps: Tensor, side: int) -> Tensor:
     """Project maps and cut them into windows; what lies beyond the border is projected zeros.
 
-    Zeros beyond the border are projected once: of 23x30 cells in windows of 14, 40 % would be such.
+    Those are projected once: 41 % of the cells in the windows of 14 around 23x30 are such.
 
     Args:
         project: From ``C`` to ``D`` channels.
@@ -255,9 +236,8 @@ _OURS = {
 }
 
 
-def fuse_attention(model: PreTrainedModel) -> None:
-    """Let every attention layer of a SAM-family model answer by ``attend``; weights stay theirs."""
-    model.config._attn_implementation = _NAME  # the public setter warns of configs without a model
+def fuse_attention(model: nn.Module) -> None:
+    """Let every layer of a SAM-family encoder be ours; its weights stay where they are."""
     for module in model.modules():
         for theirs, ours in _OURS.items():
             if isinstance(module, theirs):

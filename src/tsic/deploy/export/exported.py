@@ -1,5 +1,6 @@
 """What all exported files have in common: metadata, and what an image is brought to."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,7 @@ Batches = Sequence[Array]
 """Images as a graph's own input, ``(B, 3, H, W)`` each."""
 
 
-class ExportedModel:
+class ExportedModel(ABC):
     """An exported file, ready to score: a `tsic.deploy.model.Model`.
 
     Args:
@@ -53,6 +54,7 @@ class ExportedModel:
         resize = self.metadata["resize"]
         self.resize: Size | None = (resize[0], resize[1]) if resize else None
 
+    @abstractmethod
     def run(self, array: Array) -> Array:
         """Run the graph on its own input.
 
@@ -63,7 +65,6 @@ class ExportedModel:
         Returns:
             Scores, float32 ``(B, K, h, w)``, or labels, uint8 ``(B, H, W)``.
         """
-        raise NotImplementedError
 
     def prepare(self, images: Tensor) -> Array:
         """Turn images into the graph's input; a free size is padded with the mean colour.
