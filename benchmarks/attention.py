@@ -20,8 +20,8 @@ SHAPES = {
     "SAM 2.1 tiny, pooled queries": (360, 4, 4, 16, 96),
     "SAM 2.1 tiny, windows of stage 3": (12, 4, 196, 196, 96),
     "SAM 2.1 tiny, whole image": (2, 4, 720, 720, 96),
-    "SAM ViT-B, windows": (24, 12, 196, 196, 92),
-    "SAM ViT-B, whole image": (2, 12, 690, 690, 117),
+    "SAM ViT-B, windows": (12, 12, 196, 196, 96),
+    "SAM ViT-B, whole image": (2, 12, 690, 690, 128),
 }
 
 

@@ -35,7 +35,7 @@ from tsic.cost import peak_mib
 from tsic.cycle import Cycle
 from tsic.device import resolve_precision
 from tsic.optim import build_optimizer
-from tsic.recipes import RECIPES, objective_of
+from tsic.recipes import network_of, objective_of
 from tsic.student import build_student
 from tsic.teacher import Teacher, build_teacher
 from tsic.teacher.canvas import Canvas
@@ -89,8 +89,7 @@ class Step:
         )
         teacher = None
         if row.teacher:
-            chosen: dict[str, Any] = dict(RECIPES[recipe].get("teacher", {}))
-            chosen.pop("warmup_steps", None)
+            chosen = network_of(recipe)
             if recipe == "cycle":
                 chosen["max_classes"] = row.prompts
                 chosen["lora_rank"] = 0 if row.recipe == "frozen" else 4

@@ -40,7 +40,9 @@ def build_module(
     torch.manual_seed(config.seed)
     student = build_configured_student(config.student, classes.num_classes)
     torch.manual_seed(config.seed)
+    warmup_steps, ramp = 0, 0.0
     if config.distill.method == "none":
+        warmup_steps, ramp = config.teacher.warmup_steps, config.teacher.ramp
         teacher = build_configured_teacher(config.teacher, classes.num_classes)
         cycle = Cycle(student, teacher, config.objective, class_weights, config.teacher.ema)
     else:
@@ -50,7 +52,8 @@ def build_module(
         config.optim,
         class_names=classes.names,
         max_steps=config.max_steps,
-        warmup_steps=config.teacher.warmup_steps if config.distill.method == "none" else 0,
+        warmup_steps=warmup_steps,
+        ramp=ramp,
         seed=config.seed,
         view=config.data.resize,
     )

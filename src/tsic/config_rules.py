@@ -53,6 +53,10 @@ def run_rules(config: RunConfig) -> Rules:
             config.teacher.lora_rank >= 0,
             f"teacher.lora_rank must be >= 0, got {config.teacher.lora_rank}",
         ),
+        (
+            0 <= config.teacher.ramp <= 1,
+            f"teacher.ramp must lie in [0, 1], got {config.teacher.ramp}",
+        ),
         *_distill_rules(config),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),
         (

@@ -73,13 +73,16 @@ class Cycle(nn.Module):
         """Whether there is a teacher whose weights change."""
         return self.teacher is not None and any(p.requires_grad for p in self.teacher.parameters())
 
-    def forward(self, images: Tensor, labels: Tensor, *, with_teacher: bool = True) -> CycleOutput:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, with_teacher: bool = True, teaching: float = 1.0
+    ) -> CycleOutput:
         """Run one step.
 
         Args:
             images: RGB in [0, 1], float ``(B, 3, H, W)``.
             labels: Class ids, int64 ``(B, H, W)``, 255 ignored.
             with_teacher: False during warm-up: the student trains alone.
+            teaching: Factor on the weights of the distillation terms.
 
         Returns:
             Named losses and both outputs.
@@ -93,7 +96,8 @@ class Cycle(nn.Module):
         taught_by = teacher
         if self.averaged is not None and self.training:
             taught_by = self.averaged(self.teacher, images, student.logits.detach())
-        named |= self._distillation(student, taught_by, labels)
+        taught = self._distillation(student, taught_by, labels)
+        named |= {name: teaching * loss for name, loss in taught.items()}
         return CycleOutput(named, student, teacher)
 
     def average_teacher(self) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from tsic.errors import ShapeError
 from tsic.grid import resize, size_of
 from tsic.options import Average, KlAverage
-from tsic.pixel_loss import pixel_cross_entropy
+from tsic.pixel_loss import pixel_losses, weighted_cross_entropy
 
 
 def cross_entropy(
@@ -49,15 +49,17 @@ def cross_entropy(
         of the authors' public code (mmsegmentation's sampler), restated in ``docs/paper.md``.
     """
     _check_labels(logits, labels)
-    pixel_loss = pixel_cross_entropy(logits.float(), labels, ignore_index=ignore_index)
+    logits = logits.float()
     counted = labels != ignore_index
+    labels = labels.masked_fill(~counted, 0)
     if ohem_min_kept is not None:
-        counted = _hard_pixels(pixel_loss.detach(), counted, ohem_threshold, ohem_min_kept)
+        by_pixel = pixel_losses(logits, labels)
+        counted = _hard_pixels(by_pixel, counted, ohem_threshold, ohem_min_kept)
     weights = counted.float()
     if class_weights is not None:
-        weights = weights * class_weights[labels.masked_fill(labels == ignore_index, 0)]
+        weights = weights * class_weights[labels]
     divisor = labels.numel() if average == "all" else weights.sum().clamp(min=1e-12)
-    return (pixel_loss * weights).sum() / divisor
+    return weighted_cross_entropy(logits, labels, weights) / divisor
 
 
 def balanced_class_weights(pixels: Tensor, exponent: float) -> Tensor:

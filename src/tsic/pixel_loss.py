@@ -1,89 +1,129 @@
 """Cross-entropy on the label grid that never holds all classes' scores on it."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from typing_extensions import override
 
-from tsic.grid import cells_under, resize_axis
+from tsic.grid import cells_under, resize_axis, size_of
 
 _AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
 """Scores of a strip of rows: few enough for a CPU's cache, many enough for a GPU's cores."""
 
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = 255) -> Tensor:
-    """Cross-entropy of every pixel with logits resized bilinearly to the labels.
-
-    Equal to ``F.cross_entropy(F.interpolate(logits, size), labels, reduction="none")``, and so are
-    its gradients. But rows are resized in strips, whose scores are computed again in the backward
-    pass instead of being kept: memory for ``(B, K, h, W)`` instead of several ``(B, K, H, W)``.
+@torch.no_grad()
+def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of every pixel with logits resized bilinearly to the labels, no gradient.
 
     Args:
         logits: Unnormalised scores ``(B, K, h, w)``, float32 or float64.
-        labels: Class ids, int64 ``(B, H, W)``, each in ``[0, K)`` or ``ignore_index``.
-        ignore_index: Label of pixels whose loss is 0.
+        labels: Class ids in ``[0, K)``, int64 ``(B, H, W)``.
 
     Returns:
         ``(B, H, W)``, in nats.
     """
-    height, width = labels.shape[1:]
-    if logits.shape[-2] == height and logits.shape[-1] == width:
-        return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
-    size = (logits.shape[-2], width)
-    wide = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    if size_of(logits) == size_of(labels):
+        return F.cross_entropy(logits, labels, reduction="none")
     # Autocast would round the scores.
     with torch.autocast(logits.device.type, enabled=False):
-        losses: Tensor = _Strips.apply(wide, labels, ignore_index)
-    return losses
+        wide = logits @ _columns(logits, labels)
+        strips = [
+            -strip.log_shares.gather(1, labels[:, None, strip.rows])[:, 0]
+            for strip in _strips(wide, labels.shape[1])
+        ]
+    return torch.cat(strips, 1)
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Sum over pixels of weight times cross-entropy with logits resized bilinearly to the labels.
+
+    Equal to ``(weights * F.cross_entropy(F.interpolate(logits, size), labels, reduction="none"))
+    .sum()``, and so is the logits' gradient. But rows are resized in strips whose gradient is
+    taken at once, so that no score is kept or computed again: memory for two ``(B, K, h, W)``
+    instead of several ``(B, K, H, W)``, and only ``(B, K, h, w)`` is held for the backward pass.
+
+    Args:
+        logits: Unnormalised scores ``(B, K, h, w)``, float32 or float64.
+        labels: Class ids in ``[0, K)``, int64 ``(B, H, W)``.
+        weights: Of each pixel, as precise as the logits, ``(B, H, W)``; they get no gradient.
+
+    Returns:
+        ``()``, in nats.
+    """
+    if size_of(logits) == size_of(labels):
+        return (F.cross_entropy(logits, labels, reduction="none") * weights).sum()
+    with torch.autocast(logits.device.type, enabled=False):
+        loss: Tensor = _Strips.apply(logits, labels, weights)
+    return loss
 
 
 class _Strips(torch.autograd.Function):
-    """Resize ``(B, K, h, W)`` scores to the labels' rows and compare, strip by strip."""
+    """Compare ``(B, K, h, w)`` scores with the labels, strip by strip."""
 
     @staticmethod
     @override
-    def forward(ctx: FunctionCtx, wide: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-        ignored = labels == ignore_index
-        known = labels.masked_fill(ignored, 0)
-        normalisers, losses = [], []
-        for rows in _strips(wide, labels):
-            scores = _resized(wide, labels.shape[1], rows)[1]
-            normaliser = scores.logsumexp(1)
-            true = scores.gather(1, known[:, None, rows.start : rows.stop])[:, 0]
-            normalisers.append(normaliser)
-            losses.append(normaliser - true)
-        ctx.save_for_backward(wide, known, ignored, torch.cat(normalisers, 1))
-        return torch.cat(losses, 1).masked_fill(ignored, 0)
+    def forward(ctx: FunctionCtx, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        columns = _columns(logits, labels)
+        wide = logits @ columns
+        loss = wide.new_zeros(())
+        learns = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        gradient = torch.zeros_like(wide) if learns else None
+        for strip in _strips(wide, labels.shape[1]):
+            scores, true = strip.log_shares, labels[:, None, strip.rows]
+            weight = weights[:, None, strip.rows]
+            loss -= (scores.gather(1, true) * weight).sum()
+            if gradient is not None:
+                scores = scores.exp_().mul_(weight).scatter_add_(1, true, -weight)
+                gradient[:, :, strip.under] += strip.resizing.T @ scores
+        if gradient is not None:
+            ctx.save_for_backward(gradient @ columns.T)
+        return loss
 
     @staticmethod
     @override
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        wide, known, ignored, normaliser = ctx.saved_tensors  # type: ignore[attr-defined]
-        gradient = gradient.masked_fill(ignored, 0)[:, None]
-        total = torch.zeros_like(wide)
-        for rows in _strips(wide, known):
-            part = slice(rows.start, rows.stop)
-            weights, scores = _resized(wide, known.shape[1], rows)
-            scores.sub_(normaliser[:, None, part]).exp_().mul_(gradient[:, :, part])
-            scores.scatter_add_(1, known[:, None, part], -gradient[:, :, part])
-            under = cells_under(rows, wide.shape[2], known.shape[1])
-            total[:, :, under.start : under.stop] += weights.T @ scores
-        return total, None, None
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * upstream, None, None
 
 
-def _strips(wide: Tensor, labels: Tensor) -> list[range]:
-    """Cut the labels' rows."""
-    height = labels.shape[1]
+def _columns(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of each column of the logits in each of the labels', ``(w, W)``."""
+    cells, width = logits.shape[-1], labels.shape[-1]
+    eye = torch.eye(cells, dtype=logits.dtype, device=logits.device)
+    return resize_axis(eye, 1, range(width), cells, width)
+
+
+class _Strip(NamedTuple):
+    """Some rows of a resize.
+
+    Attributes:
+        rows: Which, of the labels.
+        under: Rows of the map that decide them.
+        resizing: Share of each row under them, ``(rows, under)``.
+        log_shares: Log-probabilities ``(B, K, rows, W)``, the caller's to change.
+    """
+
+    rows: slice
+    under: slice
+    resizing: Tensor
+    log_shares: Tensor
+
+
+def _strips(wide: Tensor, height: int) -> Iterator[_Strip]:
+    """Resize ``(B, K, h, W)`` scores to ``height`` rows, a few at a time."""
+    cells = wide.shape[2]
     at_once = _AT_ONCE.get(wide.device.type, 2**24)
-    rows = max(1, at_once // (wide.shape[0] * wide.shape[1] * wide.shape[3]))
-    return [range(start, min(start + rows, height)) for start in range(0, height, rows)]
-
-
-def _resized(wide: Tensor, height: int, rows: range) -> tuple[Tensor, Tensor]:
-    """Some rows of a resize: weights ``(rows, cells)`` of the cells under them, and the result."""
-    under = cells_under(rows, wide.shape[2], height)
-    cells = torch.eye(len(under), dtype=wide.dtype, device=wide.device)
-    weights = resize_axis(cells, 0, rows, wide.shape[2], height)
-    return weights, weights @ wide[:, :, under.start : under.stop]
+    count = max(1, at_once // (wide.shape[0] * wide.shape[1] * wide.shape[3]))
+    for start in range(0, height, count):
+        rows = range(start, min(start + count, height))
+        under = cells_under(rows, cells, height)
+        eye = torch.eye(len(under), dtype=wide.dtype, device=wide.device)
+        resizing = resize_axis(eye, 0, rows, cells, height)
+        part = slice(under.start, under.stop)
+        scores = resizing @ wide[:, :, part]
+        yield _Strip(slice(rows.start, rows.stop), part, resizing, scores.log_softmax(1))

@@ -14,6 +14,8 @@ _RELEASE: dict[str, Any] = {
         "mask_stride": 4,
         "lora_rank": 4,
         "warmup_steps": 501,  # the public code tests `iteration > 500`
+        "ramp": 0.0,
+        "ema": None,
     },
     "objective": {
         "mask_weight": 0.0,
@@ -40,6 +42,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "release": _RELEASE,
 }
+
+
+def network_of(recipe: str) -> dict[str, Any]:
+    """What a recipe tells `build_teacher`, its schedule left out."""
+    teacher = RECIPES[recipe].get("teacher", {})
+    return {key: teacher[key] for key in teacher.keys() - {"warmup_steps", "ramp", "ema"}}
 
 
 def objective_of(recipe: str) -> Objective:

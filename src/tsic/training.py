@@ -30,6 +30,7 @@ class CycleModule(LightningModule):
         class_names: Names of the ``K`` classes.
         max_steps: Optimiser steps of the whole run.
         warmup_steps: Optimiser steps before the teacher joins.
+        ramp: Share of the steps after these over which its teaching rises to its weight.
         seed: Seed of whatever is random inside a step (dropout).
         view: Height and width that whole images are brought to before the networks see them, as
             training images were; ``None`` for their own.
@@ -46,6 +47,7 @@ class CycleModule(LightningModule):
         class_names: tuple[str, ...],
         max_steps: int,
         warmup_steps: int,
+        ramp: float = 0.0,
         seed: int,
         view: Size | None = None,
     ) -> None:
@@ -56,6 +58,7 @@ class CycleModule(LightningModule):
         self.optim = optim
         self.max_steps = max_steps
         self.warmup_steps = warmup_steps
+        self.ramp_steps = round(ramp * max(0, max_steps - warmup_steps))
         self.seed = seed
         self.contest = Contest(class_names)
         self.probe = PromptProbe(len(class_names))
@@ -78,6 +81,12 @@ class CycleModule(LightningModule):
         return self.cycle.teacher is not None and self.global_step >= self.warmup_steps
 
     @property
+    def teaching(self) -> float:
+        """Share of their weights that the distillation terms have at this step."""
+        joined = self.global_step - self.warmup_steps + 1
+        return min(1.0, joined / self.ramp_steps) if self.ramp_steps else 1.0
+
+    @property
     def _scores_teacher(self) -> bool:
         return self.teacher_is_on and self.cycle.teacher_learns
 
@@ -95,7 +104,10 @@ class CycleModule(LightningModule):
         place = micro_batch * self.trainer.world_size + self.global_rank
         torch.manual_seed(position_seed(self.seed + 1, place))
         out: CycleOutput = self.cycle(
-            batch["images"], batch["labels"], with_teacher=self.teacher_is_on
+            batch["images"],
+            batch["labels"],
+            with_teacher=self.teacher_is_on,
+            teaching=self.teaching,
         )
         total = out.total
         if not torch.isfinite(total):

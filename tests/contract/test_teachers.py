@@ -15,7 +15,7 @@ from tsic.cycle import Cycle, CycleOutput
 from tsic.optim import build_optimizer
 from tsic.options import Objective
 from tsic.prompt import LOGIT_RANGE, class_log_odds, class_prompts, index_prompt
-from tsic.recipes import RECIPES
+from tsic.recipes import network_of
 from tsic.student import build_student
 from tsic.teacher import Teacher, build_teacher
 from tsic.teacher import teacher as teacher_module
@@ -216,8 +216,9 @@ def test_cycle_teacher_listens_after_one_optimiser_step(name: str) -> None:
 @pytest.mark.parametrize("recipe", ["paper", "release"])
 @names
 def test_uper_teacher_listens_if_and_only_if_repaired(name: str, recipe: str) -> None:
-    kwargs = {k: v for k, v in RECIPES[recipe]["teacher"].items() if k != "warmup_steps"}
-    teacher = built(name, **kwargs)  # in training mode, where batch norm keeps features at scale 1
+    teacher = built(
+        name, **network_of(recipe)
+    )  # in training mode, where batch norm keeps features at scale 1
     assert isinstance(teacher.mapping, UperMapping)
     teacher.mapping.dropout.p = 0.0
     images, one, other = torch.rand(2, 3, 48, 64), scores(), scores()

@@ -124,7 +124,16 @@ def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_pa
     ]
     words += ["--trainer.val_every", "12"]
     # Dropout and moving averages.
-    words += ["--optim.ema", "0.9", "--teacher.ema", "0.9", "--student.auxiliary", "true"]
+    words += [
+        "--optim.ema",
+        "0.9",
+        "--teacher.ema",
+        "0.9",
+        "--teacher.ramp",
+        "1",
+        "--student.auxiliary",
+        "true",
+    ]
     whole = tsic(*words, "--name", "whole")
     killed = subprocess.Popen(
         [sys.executable, "-m", "tsic", *map(str, words), "--name", "killed"],

@@ -52,11 +52,12 @@ class Scene:
         class_weights: Tensor | None = None,
         *,
         with_teacher: bool = True,
+        teaching: float = 1.0,
     ) -> CycleOutput:
         student: Any = Given(self.student)
         teacher: Any = Given(self.teacher)
         cycle = Cycle(student, teacher, objective, class_weights)
-        return cycle(self.images, self.labels, with_teacher=with_teacher)
+        return cycle(self.images, self.labels, with_teacher=with_teacher, teaching=teaching)
 
     def reached(self, loss: Tensor) -> set[str]:
         """Names of the leaves that a loss sends gradient to."""
@@ -213,6 +214,14 @@ def test_cycle_with_nothing_labelled_has_no_supervision() -> None:
     scene.labels[:] = 255
     out = scene.run(Objective(feature_weight=0))
     assert out.total.item() == 0
+
+
+def test_teaching_weighs_the_distillation_alone() -> None:
+    scene = Scene()
+    whole, half = (scene.run(Objective(ensemble_weight=1.0), teaching=t).losses for t in (1.0, 0.5))
+    for name, loss in whole.items():
+        share = 0.5 if name in ("kl", "feature") else 1.0
+        torch.testing.assert_close(half[name], share * loss)
 
 
 def test_cycle_without_prompt_has_no_mask_loss() -> None:

@@ -8,7 +8,8 @@ from tsic import pixel_loss
 
 
 @pytest.mark.parametrize(
-    ("grid", "size"), [((6, 8), (24, 32)), ((5, 7), (18, 27)), ((4, 4), (4, 9))]
+    ("grid", "size"),
+    [((6, 8), (24, 32)), ((5, 7), (18, 27)), ((4, 4), (4, 9)), ((3, 9), (7, 9)), ((4, 9), (4, 9))],
 )
 @pytest.mark.parametrize("rows", [1, 5, 1000])
 def test_strips_equal_the_plain_formula(
@@ -17,19 +18,22 @@ def test_strips_equal_the_plain_formula(
     torch.manual_seed(0)
     monkeypatch.setitem(pixel_loss._AT_ONCE, "cpu", rows * 2 * 3 * size[1])
     logits = (5 * torch.randn(2, 3, *grid, dtype=torch.float64)).requires_grad_()
-    labels = torch.randint(3, (2, *size))
-    labels[0, 1:3] = 255
-    weights = torch.rand(2, *size, dtype=torch.float64)
+    labels, weights = torch.randint(3, (2, *size)), torch.rand(2, *size, dtype=torch.float64)
+    weights[0, 1:3] = 0
     resized = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    plain = F.cross_entropy(resized, labels, ignore_index=255, reduction="none")
-    strips = pixel_loss.pixel_cross_entropy(logits, labels)
-    torch.testing.assert_close(strips, plain)
-    gradients = [torch.autograd.grad((loss * weights).sum(), logits) for loss in (strips, plain)]
+    plain = F.cross_entropy(resized, labels, reduction="none")
+    torch.testing.assert_close(pixel_loss.pixel_losses(logits, labels), plain.detach())
+    total = (plain * weights).sum()
+    strips = pixel_loss.weighted_cross_entropy(logits, labels, weights)
+    torch.testing.assert_close(strips, total)
+    gradients = [torch.autograd.grad(3 * loss, logits) for loss in (strips, total)]
     torch.testing.assert_close(*gradients)
 
 
 def test_autocast_does_not_round_the_scores() -> None:
     logits, labels = 30 * torch.randn(1, 4, 3, 3), torch.randint(4, (1, 12, 12))
-    plain = pixel_loss.pixel_cross_entropy(logits, labels)
+    weights = torch.ones(1, 12, 12)
+    plain = pixel_loss.weighted_cross_entropy(logits, labels, weights)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(pixel_loss.pixel_cross_entropy(logits, labels), plain)
+        strips = pixel_loss.weighted_cross_entropy(logits, labels, weights)
+    torch.testing.assert_close(strips, plain)

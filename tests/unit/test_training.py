@@ -39,3 +39,26 @@ def test_moving_average_follows_the_student(tiny_cycle: Cycle) -> None:
     weight.data += 2
     module.averaged.update_parameters(tiny_cycle.student)
     torch.testing.assert_close(next(module.student.parameters()), first + 1)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "shares"),
+    [(0.0, [1, 1, 1, 1]), (0.5, [0.25, 0.5, 1, 1]), (1.0, [0.125, 0.25, 0.5, 1])],
+)
+def test_teaching_rises_once_the_teacher_has_joined(
+    tiny_cycle: Cycle, ramp: float, shares: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = CycleModule(
+        tiny_cycle,
+        OptimConfig(),
+        class_names=("a", "b", "c"),
+        max_steps=10,
+        warmup_steps=2,
+        ramp=ramp,
+        seed=0,
+    )
+    found = []
+    for step in (2, 3, 5, 9):
+        monkeypatch.setattr(CycleModule, "global_step", step)
+        found.append(module.teaching)
+    assert found == shares
