@@ -216,9 +216,8 @@ def test_cycle_teacher_listens_after_one_optimiser_step(name: str) -> None:
 @pytest.mark.parametrize("recipe", ["paper", "release"])
 @names
 def test_uper_teacher_listens_if_and_only_if_repaired(name: str, recipe: str) -> None:
-    teacher = built(
-        name, **network_of(recipe)
-    )  # in training mode, where batch norm keeps features at scale 1
+    # In training mode, where batch norm keeps features at scale 1.
+    teacher = built(name, **network_of(recipe))
     assert isinstance(teacher.mapping, UperMapping)
     teacher.mapping.dropout.p = 0.0
     images, one, other = torch.rand(2, 3, 48, 64), scores(), scores()

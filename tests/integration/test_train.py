@@ -124,16 +124,8 @@ def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_pa
     ]
     words += ["--trainer.val_every", "12"]
     # Dropout and moving averages.
-    words += [
-        "--optim.ema",
-        "0.9",
-        "--teacher.ema",
-        "0.9",
-        "--teacher.ramp",
-        "1",
-        "--student.auxiliary",
-        "true",
-    ]
+    words += ["--optim.ema", "0.9", "--student.auxiliary", "true"]
+    words += ["--teacher.ema", "0.9", "--teacher.ramp", "1"]
     whole = tsic(*words, "--name", "whole")
     killed = subprocess.Popen(
         [sys.executable, "-m", "tsic", *map(str, words), "--name", "killed"],
@@ -208,6 +200,29 @@ def test_a_teacher_that_teaches_nothing_leaves_the_student_alone(
     assert any(
         not torch.equal(students["alone"][name], students["through"][name]) for name in names
     )
+
+
+def test_either_network_of_a_run_teaches_offline(config_file: Path, tmp_path: Path) -> None:
+    train(load_config(config_file), tmp_path / "first")
+    words = ["--teacher.name", "none"]
+    taught = [*words, "--distill.method", "kd", "--distill.teacher", str(tmp_path / "first")]
+    for name, extra in (
+        ("alone", words),
+        ("student", taught),
+        ("teacher", [*taught, "--distill.role", "teacher"]),
+    ):
+        train(load_config(config_file, extra), tmp_path / name)
+    student, teacher, alone = (
+        load_file(tmp_path / name / "student.safetensors")
+        for name in ("student", "teacher", "alone")
+    )
+    key = next(iter(alone))
+    assert not torch.equal(student[key], alone[key])
+    assert not torch.equal(teacher[key], alone[key])
+    assert not torch.equal(teacher[key], student[key])
+    refused = [*taught, "--distill.role", "teacher", "--distill.teacher", str(tmp_path / "alone")]
+    with pytest.raises(ConfigError, match=r"distill\.role: .*alone' was trained without a teacher"):
+        train(load_config(config_file, refused), tmp_path / "refused")
 
 
 def test_last_weights_are_validated_though_val_every_misses_them(
