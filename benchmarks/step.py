@@ -37,7 +37,7 @@ from tsic.device import resolve_precision
 from tsic.optim import build_optimizer
 from tsic.recipes import network_of, objective_of
 from tsic.student import build_student
-from tsic.teacher import Teacher, build_teacher
+from tsic.teacher import Teacher, build_teacher, hold_frozen
 from tsic.teacher.canvas import Canvas
 
 SIZES = ((360, 480, 11), (512, 512, 21), (512, 512, 150), (512, 1024, 19))
@@ -94,6 +94,8 @@ class Step:
                 chosen["max_classes"] = row.prompts
                 chosen["lora_rank"] = 0 if row.recipe == "frozen" else 4
             teacher = build_teacher(str(folder / row.teacher), num_classes=row.classes, **chosen)
+            if precision == "bf16-mixed":
+                hold_frozen(teacher, torch.bfloat16)
         self.cycle = Cycle(student, teacher, objective_of(recipe)).to(DEVICE)
         self.cycle.to(memory_format=torch.channels_last)
         self.optimizer, _ = build_optimizer(self.cycle, OptimConfig(), max_steps=1000)

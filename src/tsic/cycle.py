@@ -95,7 +95,8 @@ class Cycle(nn.Module):
         named |= self._teacher_losses(student, teacher, labels)
         taught_by = teacher
         if self.averaged is not None and self.training:
-            taught_by = self.averaged(self.teacher, images, student.logits.detach())
+            prompt = student.logits.detach()
+            taught_by = self.averaged(self.teacher, images, prompt, teacher.seen)
         taught = self._distillation(student, taught_by, labels)
         named |= {name: teaching * loss for name, loss in taught.items()}
         return CycleOutput(named, student, teacher)

@@ -141,15 +141,16 @@ def _finish(
     cost: Cost,
 ) -> tuple[Report, Report | None]:
     """Write the best student and its scores."""
-    if files.best.is_file():
-        load_weights(module, files.best)
-    module.eval()
+    device = module.device
+    # Built anew: what mixed precision rounded for good has no part in scores.
+    module = build_module(config, val_set.classes).to(device).eval()
+    load_weights(module, files.best if files.best.is_file() else files.last)
     confusions = Confusions(val_set.classes.num_classes)
     reports = {
         role: evaluate(
             score,
             val_set,
-            device=module.device,
+            device=device,
             on_image=confusions.add if role == "student" else None,
         )
         for role, score in scorers(module).items()

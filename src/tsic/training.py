@@ -18,7 +18,10 @@ from tsic.errors import NonFiniteLossError
 from tsic.grid import Size, resize_images
 from tsic.optim import build_optimizer, moving_average
 from tsic.student import Student
-from tsic.teacher import Teacher, TeacherOutput
+from tsic.teacher import Teacher, TeacherOutput, hold_frozen
+
+_HELD = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What frozen weights are held in, by precision."""
 
 
 class CycleModule(LightningModule):
@@ -89,6 +92,13 @@ class CycleModule(LightningModule):
     @property
     def _scores_teacher(self) -> bool:
         return self.teacher_is_on and self.cycle.teacher_learns
+
+    @override
+    def setup(self, stage: str) -> None:
+        held = _HELD.get(str(self.trainer.precision))
+        teacher = self.cycle.teacher
+        if stage == "fit" and held is not None and teacher is not None:
+            hold_frozen(teacher, held)
 
     @override
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -3,6 +3,9 @@
 import io
 import json
 import math
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,23 @@ def test_a_run_that_fails_stops_no_other_and_is_named(
     assert list(failed) == ["bad-seed0", "kd-seed0"]
     assert "nowhere" in failed["bad-seed0"]
     assert failed["kd-seed0"] == "its teacher bad-seed0 failed"
+
+
+def test_runs_end_with_a_comparison_that_is_told_to(config_file: Path, tmp_path: Path) -> None:
+    words = ["compare", "--config", config_file, "--out", tmp_path, "--name", "c"]
+    words += ["--methods", "alone", "--max_steps", "100000", "--seeds", "1"]
+    comparison = subprocess.Popen([sys.executable, "-m", "tsic", *map(str, words)])
+    metrics = tmp_path / "c" / "runs" / "alone-seed0" / "metrics.csv"
+    try:
+        while not (metrics.is_file() and metrics.stat().st_size > 100):
+            assert comparison.poll() is None
+            time.sleep(0.1)
+    finally:
+        comparison.terminate()
+    assert comparison.wait() == 143
+    size = metrics.stat().st_size
+    time.sleep(1)
+    assert metrics.stat().st_size == size
 
 
 def test_another_configuration_under_the_same_name_is_refused(

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from tsic.cycle import Cycle
 from tsic.options import Objective
-from tsic.teacher import AveragedTeacher, Teacher
+from tsic.student import build_student
+from tsic.teacher import AveragedTeacher, Teacher, build_teacher
 
 
 @pytest.fixture
@@ -42,6 +44,34 @@ def test_average_answers_as_a_teacher_with_the_mean_of_weights(teacher: Teacher)
     torch.testing.assert_close(answer.logits, wanted.logits, rtol=1e-4, atol=1e-5)
     assert teacher.training
     assert not answer.logits.requires_grad
+
+
+@pytest.mark.parametrize(("rank", "looks"), [(0, 1), (4, 2)])
+@pytest.mark.parametrize("name", ["tiny-sam", "tiny-sam2"])
+def test_a_frozen_encoder_looks_once(name: str, rank: int, looks: int) -> None:
+    torch.manual_seed(0)
+    student = build_student("compact", num_classes=3)
+    teacher = build_teacher(name, num_classes=3, lora_rank=rank, channels=16)
+    cycle = Cycle(student, teacher, Objective(kl_where="everywhere"), teacher_ema=0.5).train()
+    images, labels = torch.rand(2, 3, 48, 64), torch.randint(0, 3, (2, 48, 64))
+    looked: list[nn.Module] = []
+    first = teacher.foundation.encoder.get_submodule(
+        "patch_embed.projection" if name == "tiny-sam" else "backbone.patch_embed.projection"
+    )
+    first.register_forward_hook(lambda *_: looked.append(first))
+    losses = cycle(images, labels).losses
+    assert len(looked) == looks
+    assert cycle.averaged is not None
+    logits = cycle.student.eval()(images).logits.detach()
+    seen = teacher(images, logits).seen
+    teacher.train()
+    with torch.no_grad():
+        for weights in cycle.averaged.buffers():
+            if weights.is_floating_point():
+                weights.mul_(1.1)
+    again, anew = (cycle.averaged(teacher, images, logits, given) for given in (seen, None))
+    torch.testing.assert_close(again.logits, anew.logits)
+    assert losses["kl"] > 0
 
 
 def test_only_what_trains_is_held_twice(teacher: Teacher) -> None:

@@ -23,6 +23,7 @@ ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "lora": [{"teacher.lora_rank": rank} for rank in (0, 4, 16)],
     "losses": [{f"objective.{name}_weight": 0.0} for name in ("kl", "ensemble", "feature", "mask")],
     "warmup": [{"teacher.warmup_steps": 0}],
+    "size": [{"teacher.channels": width} for width in (32, 64, 128)],
     "ramp": [{"teacher.ramp": share} for share in (0.0, 0.5)],
     "ema": [{"teacher.ema": decay} for decay in (None, 0.98)],
 }

@@ -1,10 +1,12 @@
 """Trains what is missing, several runs at a time, each in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -79,7 +81,7 @@ def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dic
     unfinished = {str(runs / job.name) for job in jobs}
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
     failed: dict[str, str] = {}
-    try:
+    with _ending(running):
         while waiting or running:
             ready = [one for one in waiting if one[1].config.distill.teacher not in unfinished]
             for number, job in ready[: places.processes - len(running)]:
@@ -101,12 +103,21 @@ def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dic
                     unfinished.discard(folder)
                 out.write(f"{job.name}: {end}\n")
                 out.flush()
+    return failed
+
+
+@contextmanager
+def _ending(running: Iterable[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Let no run outlive this process, whether it is interrupted, told to end, or fails."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
     finally:
         for process in running:
             process.terminate()
         for process in running:
             process.wait()
-    return failed
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(job: Job, number: int, runs: Path, places: Places) -> subprocess.Popen[bytes]:

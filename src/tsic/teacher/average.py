@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tsic.teacher.foundation import Seen
 from tsic.teacher.teacher import Teacher, TeacherOutput
 
 
@@ -47,12 +48,19 @@ class AveragedTeacher(nn.Module):
                 mine.copy_(tensor)
 
     @torch.no_grad()
-    def forward(self, teacher: Teacher, images: Tensor, student_logits: Tensor) -> TeacherOutput:
-        """Answer without gradient; see ``Teacher``."""
+    def forward(
+        self, teacher: Teacher, images: Tensor, student_logits: Tensor, seen: Seen | None = None
+    ) -> TeacherOutput:
+        """Answer without gradient; see ``Teacher``.
+
+        What the teacher has ``seen`` stands in for another look if its encoder does not learn.
+        """
+        if teacher.foundation.encoder_learns:
+            seen = None
         own = {name: self.get_buffer(_key(name)) for name in _changing(teacher)}
         was_training = teacher.training
         teacher.eval()
-        answer = functional_call(teacher, own, (images, student_logits))
+        answer = functional_call(teacher, own, (images, student_logits, seen))
         teacher.train(was_training)
         return cast(TeacherOutput, answer)
 

@@ -23,8 +23,21 @@ STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What the image encoder made of images, before anything of the decoders' side.
+
+    Attributes:
+        stages: Its maps at several depths, shallow first, ``(B, h_i, w_i, C_i)``.
+        neck: What its neck made of them, ``(B, D, h_j, w_j)``.
+    """
+
+    stages: tuple[Tensor, ...]
+    neck: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Embedding:
-    """What the image encoder saw, on the canvas grid.
+    """What the decoders read, on the canvas grid.
 
     Attributes:
         image: What the mask decoder reads, ``(B, D, h, w)`` at stride 16.
@@ -73,9 +86,17 @@ class Foundation(nn.Module, ABC):
     def encoder(self) -> nn.Module:
         """The image encoder, whose own weights stay frozen."""
 
-    @abstractmethod
     def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
         """Embed normalised images ``(B, 3, H, W)``, sides multiples of ``multiple``."""
+        return self.read(self.see(images), with_levels=with_levels)
+
+    @abstractmethod
+    def see(self, images: Tensor) -> Seen:
+        """Run the image encoder on normalised images."""
+
+    @abstractmethod
+    def read(self, seen: Seen, *, with_levels: bool) -> Embedding:
+        """Make ready for the decoders what the encoder saw."""
 
     def decode(
         self,
@@ -153,10 +174,14 @@ class Foundation(nn.Module, ABC):
                 module.eval()
         return self
 
+    @property
+    def encoder_learns(self) -> bool:
+        """Whether any weight of the encoder, or any adapter of it, trains."""
+        return any(parameter.requires_grad for parameter in self.encoder.parameters())
+
     def encoder_gradient(self) -> AbstractContextManager[None]:
         """Context in which the encoder runs: without gradient if nothing in it learns."""
-        learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
-        return torch.set_grad_enabled(learns and torch.is_grad_enabled())
+        return torch.set_grad_enabled(self.encoder_learns and torch.is_grad_enabled())
 
     def positions(self, height: int, width: int) -> Tensor:
         """Positional encoding ``(1, D, height, width)`` of a grid that covers the canvas."""

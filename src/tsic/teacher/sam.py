@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from tsic.errors import CheckpointError, ConfigError, nearest
 from tsic.files import replacing, write_text
-from tsic.teacher.foundation import Embedding, Foundation
+from tsic.teacher.foundation import Embedding, Foundation, Seen
 from tsic.teacher.refiner import Refiner
 from tsic.teacher.small import TINY, prepare
 
@@ -46,11 +46,11 @@ class Sam(Foundation):
         return self.model.vision_encoder
 
     @override
-    def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
+    def see(self, images: Tensor) -> Seen:
         with self.encoder_gradient():
-            return self._encode(images, with_levels=with_levels)
+            return self._see(images)
 
-    def _encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
+    def _see(self, images: Tensor) -> Seen:
         encoder = self.model.vision_encoder
         hidden = encoder.patch_embed.projection(images).permute(0, 2, 3, 1)
         if encoder.pos_embed is not None:
@@ -60,9 +60,16 @@ class Sam(Foundation):
             hidden = self._run(layer, hidden)
             if depth in self._depths:
                 kept.append(hidden)
-        image = encoder.neck(hidden)
-        shallow = tuple(encoder.neck(state) for state in kept[:-1]) if with_levels else ()
-        maps = tuple(state.permute(0, 3, 1, 2) for state in kept)
+        return Seen(tuple(kept), (encoder.neck(hidden),))
+
+    @override
+    def read(self, seen: Seen, *, with_levels: bool) -> Embedding:
+        (image,) = seen.neck
+        shallow = []
+        if with_levels:
+            with self.encoder_gradient():
+                shallow = [self.model.vision_encoder.neck(state) for state in seen.stages[:-1]]
+        maps = tuple(state.permute(0, 3, 1, 2) for state in seen.stages)
         return Embedding(image, maps, (*shallow, image))
 
     def _positions_at(self, height: int, width: int) -> Tensor:
@@ -104,16 +111,18 @@ class Sam2(Foundation):
         return self.model.vision_encoder
 
     @override
-    def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
-        encoder = self.model.vision_encoder
+    def see(self, images: Tensor) -> Seen:
         with self.encoder_gradient():
             kept = self._stages(images)
-            levels = tuple(encoder.neck(kept)[0][::-1])
-        # What follows belongs to the decoder's side and learns even when the encoder does not.
+            return Seen(tuple(kept), tuple(self.model.vision_encoder.neck(kept)[0][::-1]))
+
+    @override
+    def read(self, seen: Seen, *, with_levels: bool) -> Embedding:
+        levels = seen.neck
         image = levels[2] + self.model.no_memory_embedding.reshape(1, -1, 1, 1)
         decoder = self.model.mask_decoder
         fine = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))
-        maps = tuple(state.permute(0, 3, 1, 2) for state in kept)
+        maps = tuple(state.permute(0, 3, 1, 2) for state in seen.stages)
         look = None if self.refiner is None else self.refiner.look(maps[0], levels[0])
         return Embedding(image, maps, levels if with_levels else (), fine, look)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tsic.options import Gradient, MappingKind, MaskStride, PromptKind
 from tsic.prompt import LOGIT_RANGE, Prompts, class_prompts, index_prompt
 from tsic.teacher.canvas import Canvas
-from tsic.teacher.foundation import MEAN, STD, Embedding, Foundation
+from tsic.teacher.foundation import MEAN, STD, Embedding, Foundation, Seen
 from tsic.teacher.lora import attach_lora
 from tsic.teacher.mapping import LightMapping, Mapping, PromptedMasks, UperMapping
 from tsic.teacher.sam import load_foundation
@@ -23,12 +23,14 @@ class TeacherOutput:
         features: Map ``(B, D, h, w)`` that distillation compares.
         masks: Decoded masks ``(B, N, h, w)``, ``None`` without a prompt.
         class_ids: Class of each mask, int64 ``(B, N)``; ``None`` unless prompted by class.
+        seen: What the image encoder made of the images.
     """
 
     logits: Tensor
     features: Tensor
     masks: Tensor | None = None
     class_ids: Tensor | None = None
+    seen: Seen | None = None
 
 
 class Teacher(nn.Module):
@@ -101,19 +103,23 @@ class Teacher(nn.Module):
             attach_lora(self.foundation.encoder, lora_rank)
         self.foundation.train(self.training)  # what is frozen now also stands still
 
-    def forward(self, images: Tensor, student_logits: Tensor) -> TeacherOutput:
+    def forward(
+        self, images: Tensor, student_logits: Tensor, seen: Seen | None = None
+    ) -> TeacherOutput:
         """Answer a batch of images with class scores, guided by the student's masks.
 
         Args:
             images: RGB in [0, 1], float ``(B, 3, H, W)``, any size.
             student_logits: The student's scores ``(B, K, h, w)`` on any grid that covers the image.
+            seen: What the image encoder made of these images before, if it need not look again.
 
         Returns:
             See ``TeacherOutput``.
         """
         canvas = Canvas(images.shape[-2], images.shape[-1], self.foundation.multiple)
         padded = canvas.pad((images - self.mean) / self.std)
-        embedding = self.embed(padded)
+        seen = self.foundation.see(padded) if seen is None else seen
+        embedding = self.foundation.read(seen, with_levels=self.mapping.needs_levels)
         masks = self.decode_masks(embedding, student_logits, canvas)
         logits, features = self.mapping(padded, embedding, masks)
         return TeacherOutput(
@@ -121,6 +127,7 @@ class Teacher(nn.Module):
             canvas.crop(features),
             None if masks is None else canvas.crop(masks.logits),
             None if masks is None else masks.class_ids,
+            seen,
         )
 
     def embed(self, padded: Tensor) -> Embedding:
