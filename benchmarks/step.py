@@ -95,7 +95,7 @@ class Step:
                 chosen["lora_rank"] = 0 if row.recipe == "frozen" else 4
             teacher = build_teacher(str(folder / row.teacher), num_classes=row.classes, **chosen)
             if precision == "bf16-mixed":
-                hold_frozen(teacher, torch.bfloat16)
+                hold_frozen(teacher.foundation, torch.bfloat16)
         self.cycle = Cycle(student, teacher, objective_of(recipe)).to(DEVICE)
         self.cycle.to(memory_format=torch.channels_last)
         self.optimizer, _ = build_optimizer(self.cycle, OptimConfig(), max_steps=1000)
@@ -179,11 +179,11 @@ def peak_memory(row: Row, folder: Path, precision: str) -> float:
 
 def _peak_memory(row: Row, folder: Path, precision: str) -> float:
     torch.ones(1, device=DEVICE)
-    before = peak_mib()
+    before = peak_mib(torch.device(DEVICE))
     step = Step(row, folder, precision)
     for _ in range(2):  # AdamW makes its state in the first
         step.run()
-    return peak_mib() - before
+    return peak_mib(torch.device(DEVICE)) - before
 
 
 def matrix_peak(precision: str) -> float:

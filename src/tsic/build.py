@@ -1,6 +1,7 @@
 """From a configuration, or a run's folder, to student, teacher and losses."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,7 +215,7 @@ def load_weights(module: CycleModule, path: Path) -> None:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-    except (OSError, RuntimeError, KeyError, EOFError) as error:
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"'{path}' is damaged ({error}); use the other checkpoint") from error
     strangers = sorted(state.keys() ^ (module.state_dict().keys() - module.frozen_names()))
     if strangers:

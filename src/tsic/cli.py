@@ -2,6 +2,7 @@
 
 import errno
 import io
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -55,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TsicError as error:
         sys.stderr.write(f"tsic: {error}\n")
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         sys.stderr.write(
             "tsic: interrupted; what was written is whole, train goes on with --resume auto\n"
         )
-        return 130
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             sys.stderr.write(

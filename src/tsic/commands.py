@@ -69,9 +69,11 @@ def train_command(words: Sequence[str]) -> int:
 def _with_largest_batch(config: RunConfig, folder: Path, *, goes_on: bool) -> RunConfig:
     """The configuration with the largest batch that fits; a run that goes on keeps its own."""
     from tsic.folder import RunFolder
+    from tsic.loop import is_main
 
     begun = RunFolder(folder).config
-    if goes_on and begun.is_file():
+    # Other ranks find what the main process has settled.
+    if (goes_on or not is_main()) and begun.is_file():
         size = load_config(begun).data.batch_size
     else:
         from tsic.dry_run import largest_batch

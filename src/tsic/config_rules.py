@@ -34,6 +34,7 @@ def loop_rules(
 
 def run_rules(config: RunConfig) -> Rules:
     """Rules of a run that `tsic train` trains."""
+    per_pass = config.data.batch_size // max(1, config.trainer.devices * config.trainer.accumulate)
     return [
         *loop_rules(config.trainer, config.max_steps, config.data.batch_size, "data.batch_size"),
         (
@@ -56,6 +57,15 @@ def run_rules(config: RunConfig) -> Rules:
         (
             0 <= config.teacher.ramp <= 1,
             f"teacher.ramp must lie in [0, 1], got {config.teacher.ramp}",
+        ),
+        (
+            config.teacher.mapping != "light" or (config.teacher.channels or 8) % 8 == 0,
+            f"teacher.channels must be a multiple of 8, got {config.teacher.channels}",
+        ),
+        (
+            config.teacher.name == "none" or config.teacher.mapping == "light" or per_pass > 1,
+            f"teacher.mapping {config.teacher.mapping} normalises over the images of a device: "
+            "data.batch_size must be at least 2 x trainer.devices x trainer.accumulate",
         ),
         *_distill_rules(config),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),

@@ -23,9 +23,13 @@ class Cost(Callback):
         self.seconds = 0.0
         self.memory_mib = 0.0
         self._since: float | None = None
+        self._device = torch.device("cpu")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._device = pl_module.device
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
         self._since = time.monotonic()
 
     @override
@@ -33,8 +37,12 @@ class Cost(Callback):
         self._note(goes_on=False)
 
     @override
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since = time.monotonic()
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any
+    ) -> None:
+        # Not at the end of validation: pictures and checkpoints follow it.
+        if self._since is None:
+            self._since = time.monotonic()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,13 +62,13 @@ class Cost(Callback):
         if self._since is not None:
             self.seconds += now - self._since
         self._since = now if goes_on else None
-        self.memory_mib = max(self.memory_mib, peak_mib())
+        self.memory_mib = max(self.memory_mib, peak_mib(self._device))
 
 
-def peak_mib() -> float:
-    """Most memory so far: allocated on a GPU if there is one, else resident in this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+def peak_mib(device: torch.device) -> float:
+    """Most memory so far: allocated on a GPU, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

@@ -19,12 +19,14 @@ def resolve_precision(precision: Precision, accelerator: str) -> Precision:
         accelerator: Lightning's accelerator, ``auto`` meaning the GPU if there is one.
 
     Returns:
-        ``bf16-mixed`` or ``32-true`` for ``auto``.
+        ``bf16-mixed``, ``16-mixed`` or ``32-true`` for ``auto``.
     """
     if precision != "auto":
         return precision
     if accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        # Older GPUs emulate bf16, more slowly than they compute in fp16.
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if has_bf16 else "16-mixed"
     if accelerator not in ("auto", "cpu"):
         return "32-true"
     return (

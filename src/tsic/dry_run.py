@@ -15,14 +15,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
-from tsic.build import build_module, scorers
+from tsic.build import build_module
 from tsic.config import RunConfig
 from tsic.config_file import RUN, with_values
 from tsic.cost import free_mib, peak_mib
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.device import resolve_precision
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, ShapeError
 from tsic.run import segmentation_data
 from tsic.scores import to_markdown
 from tsic.teacher import Teacher
@@ -136,14 +136,17 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
     full = _module(config, warmup=0)
     has_teacher = full.cycle.teacher is not None
     step_seconds = _pace(config, full, steps)
-    memory = peak_mib()
+    memory = peak_mib(full.device)
     alone_seconds = step_seconds
     if has_teacher:
         alone_seconds = _pace(config, _module(config, warmup=sys.maxsize), steps)
-    score = scorers(full.eval())["student"]
+    full.eval()
     image = val_set.read(0)[0][None].to(full.device).float() / 255
     with torch.inference_mode():
-        image_seconds = min(_seconds(lambda: score(image)) for _ in range(2))
+        image_seconds = min(
+            _seconds(lambda: full.answer(image, with_teacher=full.cycle.teacher_learns))
+            for _ in range(2)
+        )
     return Rehearsal(
         config,
         _parts(config, full),
@@ -166,19 +169,24 @@ def largest_batch(config: RunConfig) -> int:
     """
     per_step = config.trainer.devices * config.trainer.accumulate
     config = _settled(config)
-    fits, breaks = 0, 0
+    fits, breaks, least = 0, 0, 1
     peaks: dict[int, float] = {}
     most = max(1, len(_open(config, config.data.train_split)) // per_step)
     while fits < most and (not breaks or breaks - fits > max(1, fits // 8)):
         batch = (fits + breaks) // 2 if breaks else min(most, max(1, 2 * fits))
-        if _fits(config, batch * per_step, peaks, batch):
-            fits = batch
-        else:
-            breaks = batch
-        if breaks == 1:
+        try:
+            if _fits(config, batch * per_step, peaks, batch):
+                fits = batch
+            else:
+                breaks = batch
+        except (ConfigError, ShapeError):
+            if batch > 1 or most == 1:
+                raise
+            fits, least = 1, 2  # some networks cannot normalise a single image
+        if breaks == least:
             raise ConfigError(
-                "not even one image per device fits into memory: choose a smaller data.crop or "
-                "teacher, or set teacher.recompute_encoder: true"
+                f"not even {least} image{'s' * (least > 1)} per device fit into memory: choose a "
+                "smaller data.crop or teacher, or set teacher.recompute_encoder: true"
             )
     return fits * per_step
 
@@ -192,11 +200,12 @@ def _fits(config: RunConfig, batch_size: int, peaks: dict[int, float], batch: in
             return False
     tried = with_values(RUN, config, {"data.batch_size": batch_size})
     try:
-        _pace(tried, _module(tried, warmup=0), steps=1)
+        module = _module(tried, warmup=0)
+        _pace(tried, module, steps=1)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return False
-    peaks[batch] = peak_mib()
+    peaks[batch] = peak_mib(module.device)
     return True
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import pickle
+import signal
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,9 +11,9 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tsic.callbacks import CsvLog, ShowProgress, ValidateLast
 from tsic.config import TrainerConfig
@@ -19,6 +21,7 @@ from tsic.config_file import Schema, differences, read_config
 from tsic.device import resolve_precision
 from tsic.errors import CheckpointError, ConfigError
 from tsic.folder import TrainingFolder
+from tsic.keep import KeepBest, KeepLast
 
 
 class _Trained(Protocol):
@@ -109,22 +112,7 @@ def make_trainer(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     step = _step_of(files) if resumes else 0
     loggers = [TensorBoardLogger(files.path, name="", version="tensorboard")]
-    checkpoints = [
-        ModelCheckpoint(
-            files.last.parent,
-            filename="last",
-            every_n_train_steps=options.save_every,
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        ),
-        ModelCheckpoint(
-            files.best.parent,
-            filename="best",
-            monitor=monitor,
-            mode="max",
-            enable_version_counter=False,
-        ),
-    ]
+    val_every = min(options.val_every, max_steps)
     uses_ddp = options.devices > 1
     return Trainer(
         accelerator=options.accelerator,
@@ -135,17 +123,20 @@ def make_trainer(
         gradient_clip_val=clip,
         max_steps=max_steps,
         max_epochs=-1,
-        val_check_interval=min(options.val_every, max_steps) * options.accumulate,
+        val_check_interval=val_every * options.accumulate,
         check_val_every_n_epoch=None,
         log_every_n_steps=options.log_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         logger=[*loggers, CsvLog(files.metrics, step)] if is_main() else loggers,
         callbacks=[
-            *checkpoints,
             ShowProgress(max_steps, label, options.log_every),
             ValidateLast(max_steps),
             *callbacks,
+            KeepBest(files.best, monitor),
+            KeepLast(
+                files.last, every=options.save_every, val_every=val_every, max_steps=max_steps
+            ),
         ],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -160,10 +151,21 @@ def fit(
     *,
     resumes: bool,
 ) -> None:
-    """Train to the end; only the main process returns, with the module on its device."""
+    """Train to the end; only the main process returns, with the module on its device.
+
+    Raises:
+        KeyboardInterrupt: If the training is stopped, with the signal's number if it was SIGTERM.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
-        trainer.fit(module, data, ckpt_path=files.last if resumes else None, weights_only=False)
+        try:
+            trainer.fit(module, data, ckpt_path=files.last if resumes else None, weights_only=False)
+        except SystemExit as stop:  # Lightning's answer to both signals, with no telling exit code
+            if isinstance(stop, SIGTERMException):
+                raise KeyboardInterrupt(signal.SIGTERM) from stop
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise stop.__context__ from None
+            raise
     trainer.save_checkpoint(files.last)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the other ranks, which Lightning started, have done their part
@@ -175,7 +177,7 @@ def _step_of(files: TrainingFolder) -> int:
     try:
         held = torch.load(files.last, map_location="meta", weights_only=False)
         return int(held["global_step"])
-    except (OSError, RuntimeError, KeyError, EOFError) as error:
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"'{files.last}' is damaged ({error}); delete it to start this run again"
         ) from error

@@ -19,6 +19,7 @@ from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
+from tsic.errors import ConfigError
 from tsic.evaluation import Report, evaluate
 from tsic.files import write_text
 from tsic.folder import RunFolder
@@ -103,6 +104,11 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     if is_main():
         with progress("check the data") as on_progress:
             require_clean(train_set, val_set, on_progress=on_progress)
+    if len(val_set) < config.trainer.devices:
+        raise ConfigError(
+            f"trainer.devices must be at most the {len(val_set)} images of split "
+            f"{data.val_split}, got {config.trainer.devices}"
+        )
     return train_set, val_set
 
 

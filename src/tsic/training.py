@@ -18,7 +18,7 @@ from tsic.errors import NonFiniteLossError
 from tsic.grid import Size, resize_images
 from tsic.optim import build_optimizer, moving_average
 from tsic.student import Student
-from tsic.teacher import Teacher, TeacherOutput, hold_frozen
+from tsic.teacher import Foundation, Teacher, TeacherOutput, hold_frozen
 
 _HELD = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What frozen weights are held in, by precision."""
@@ -96,9 +96,10 @@ class CycleModule(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         held = _HELD.get(str(self.trainer.precision))
-        teacher = self.cycle.teacher
-        if stage == "fit" and held is not None and teacher is not None:
-            hold_frozen(teacher, held)
+        if stage == "fit" and held is not None:
+            for module in self.cycle.modules():
+                if isinstance(module, Foundation):
+                    hold_frozen(module, held)
 
     @override
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

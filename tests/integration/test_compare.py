@@ -110,6 +110,17 @@ def test_a_run_that_fails_stops_no_other_and_is_named(
     assert failed["kd-seed0"] == "its teacher bad-seed0 failed"
 
 
+def test_ablations_reach_the_trainer_and_keep_one_precision(
+    config_file: Path, tmp_path: Path, in_process: list[str]
+) -> None:
+    words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
+    words += ["--max_steps", "1", "--seeds", "1", "--ablate", "trainer.accumulate=2"]
+    assert main(words) == 0
+    assert in_process == ["alone-seed0", "cycle-seed0", "trainer.accumulate_2-seed0"]
+    found = [load_config(tmp_path / "c" / "runs" / name / "config.yaml") for name in in_process]
+    assert [one.trainer.accumulate for one in found] == [1, 1, 2]
+
+
 def test_runs_end_with_a_comparison_that_is_told_to(config_file: Path, tmp_path: Path) -> None:
     words = ["compare", "--config", config_file, "--out", tmp_path, "--name", "c"]
     words += ["--methods", "alone", "--max_steps", "100000", "--seeds", "1"]

@@ -1,6 +1,7 @@
 """What a training would cost, told before it starts."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from tsic import dry_run
 from tsic.cli import main
 from tsic.config_file import load_config
 from tsic.dry_run import largest_batch, rehearse
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, ShapeError
 from tsic.training import CycleModule
 
 Settings = dict[str, Any]
+MODULE = SimpleNamespace(device=torch.device("cpu"))
 
 
 def test_dry_run_tells_the_cost_and_writes_nothing(
@@ -56,7 +58,7 @@ def test_largest_batch_is_the_last_that_fits(
         return 1.0
 
     monkeypatch.setattr(dry_run, "_pace", pace)
-    monkeypatch.setattr(dry_run, "_module", lambda *args, **kwargs: None)
+    monkeypatch.setattr(dry_run, "_module", lambda *args, **kwargs: MODULE)
     assert largest_batch(load_config(config_file)) == min(most, 6), "six training images"
 
 
@@ -80,11 +82,30 @@ def test_the_processor_foretells_what_would_not_fit(
         return 1.0
 
     monkeypatch.setattr(dry_run, "_pace", pace)
-    monkeypatch.setattr(dry_run, "_module", lambda *args, **kwargs: None)
-    monkeypatch.setattr(dry_run, "peak_mib", lambda: 500 + 10.0 * tried[-1])
+    monkeypatch.setattr(dry_run, "_module", lambda *args, **kwargs: MODULE)
+    monkeypatch.setattr(dry_run, "peak_mib", lambda device: 500 + 10.0 * tried[-1])
     monkeypatch.setattr(dry_run, "free_mib", lambda: 10.0)
     assert largest_batch(load_config(config_file)) == 2
     assert tried == [1, 2], "four images would take 20 MiB more than two"
+
+
+@pytest.mark.parametrize(("images", "found"), [(3, 3), (1, 0)])
+def test_a_network_that_wants_two_images_is_asked_with_two(
+    images: int, found: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory takes three images; batch norm of a single value takes no single one."""
+
+    def fits(config: Any, batch_size: int, *args: Any) -> bool:
+        if batch_size == 1:
+            raise ShapeError("normalises a single value per channel")
+        return batch_size <= images
+
+    monkeypatch.setattr(dry_run, "_fits", fits)
+    if found:
+        assert largest_batch(load_config(config_file)) == found
+    else:
+        with pytest.raises(ConfigError, match="not even 2 images per device fit"):
+            largest_batch(load_config(config_file))
 
 
 def test_batch_auto_is_what_the_run_trains_with(

@@ -112,6 +112,55 @@ def test_load_run_refuses_weights_of_another_network(config_file: Path, tmp_path
         load_run(folder.path)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_go_on(
+    number: signal.Signals, config_file: Path, tmp_path: Path
+) -> None:
+    words = ["train", "--config", config_file, "--out", tmp_path, "--name", "run"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tsic", *map(str, words), "--max_steps", "100000"],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "run" / "metrics.csv"
+    while not (metrics.is_file() and metrics.stat().st_size > 100):
+        assert run.poll() is None
+        time.sleep(0.1)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert "--resume auto" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--teacher.channels", "12"], "teacher.channels must be a multiple of 8, got 12"),
+        (["--recipe", "paper", "--data.batch_size", "1"], "normalises over the images of a device"),
+        (["--trainer.devices", "4"], "at most the 3 images of split val, got 4"),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(
+    words: list[str], said: str, config_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train(load_config(config_file, words), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_is_none_is_told(config_file: Path, tmp_path: Path) -> None:
+    config = load_config(config_file, ["--max_steps", "1"])
+    folder = train(config, tmp_path / "run").folder
+    for path in (folder.best, folder.last):
+        path.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"best\.ckpt' is damaged"):
+        load_run(folder.path)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt' is damaged"):
+        train(config, folder.path, resume=True)
+
+
 def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_path: Path) -> None:
     words: list[str | Path] = [
         "train",
@@ -216,7 +265,7 @@ def test_either_network_of_a_run_teaches_offline(config_file: Path, tmp_path: Pa
         load_file(tmp_path / name / "student.safetensors")
         for name in ("student", "teacher", "alone")
     )
-    key = next(iter(alone))
+    key = next(name for name in alone if "classifier" in name)
     assert not torch.equal(student[key], alone[key])
     assert not torch.equal(teacher[key], alone[key])
     assert not torch.equal(teacher[key], student[key])

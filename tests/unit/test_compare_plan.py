@@ -57,6 +57,7 @@ def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() 
         (BASE, ["cwwd"], "did you mean 'cwd'"),
         (BASE, ["kd"], "--offline"),
         (replace(BASE, teacher=TeacherConfig()), ["cycle"], "teacher.name"),
+        (replace(BASE, recipe="paper"), ["cycle"], "configuration of recipe cycle"),
     ],
 )
 def test_mistakes_are_told(base: RunConfig, names: list[str], said: str) -> None:
@@ -74,6 +75,11 @@ def test_ablations_vary_one_switch_at_a_time() -> None:
     assert "objective.kl_weight 0.0" in names
     assert {one.config.teacher.lora_rank for one in variants} == {0, 2, 4, 16}
     assert len({str(one.config) for one in variants}) == len(variants)
+
+
+def test_an_ablation_named_twice_is_one() -> None:
+    names = [one.name for one in ablations(BASE, ["ramp", "teacher.ramp=0.5,1"])]
+    assert names == [ALONE, "cycle", "teacher.ramp 0.5", "teacher.ramp 1"]
 
 
 def test_ablations_take_any_key() -> None:

@@ -32,7 +32,7 @@ def answer(teacher: Teacher, dtype: torch.dtype | None) -> tuple[torch.Tensor, l
 def test_answer_and_gradients_under_autocast_stay_the_same_bit_for_bit(name: str) -> None:
     plain = built(name)
     held = copy.deepcopy(plain)
-    hold_frozen(held, torch.bfloat16)
+    hold_frozen(held.foundation, torch.bfloat16)
     (wanted, gradients), (found, others) = (
         answer(teacher, torch.bfloat16) for teacher in (plain, held)
     )
@@ -46,7 +46,7 @@ def test_answer_and_gradients_under_autocast_stay_the_same_bit_for_bit(name: str
 def test_rounded_weights_still_answer_in_float32(name: str) -> None:
     plain = built(name, lora_rank=0)
     held = copy.deepcopy(plain)
-    hold_frozen(held, torch.bfloat16)
+    hold_frozen(held.foundation, torch.bfloat16)
     (wanted, _), (found, _) = (answer(teacher, None) for teacher in (plain, held))
     assert found.dtype == torch.float32
     assert not torch.equal(found, wanted)
@@ -57,7 +57,7 @@ def test_only_frozen_layers_of_matrices_are_rounded() -> None:
     teacher = built("tiny-sam")
     frozen = [p for p in teacher.foundation.encoder.parameters() if not p.requires_grad]
     before = sum(p.nbytes for p in frozen)
-    hold_frozen(teacher, torch.bfloat16)
+    hold_frozen(teacher.foundation, torch.bfloat16)
     rounded = {p for p in teacher.parameters() if p.dtype == torch.bfloat16}
     assert rounded
     assert not any(p.requires_grad for p in rounded)

@@ -104,6 +104,15 @@ def test_uper_gives_logits_at_stride_4_and_sams_map(
     assert features is embedding.image
 
 
+@pytest.mark.parametrize("attention", ["released", "repaired"])
+def test_uper_attention_stands_large_sums_in_float16(attention: Attention) -> None:
+    mapping = uper(attention=attention)
+    features = 10 + torch.rand(1, 8, 128, 256)
+    with torch.autocast("cpu", dtype=torch.float16):
+        attended = mapping.attend(features, torch.full((1, 3, 128, 256), 30.0))
+    assert attended.isfinite().all()
+
+
 def test_uper_released_attention_is_one() -> None:
     features = torch.randn(2, 8, 16, 24)
     assert torch.equal(uper(attention="released").attend(features, 1e3 * GUIDE), features)

@@ -21,7 +21,7 @@ from tsic.compare.plan import (
     methods,
     run_name,
 )
-from tsic.config import RunConfig
+from tsic.config import Precision, RunConfig
 from tsic.config_file import load_config
 from tsic.errors import ConfigError
 
@@ -45,7 +45,7 @@ def compare_command(words: Sequence[str]) -> int:
 
     precision = resolve_precision(base.trainer.precision, base.trainer.accelerator)
     planned = [
-        replace(job, config=replace(job.config, trainer=replace(base.trainer, precision=precision)))
+        replace(job, config=_settled(job.config, precision))
         for job in jobs(variants, options.seeds)
     ]
     unfinished = missing([*first, *planned], runs)
@@ -54,6 +54,13 @@ def compare_command(words: Sequence[str]) -> int:
     page = _write(folder, variants, options.seeds, failed, shlex.join(["tsic", "compare", *words]))
     sys.stdout.write(f"{page}\neverything is in {folder}\n")
     return 1 if failed else 0
+
+
+def _settled(config: RunConfig, precision: Precision) -> RunConfig:
+    """One precision for all runs that do not name theirs: each would measure for itself."""
+    if config.trainer.precision != "auto":
+        return config
+    return replace(config, trainer=replace(config.trainer, precision=precision))
 
 
 def _parser() -> Parser:
@@ -136,11 +143,12 @@ def _write(
     }
     evaluation = next(iter(alone.values())).evaluation
     config = variants[0].config
+    finished = min(alone) - config.seed
     facts = {
         "split": evaluation["split"],
         "images": evaluation["images"],
         "steps": config.max_steps,
-        "student": _inference_cost(folder / "runs" / run_name(ALONE, 0), config),
+        "student": _inference_cost(folder / "runs" / run_name(ALONE, finished), config),
         "machine": _machine(),
         "command": command,
     }

@@ -93,6 +93,11 @@ def _recipe(base: RunConfig, name: str) -> RunConfig:
     """The cycle as configured; another recipe changes all that it presets but the schedule."""
     if name == base.recipe:
         return base
+    if base.recipe != "cycle":
+        raise ConfigError(
+            f"method {name} beside a configuration of recipe {base.recipe}: what that one presets "
+            "would stay; give a configuration of recipe cycle"
+        )
     teacher = {**RECIPES[name].get("teacher", {}), "warmup_steps": base.teacher.warmup_steps}
     objective = RECIPES[name].get("objective", {})
     return replace(
@@ -117,8 +122,8 @@ def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
     for name in names:
         for values in _values(name):
             config = with_values(RUN, base, values)
-            if config != base:
-                shown = ", ".join(f"{key} {value}" for key, value in values.items())
+            shown = ", ".join(f"{key} {value}" for key, value in values.items())
+            if config not in [one.config for one in variants[1:]]:
                 variants.append(Variant(shown, config))
     return variants
 

@@ -109,7 +109,11 @@ def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dic
 @contextmanager
 def _ending(running: Iterable[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Let no run outlive this process, whether it is interrupted, told to end, or fails."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+    def end(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:

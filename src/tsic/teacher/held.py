@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from tsic.teacher.foundation import Foundation
+
 
 class _HeldLinear(nn.Linear):
     @override
@@ -30,22 +32,22 @@ def _typed(
 _OURS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _HeldLinear, nn.Conv2d: _HeldConv2d}
 
 
-def hold_frozen(network: nn.Module, dtype: torch.dtype) -> None:
-    """Round the frozen linear layers and convolutions of a network, in place.
+def hold_frozen(foundation: Foundation, dtype: torch.dtype) -> None:
+    """Round the frozen linear layers and convolutions of a foundation model's encoder, in place.
 
     Under autocast to ``dtype`` the answer stays the same, bit for bit: autocast rounds such weights
     anew in every step, and keeps its copies until the backward pass. Outside of it they multiply in
     float32.
 
     Args:
-        network: Whose layers; those with a weight that trains stay as they are.
+        foundation: Whose encoder; layers with a weight that trains stay as they are.
         dtype: bfloat16 or float16.
     """
-    for module in network.modules():
+    for module in foundation.encoder.modules():
         own = list(module.parameters(recurse=False))
         if type(module) in _OURS and not any(weight.requires_grad for weight in own):
             module.to(dtype)
             module.__class__ = _OURS[type(module)]
     # Weights read from a file are views of it, each of which keeps all of it in memory.
-    for tensor in (*network.parameters(), *network.buffers()):
+    for tensor in (*foundation.parameters(), *foundation.buffers()):
         tensor.data = tensor.data.clone()

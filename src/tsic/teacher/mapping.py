@@ -139,7 +139,9 @@ class UperMapping(nn.Module):
     def attend(self, features: Tensor, masks: Tensor) -> Tensor:
         """Weigh channels by their agreement with the pixelwise maximum of the masks."""
         guide = _resize(masks, features).amax(1).flatten(1)[:, :, None]  # (B, hw, 1)
-        energy = torch.bmm(self.query(features).flatten(2), guide)  # (B, C, 1)
+        query = self.query(features).flatten(2)
+        with torch.autocast(features.device.type, enabled=False):
+            energy = torch.bmm(query.float(), guide.float())  # (B, C, 1), too large for float16
         if self.attention == "released":
             energy = energy.amax(-1, keepdim=True) - energy
             return features * energy.softmax(-1)[..., None]

@@ -1,0 +1,78 @@
+"""The checkpoints that a training keeps: where it goes on, and its best."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from typing_extensions import override
+
+
+class KeepBest(ModelCheckpoint):
+    """Keep the checkpoint of the highest score, also where a training goes on in another place.
+
+    Args:
+        path: The file.
+        monitor: Logged score.
+    """
+
+    def __init__(self, path: Path, monitor: str) -> None:
+        super().__init__(
+            path.parent, path.stem, monitor=monitor, mode="max", enable_version_counter=False
+        )
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Lightning forgets the best score if the folder has moved.
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        moved = {
+            key: here(state_dict[key])
+            for key in ("best_model_path", "kth_best_model_path", "last_model_path")
+        }
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        )
+
+
+class KeepLast(Checkpoint):
+    """Write where a training goes on.
+
+    A step that is validated is written after that: a run that goes on does not validate it again,
+    so the checkpoint has to know the best score. Stands behind ``KeepBest`` for that reason.
+
+    Args:
+        path: The file.
+        every: Optimiser steps between two writes.
+        val_every: Optimiser steps between validations.
+        max_steps: Optimiser steps of the run; the last is validated, too.
+    """
+
+    def __init__(self, path: Path, *, every: int, val_every: int, max_steps: int) -> None:
+        self.path = path
+        self.every = every
+        self.val_every = val_every
+        self.max_steps = max_steps
+        self._written = 0
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._written = trainer.global_step
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        step = trainer.global_step
+        if step % self.val_every and step != self.max_steps:
+            self._write(trainer)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        if step % self.every == 0 and step != self._written:
+            self._written = step
+            trainer.save_checkpoint(self.path)
