@@ -215,8 +215,10 @@ def load_weights(module: CycleModule, path: Path) -> None:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"'{path}' is damaged ({error}); use the other checkpoint") from error
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"'{path}' is damaged ({error}); delete it, so that the run's other checkpoint is taken"
+        ) from error
     strangers = sorted(state.keys() ^ (module.state_dict().keys() - module.frozen_names()))
     if strangers:
         raise CheckpointError(

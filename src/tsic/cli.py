@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         sys.stderr.write(
-            "tsic: interrupted; what was written is whole, train goes on with --resume auto\n"
+            "tsic: interrupted; what was written is whole: compare goes on when it is run again, "
+            "train and pretrain with --resume auto\n"
         )
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except OSError as error:

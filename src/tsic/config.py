@@ -80,8 +80,9 @@ class TeacherConfig:
     """Width of the mapping decoder; by default 128 for `light`, 512 for `uper`."""
     prompt: PromptKind = "class"
     """One mask per `class`, the class `index` as one channel (public code), or `none`."""
-    gradient: Gradient = "through"
-    """Whether the teacher's losses reach the student through class prompts."""
+    gradient: Gradient = "stop"
+    """Whether the teacher's losses reach the student `through` class prompts; where that was tried
+    it cost the student its rare classes."""
     max_classes: int = 8
     """Class prompts per image, those of largest expected area."""
     rounds: int = 1
@@ -152,8 +153,8 @@ class TrainerConfig:
 
     precision: Precision = "auto"
     """`auto` takes bf16 where a short measurement finds it faster than float32."""
-    accelerator: str = "auto"
-    """Lightning's accelerator: `cpu`, `gpu`, `auto`."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to train; `auto` takes a GPU if there is one."""
     devices: int = 1
     """Processes, each with one device (DDP)."""
     accumulate: int = 1

@@ -148,8 +148,8 @@ def parser(schema: Schema[C]) -> jsonargparse.ArgumentParser:
     return built
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    """A YAML mapping merged over its parent's."""
+def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML mapping merged over its parent's; ``below`` are the files that have it as a base."""
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError(
@@ -157,6 +157,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         )
     try:
         written = yaml.safe_load(path.read_text()) or {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{path}' is no UTF-8 text; give a YAML file") from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
@@ -166,7 +168,13 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not isinstance(written, dict):
         raise ConfigError(f"'{path}' must hold keys and values, got a {type(written).__name__}")
     base = written.pop("base", None)
-    return _merge(_read_file(path.parent / base), written) if base else written
+    if not base:
+        return written
+    parent = path.parent / base
+    below = (*below, path.resolve())
+    if parent.resolve() in below:
+        raise ConfigError(f"'{path}' has itself as a base, through base: {base}; remove that line")
+    return _merge(_read_file(parent, below), written)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

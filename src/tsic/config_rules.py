@@ -59,13 +59,30 @@ def run_rules(config: RunConfig) -> Rules:
             f"teacher.ramp must lie in [0, 1], got {config.teacher.ramp}",
         ),
         (
-            config.teacher.mapping != "light" or (config.teacher.channels or 8) % 8 == 0,
+            config.teacher.channels is None
+            or (config.teacher.channels > 0 and config.teacher.channels % 8 == 0),
             f"teacher.channels must be a multiple of 8, got {config.teacher.channels}",
         ),
         (
             config.teacher.name == "none" or config.teacher.mapping == "light" or per_pass > 1,
             f"teacher.mapping {config.teacher.mapping} normalises over the images of a device: "
             "data.batch_size must be at least 2 x trainer.devices x trainer.accumulate",
+        ),
+        (
+            config.teacher.warmup_steps >= 0,
+            f"teacher.warmup_steps must be >= 0, got {config.teacher.warmup_steps}",
+        ),
+        (config.optim.lr > 0, f"optim.lr must be > 0, got {config.optim.lr}"),
+        *_share_rules(config),
+        *(
+            (value >= 0, f"objective.{name} must be >= 0, got {value}")
+            for name, value in vars(config.objective).items()
+            if name.endswith("_weight")
+        ),
+        (
+            config.objective.ignore_index == 255,
+            "objective.ignore_index must be 255, the label that readers give to pixels they leave "
+            f"out, got {config.objective.ignore_index}",
         ),
         *_distill_rules(config),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),
@@ -81,6 +98,17 @@ def run_rules(config: RunConfig) -> Rules:
             config.teacher.ema is None or 0 < config.teacher.ema < 1,
             f"teacher.ema must lie between 0 and 1, got {config.teacher.ema}",
         ),
+    ]
+
+
+def _share_rules(config: RunConfig) -> Rules:
+    shares = {
+        "data.flip": config.data.flip,
+        "data.rare_crop": config.data.rare_crop,
+        "data.max_class_share": config.data.max_class_share,
+    }
+    return [
+        (0 <= share <= 1, f"{key} must lie in [0, 1], got {share}") for key, share in shares.items()
     ]
 
 

@@ -49,7 +49,6 @@ def demo_config(data: Path, *, steps: int, seed: int, teacher: str) -> RunConfig
             # So small an encoder learns more whole than through adapters (docs/results.md).
             trains_encoder=True,
             lora_rank=0,
-            gradient="stop",  # through the prompt it costs the student its rare classes
             channels=64,
             warmup_steps=steps // 4,
         ),

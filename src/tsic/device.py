@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tsic.config import Precision
+from tsic.errors import ConfigError
 
 # bf16 must win by this much: it loses mantissa bits, and a timing has noise.
 _WORTH = 1.3
@@ -20,7 +21,13 @@ def resolve_precision(precision: Precision, accelerator: str) -> Precision:
 
     Returns:
         ``bf16-mixed``, ``16-mixed`` or ``32-true`` for ``auto``.
+
+    Raises:
+        ConfigError: If a GPU is asked for and there is none.
     """
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if accelerator == "gpu" and not has_gpu:
+        raise ConfigError("trainer.accelerator gpu: PyTorch finds no GPU here; take cpu or auto")
     if precision != "auto":
         return precision
     if accelerator != "cpu" and torch.cuda.is_available():

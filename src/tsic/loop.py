@@ -177,7 +177,7 @@ def _step_of(files: TrainingFolder) -> int:
     try:
         held = torch.load(files.last, map_location="meta", weights_only=False)
         return int(held["global_step"])
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"'{files.last}' is damaged ({error}); delete it to start this run again"
         ) from error

@@ -160,6 +160,7 @@ def _finish(
             on_image=confusions.add if role == "student" else None,
         )
         for role, score in scorers(module).items()
+        if role == "student" or module.warmup_steps < config.max_steps  # else it knows nothing
     }
     confusions.save(files.confusions)
     written = {

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from tsic.training import CycleModule
+
 PATIENCE = 3
 """Validations in a row after which a sign counts."""
 STILL = 0.1
@@ -13,10 +15,20 @@ STILL = 0.1
 
 
 class Watch(Callback):
-    """Warns when the prompt has no effect, or the teacher is worse than its student for long."""
+    """Warns when the teacher never joins, is worse than its student, or does not need prompts."""
 
     def __init__(self) -> None:
         self._in_a_row: dict[str, int] = {}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, CycleModule)
+        idle = pl_module.warmup_steps >= pl_module.max_steps
+        if pl_module.cycle.teacher is not None and idle and trainer.is_global_zero:
+            sys.stderr.write(
+                "tsic: warning: the teacher takes no part: teacher.warmup_steps "
+                f"{pl_module.warmup_steps} is not below max_steps {pl_module.max_steps}\n"
+            )
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

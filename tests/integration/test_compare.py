@@ -114,7 +114,7 @@ def test_ablations_reach_the_trainer_and_keep_one_precision(
     config_file: Path, tmp_path: Path, in_process: list[str]
 ) -> None:
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
-    words += ["--max_steps", "1", "--seeds", "1", "--ablate", "trainer.accumulate=2"]
+    words += ["--max_steps", "3", "--seeds", "1", "--ablate", "trainer.accumulate=2"]
     assert main(words) == 0
     assert in_process == ["alone-seed0", "cycle-seed0", "trainer.accumulate_2-seed0"]
     found = [load_config(tmp_path / "c" / "runs" / name / "config.yaml") for name in in_process]
@@ -155,6 +155,11 @@ def test_another_configuration_under_the_same_name_is_refused(
         (["--methods", "cwwd"], "did you mean 'cwd'"),
         (["--seeds", "0"], "--seeds"),
         (["--ablate", "promt"], "did you mean 'prompt'"),
+        (["--ablate", "student.name=unet"], "compare two configurations"),
+        (["--ablate", "prompt", "--methods", "kd"], "goes without --methods"),
+        (["--ablate", "prompt", "--teacher.name", "none"], "needs a teacher"),
+        (["--methods", "cycle", "--max_steps", "2"], "leaves the teacher none of max_steps 2"),
+        (["--methods", "kd", "--offline", "nowhere"], "no student at 'nowhere'"),
     ],
 )
 def test_mistakes_are_told_before_anything_trains(

@@ -31,6 +31,8 @@ def compare_command(words: Sequence[str]) -> int:
     parser = _parser()
     options, overrides = parser.parse_known_args(list(words))
     _require_sense(options)
+    if options.ablate and (options.methods or options.offline):
+        raise ConfigError("--ablate varies the cycle alone: it goes without --methods, --offline")
     base = load_config(options.config, overrides)
     folder: Path = options.out / (options.name or options.config.stem)
     runs = folder / "runs"
@@ -38,9 +40,9 @@ def compare_command(words: Sequence[str]) -> int:
     variants = (
         ablations(base, options.ablate)
         if options.ablate
-        else methods(base, options.methods, offline)
+        else methods(base, options.methods or [ALONE, "mutual", "cycle"], offline)
     )
-    from tsic.compare.runner import Places, missing, run_all
+    from tsic.compare.runner import Places, missing, run_all, warnings_of
     from tsic.device import resolve_precision
 
     precision = resolve_precision(base.trainer.precision, base.trainer.accelerator)
@@ -51,7 +53,9 @@ def compare_command(words: Sequence[str]) -> int:
     unfinished = missing([*first, *planned], runs)
     places = Places(options.processes, options.devices)
     failed = run_all(unfinished, runs, places, sys.stdout)
-    page = _write(folder, variants, options.seeds, failed, shlex.join(["tsic", "compare", *words]))
+    warned = warnings_of([*first, *planned], runs)
+    command = shlex.join(["tsic", "compare", *words])
+    page = _write(folder, variants, options.seeds, failed, warned, command)
     sys.stdout.write(f"{page}\neverything is in {folder}\n")
     return 1 if failed else 0
 
@@ -77,7 +81,6 @@ def _parser() -> Parser:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=[ALONE, "mutual", "cycle"],
         help=f"any of {', '.join(METHODS)} (default: alone mutual cycle); alone is always there",
     )
     parser.add_argument(
@@ -112,14 +115,24 @@ def _require_sense(options: argparse.Namespace) -> None:
 
 def _offline(given: Path | None, runs: Path) -> tuple[Path | None, list[Job]]:
     """The folder of the offline teacher, and the run that makes it if it has to be trained."""
-    if given is None or given.suffix not in (".yaml", ".yml"):
+    if given is None:
+        return None, []
+    if given.suffix not in (".yaml", ".yml"):
+        from tsic.checkpoint import load_student
+
+        load_student(given)  # a wrong folder is told before anything trains
         return given, []
     job = Job("offline", load_config(given))
     return runs / job.name, [job]
 
 
 def _write(
-    folder: Path, variants: Sequence[Variant], seeds: int, failed: Mapping[str, str], command: str
+    folder: Path,
+    variants: Sequence[Variant],
+    seeds: int,
+    failed: Mapping[str, str],
+    warned: Mapping[str, Sequence[str]],
+    command: str,
 ) -> str:
     """Sum up what is finished."""
     from tsic.compare.report import write_comparison
@@ -152,7 +165,7 @@ def _write(
         "machine": _machine(),
         "command": command,
     }
-    return write_comparison(folder, summaries, facts, failed)
+    return write_comparison(folder, summaries, facts, failed, warned)
 
 
 def _inference_cost(folder: Path, config: RunConfig) -> dict[str, Any]:

@@ -29,6 +29,9 @@ ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 """Switches of the cycle that ``--ablate`` varies, one at a time."""
 
+_SHARED = ("data.", "student.", "seed", "max_steps", "recipe")
+"""Beginnings of keys that determine what all rows must share."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -74,8 +77,7 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
     if name not in METHODS:
         raise ConfigError(f"--methods: '{name}' is no method; {nearest(name, METHODS)}")
     if name in RECIPES:
-        if base.teacher.name == "none":
-            raise ConfigError(f"method {name} needs a teacher: set teacher.name in the config")
+        _require_cycle(base, f"method {name}")
         return _recipe(base, name)
     alone = replace(base, teacher=replace(base.teacher, name="none"), distill=DistillConfig())
     if name == ALONE:
@@ -87,6 +89,17 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
         )
     teacher = None if name == "mutual" else str(offline)
     return replace(alone, distill=replace(base.distill, method=name, teacher=teacher))
+
+
+def _require_cycle(base: RunConfig, who: str) -> None:
+    """Refuse to call a student alone a cycle."""
+    if base.teacher.name == "none":
+        raise ConfigError(f"{who} needs a teacher: set teacher.name in the config")
+    if base.teacher.warmup_steps >= base.max_steps:
+        raise ConfigError(
+            f"{who}: teacher.warmup_steps {base.teacher.warmup_steps} leaves the teacher none of "
+            f"max_steps {base.max_steps}; lower it"
+        )
 
 
 def _recipe(base: RunConfig, name: str) -> RunConfig:
@@ -118,6 +131,7 @@ def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
     Raises:
         ConfigError: If a name or key is unknown, or a value is wrong.
     """
+    _require_cycle(base, "--ablate")
     variants = [Variant(ALONE, _method(base, ALONE, None)), Variant("cycle", base)]
     for name in names:
         for values in _values(name):
@@ -130,6 +144,11 @@ def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
 
 def _values(name: str) -> Sequence[Mapping[str, Any]]:
     key, is_own, values = name.partition("=")
+    if key.startswith(_SHARED):
+        raise ConfigError(
+            f"--ablate: {key} belongs to the student alone, too, so a gain over that would say "
+            "nothing of it; compare two configurations instead"
+        )
     if is_own:
         return [{key: value} for value in values.split(",")]
     if name not in ABLATIONS:

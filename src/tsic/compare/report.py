@@ -1,7 +1,7 @@
 """The comparison as tables, as JSON and as a plot."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,11 @@ Facts = Mapping[str, Any]
 
 
 def write_comparison(
-    folder: Path, summaries: Mapping[str, Summary], facts: Facts, failed: Mapping[str, str]
+    folder: Path,
+    summaries: Mapping[str, Summary],
+    facts: Facts,
+    failed: Mapping[str, str],
+    warned: Mapping[str, Sequence[str]],
 ) -> str:
     """Write ``comparison.json``, ``comparison.md`` and ``comparison.png``.
 
@@ -27,16 +31,18 @@ def write_comparison(
         facts: What holds for all: ``split``, ``images``, ``steps``, ``student`` (its
             ``parameters``, ``multiply_adds`` and their ``size``), ``command``.
         failed: Why runs failed, by name.
+        warned: What runs warned of, by name.
 
     Returns:
         The page in Markdown.
     """
     ranked = dict(sorted(summaries.items(), key=lambda item: -item[1].miou))
-    page = _page(ranked, facts, failed)
+    page = _page(ranked, facts, failed, warned)
     held = {
         **facts,
         "methods": {name: asdict(summary) for name, summary in ranked.items()},
         "failed": dict(failed),
+        "warnings": {name: list(said) for name, said in warned.items()},
     }
     write_text(folder / "comparison.json", json.dumps(held, indent=1))
     write_text(folder / "comparison.md", page)
@@ -45,7 +51,12 @@ def write_comparison(
     return page
 
 
-def _page(ranked: Mapping[str, Summary], facts: Facts, failed: Mapping[str, str]) -> str:
+def _page(
+    ranked: Mapping[str, Summary],
+    facts: Facts,
+    failed: Mapping[str, str],
+    warned: Mapping[str, Sequence[str]],
+) -> str:
     student = facts["student"]
     height, width = student["size"]
     parts = [
@@ -66,6 +77,9 @@ def _page(ranked: Mapping[str, Summary], facts: Facts, failed: Mapping[str, str]
     if failed:
         parts.append("## Runs that failed")
         parts += [f"- {name}: {why}" for name, why in failed.items()]
+    if warned:
+        parts.append("## Warnings")
+        parts += [f"- {name}: {one}" for name, said in warned.items() for one in said]
     parts.append(f"`{facts['command']}`")
     return "\n\n".join(parts) + "\n"
 

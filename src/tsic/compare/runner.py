@@ -18,6 +18,7 @@ from tsic.folder import RunFolder
 from tsic.run import FREE_KEYS
 
 _POLL_SECONDS = 0.5
+_WARNING = "tsic: warning: "
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,18 @@ def _start(job: Job, number: int, runs: Path, places: Places) -> subprocess.Pope
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+
+
+def warnings_of(jobs: Sequence[Job], runs: Path) -> dict[str, list[str]]:
+    """What runs warned of, by name, as their logs have it."""
+    found = {}
+    for job in jobs:
+        log = _log(job, runs)
+        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        said = [line.partition(_WARNING)[2] for line in lines if line.startswith(_WARNING)]
+        if said:
+            found[job.name] = list(dict.fromkeys(said))
+    return found
 
 
 def _log(job: Job, runs: Path) -> Path:

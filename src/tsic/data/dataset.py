@@ -126,10 +126,11 @@ class SegmentationDataset:
 
     def __post_init__(self) -> None:
         if not self.samples:
-            alone = f"; {len(self.unpaired)} files stand alone, first {self.unpaired[0]}"
+            alone = ""
+            if self.unpaired:
+                alone = f"; {len(self.unpaired)} files stand alone, first {self.unpaired[0]}"
             raise EmptySplitError(
-                f"{self.root}: split '{self.split}' has no image with a mask"
-                f"{alone if self.unpaired else ''}"
+                f"{self.root}: split '{self.split}' has no image with a mask{alone}"
             )
 
     def __len__(self) -> int:
