@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/step.py --json step.json            # every size and sweep: GPU
     .venv/bin/python benchmarks/step.py --quick --json step.json    # one size, small: CPU
+    .venv/bin/python benchmarks/step.py --sizes --json sizes.json   # two larger sizes: CPU
 
 A step is forward, losses, backward and AdamW. Rows of one size take turns, so that a machine whose
 speed drifts slows them alike; the median of each counts. Memory is what networks, optimiser and
@@ -221,6 +222,16 @@ def rows_of(options: argparse.Namespace) -> list[list[Row]]:
                 replace(base, recipe="alone", teacher="", classes=150),
             ]
         ]
+    if options.sizes:
+        few = [replace(base, recipe=recipe) for recipe in ("release", "cycle", "frozen")]
+        few += [
+            replace(base, teacher="sam2.1-hiera-tiny"),
+            replace(base, recipe="alone", teacher=""),
+        ]
+        return [
+            [replace(row, height=height, width=width, classes=classes) for row in few]
+            for height, width, classes in SIZES[1::2]
+        ]
     groups = [
         recipes(replace(base, height=height, width=width, classes=classes))
         for height, width, classes in SIZES
@@ -319,6 +330,7 @@ def main() -> None:
     """Measure, print tables; with ``--json`` also write all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one size and K = 150, for a CPU")
+    parser.add_argument("--sizes", action="store_true", help="two larger sizes, for a CPU")
     parser.add_argument("--batch", type=int, help="images of a step (2 on a CPU, else 4)")
     parser.add_argument("--turns", type=int, help="timed steps of each row (3 on a CPU, else 10)")
     parser.add_argument("--precision", default="auto", help="auto, bf16-mixed or 32-true")

@@ -1,5 +1,6 @@
 """The verbs: each parses its words and calls one function."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,7 +117,9 @@ def _wants_help(words: Sequence[str]) -> bool:
 def _write_help(own: Parser, schema: Schema[Any]) -> None:
     sys.stdout.write(own.format_help())
     sys.stdout.write("\nEvery key of the configuration, in --config or as --key value:\n\n")
-    sys.stdout.write(parser(schema).format_help().split("\n\n", 1)[1])
+    # What jsonargparse adds of its own is not taken: usage, --print_config, a file per section.
+    keys = parser(schema).format_help().split("\n\n", 2)[2]
+    sys.stdout.write(re.sub(r" +--\w+ CONFIG\s+Path to a configuration file\.\n", "", keys))
 
 
 def demo_command(words: Sequence[str]) -> int:

@@ -139,6 +139,12 @@ def test_a_stopped_run_says_how_to_go_on(
     [
         (["--teacher.channels", "12"], "teacher.channels must be a multiple of 8, got 12"),
         (["--recipe", "paper", "--data.batch_size", "1"], "normalises over the images of a device"),
+        (["--optim.lr", "-1"], "optim.lr must be > 0, got -1"),
+        (["--objective.kl_weight", "-3"], "objective.kl_weight must be >= 0, got -3"),
+        (["--objective.ignore_index", "1"], "objective.ignore_index must be 255"),
+        (["--teacher.warmup_steps", "-3"], "teacher.warmup_steps must be >= 0"),
+        (["--data.flip", "3"], r"data.flip must lie in \[0, 1\], got 3"),
+        (["--trainer.accelerator", "gpuu"], "trainer.accelerator"),
         (["--trainer.devices", "4"], "at most the 3 images of split val, got 4"),
     ],
 )
@@ -148,6 +154,15 @@ def test_what_would_fail_later_is_refused_at_once(
     with pytest.raises(ConfigError, match=said):
         train(load_config(config_file, words), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_never_joins_is_warned_of_and_not_scored(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(load_config(config_file, ["--max_steps", "2"]), tmp_path / "run")
+    assert result.teacher is None
+    said = capsys.readouterr().err
+    assert "warning: the teacher takes no part: teacher.warmup_steps 2 is not below" in said
 
 
 def test_a_checkpoint_that_is_none_is_told(config_file: Path, tmp_path: Path) -> None:

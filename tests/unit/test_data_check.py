@@ -101,6 +101,21 @@ def test_read_names_the_file(folder_dataset: Path, file: str, message: str) -> N
         dataset.read(index)
 
 
+def test_ids_saved_as_grey_colours_are_told_so(folder_dataset: Path) -> None:
+    dataset = _open(folder_dataset)
+    ids = np.repeat(np.array([[0, 1], [2, 1]], np.uint8)[..., None], 3, 2)
+    assert dataset.unknown_values(ids).endswith("in three equal channels: save the masks with one")
+    ids[0, 0] = 100  # no id of this table either
+    assert dataset.unknown_values(ids).endswith("add them to classes or to ignore")
+
+
+def test_a_split_without_pairs_is_told(folder_dataset: Path) -> None:
+    for path in [*folder_dataset.glob("val/*/*.*")]:
+        path.unlink()
+    with pytest.raises(DataError, match=r"split 'val' has no image with a mask$"):
+        open_dataset("folder", folder_dataset, "val")
+
+
 def test_many_unknown_ids_are_cut_short(folder_dataset: Path) -> None:
     dataset = _open(folder_dataset)
     detail = dataset.unknown_values(np.arange(64).reshape(8, 8))

@@ -43,6 +43,7 @@ DOORS = {
         "tsic.cost",
         "tsic.dry_run",
         "tsic.watch",
+        "tsic.keep",
         "tsic.loop",
         "tsic.pretrain.data",
         "tsic.pretrain.module",

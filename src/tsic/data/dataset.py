@@ -233,9 +233,12 @@ class SegmentationDataset:
         if len(found) > 10:
             listed.append(f"{len(found) - 10} more")
         kind = "colours" if are_colours else "ids"
-        return (
-            f"{kind} not in the class table: {', '.join(listed)}; add them to classes or to ignore"
-        )
+        way_out = "add them to classes or to ignore"
+        if are_colours and (found == found[:, :1]).all():
+            ids = self._by_id[found[:, 0]]
+            if (ids != _UNKNOWN).all():
+                way_out = "they are class ids in three equal channels: save the masks with one"
+        return f"{kind} not in the class table: {', '.join(listed)}; {way_out}"
 
     def _train_ids(self, values: Values) -> npt.NDArray[np.uint8]:
         """Train id of each pixel ``(H, W)``, `_UNKNOWN` where the table has none."""
