@@ -1,15 +1,14 @@
 """What a training costs: seconds of its steps and the most memory it took."""
 
 import os
-import resource
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
+
+from tsic.memory import peak_resident_mib
 
 
 class Cost(Callback):
@@ -70,13 +69,7 @@ def peak_mib(device: torch.device) -> float:
     """Most memory so far: allocated on a GPU, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage counts what the parent held when it started this process
-        peak = status.read_text().partition("VmHWM:")[2].split(maxsplit=1)
-        if peak:
-            return int(peak[0]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return peak_resident_mib() or 0.0
 
 
 def free_mib() -> float:

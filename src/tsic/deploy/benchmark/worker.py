@@ -6,7 +6,6 @@ import importlib
 import os
 import shutil
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import Tensor
 from tsic.deploy.benchmark.machine import matrix_product
 from tsic.errors import ConfigError, TsicError
 from tsic.grid import Size
+from tsic.memory import peak_resident_mib, status_mib
 
 Run = Callable[[], object]
 
@@ -127,26 +127,13 @@ def timed_runs(run: Run, seconds: float) -> tuple[float, ...]:
     return tuple(latencies)
 
 
-def peak_memory_mib() -> float | None:
-    """Largest resident memory of this process so far; ``None`` where the system does not tell."""
-    told = _status_mib("VmHWM")
-    if told is not None:
-        return told
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 def _take_turn(loaded: Loaded, seconds: float, base_mib: float | None) -> Turn:
     """Half of the time goes to the network alone, half to the whole way."""
     time.sleep(_SETTLE_S)
     loaded.network()  # fills the caches that the engine before emptied
     network = timed_runs(loaded.network, seconds / 2)
     processed = timed_runs(loaded.processed, seconds / 2) if loaded.processed else ()
-    peak_mib = peak_memory_mib()
+    peak_mib = peak_resident_mib()
     if base_mib is None or peak_mib is None:
         return Turn(network, processed, None)
     return Turn(network, processed, peak_mib - base_mib)
@@ -209,19 +196,8 @@ def _restart_peak() -> float | None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # not Linux, or not allowed: then the peak counts from the start
-        return peak_memory_mib()
-    return _status_mib("VmRSS")
-
-
-def _status_mib(name: str) -> float | None:
-    """A line of Linux's ``/proc/self/status``, which is in KiB."""
-    file = Path("/proc/self/status")
-    if not file.is_file():
-        return None
-    for line in file.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) / 2**10
-    return None
+        return peak_resident_mib()
+    return status_mib("VmRSS")
 
 
 def _silence() -> None:
