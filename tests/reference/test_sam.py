@@ -307,7 +307,7 @@ def test_load_foundation_reads_half_precision_as_float32(tmp_path: Path) -> None
     [
         (
             "tiny-sm",
-            r"'tiny-sm' is neither a folder nor .*; did you mean 'tiny-sam'\? choices: embedded",
+            r"'tiny-sm' is neither a file, .*; did you mean 'tiny-sam'\? choices: embedded",
         ),
         (
             "tiny-sam-2",

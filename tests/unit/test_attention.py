@@ -84,7 +84,7 @@ def test_recomputed_weights_equal_plain(
     )
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if name != "tiny-mobile-sam"])  # timm's
 def test_a_cpu_in_bfloat16_learns_without_the_fused_kernel(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

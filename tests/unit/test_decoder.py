@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from tsic.teacher.sam import load_foundation
 from tsic.teacher.small import TINY
@@ -28,7 +29,9 @@ def test_answer_and_gradients_are_those_of_transformers(
 
     dim = foundation.dim
     image, dense = maps(2, dim, 1), maps(4, dim, 1)
-    fine = () if name == "tiny-sam" else (maps(2, dim // 8, 4), maps(2, dim // 4, 2))
+    fine = (
+        () if isinstance(decoder, SamMaskDecoder) else (maps(2, dim // 8, 4), maps(2, dim // 4, 2))
+    )
     sparse = None
     if tokens:
         sparse = torch.randn(4, tokens, dim, dtype=torch.float64, requires_grad=True)

@@ -31,6 +31,18 @@ def test_lora_adds_a_low_rank_product_to_queries_and_values_only(adapted: LoraQk
     assert not k.any()
 
 
+def test_lora_adds_to_the_same_outputs_of_each_head_where_heads_stand_apart() -> None:
+    lora = LoraQkv(nn.Linear(12, 24), 2, heads=2)
+    nn.init.normal_(lora.up_q)
+    nn.init.normal_(lora.up_v)
+    tokens = torch.randn(5, 12)
+    added = (lora(tokens) - lora.qkv(tokens)).view(5, 2, 3, 4)
+    q, k, v = (part.flatten(1) for part in added.unbind(2))
+    torch.testing.assert_close(q, tokens @ lora.down[:2].T @ lora.up_q.T)
+    torch.testing.assert_close(v, tokens @ lora.down[2:].T @ lora.up_v.T)
+    assert not k.any()
+
+
 def test_lora_starts_with_kaiming_uniform_halves() -> None:
     down = LoraQkv(nn.Linear(64, 96), 32).down
     bound = 1 / math.sqrt(64)  # kaiming_uniform with a = sqrt(5)

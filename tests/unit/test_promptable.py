@@ -58,7 +58,7 @@ def test_corrections_carry_no_gradient() -> None:
     assert not again.masks.requires_grad
 
 
-@pytest.mark.parametrize("name", ["tiny-sam", "tiny-sam2", "tiny-edgetam"])
+@pytest.mark.parametrize("name", ["tiny-sam", "tiny-sam2", "tiny-edgetam", "tiny-mobile-sam"])
 def test_refine_covers_images_of_any_size_and_looks_at_both(name: str) -> None:
     torch.manual_seed(0)
     model = Promptable(load_foundation(name)).eval()

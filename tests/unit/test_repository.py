@@ -30,11 +30,12 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 DOORS = {
     "transformers": {
         "tsic.teacher.attention",
+        "tsic.teacher.mobile_sam",
         "tsic.teacher.sam",
         "tsic.teacher.small",
         "tsic.networks.hugging_face",
     },
-    "timm": {"tsic.networks.smp"},
+    "timm": {"tsic.networks.smp", "tsic.teacher.mobile_sam"},
     "segmentation_models_pytorch": {"tsic.networks.smp"},
     "lightning": {
         "tsic.data.datamodule",

@@ -64,6 +64,7 @@ class Foundation(nn.Module, ABC):
         hidden_strides: Pixels per cell of each of ``Embedding.hidden``.
         recompute: Run encoder blocks again in the backward pass instead of keeping their insides.
         empty_points: Points that stand for none.
+        has_levels: Whether it can give ``Embedding.levels``.
         refiner: Redraws the mask decoder's answers; SAM and its kin have none.
     """
 
@@ -73,6 +74,7 @@ class Foundation(nn.Module, ABC):
     hidden_strides: tuple[int, ...]
     recompute: bool = False
     empty_points: ClassVar[int] = 0
+    has_levels: ClassVar[bool] = True
     refiner: Refiner | None
 
     def __init__(self, model: Any) -> None:

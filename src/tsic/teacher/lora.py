@@ -17,14 +17,16 @@ class LoraQkv(nn.Module):
     Args:
         qkv: Fused projection to adapt, outputs ordered query, key, value.
         rank: Rank of both additions, >= 1.
+        heads: In how many parts the outputs are so ordered: one, or each head's by themselves.
 
     Source:
         Hu et al., arXiv:2106.09685; rank, place and initialisation as in the public code.
     """
 
-    def __init__(self, qkv: nn.Linear, rank: int) -> None:
+    def __init__(self, qkv: nn.Linear, rank: int, heads: int = 1) -> None:
         super().__init__()
         self.qkv = qkv
+        self.heads = heads
         size = qkv.out_features // 3
         # q and v share one product with x: rows of `down` are A_q above A_v.
         self.down = nn.Parameter(torch.empty(2 * rank, qkv.in_features))
@@ -37,7 +39,8 @@ class LoraQkv(nn.Module):
         """Project ``(..., C)`` tokens to ``(..., 3 * size)`` queries, keys and values."""
         size, rank = self.up_q.shape
         up_q, up_v = F.pad(self.up_q, (0, rank)), F.pad(self.up_v, (rank, 0))
-        up = torch.cat([up_q, up_q.new_zeros(size, 2 * rank), up_v])
+        parts = [up_q, up_q.new_zeros(size, 2 * rank), up_v]
+        up = torch.cat([part.unflatten(0, (self.heads, -1)) for part in parts], 1).flatten(0, 1)
         low = F.linear(tokens, self.down)
         frozen = self.qkv(tokens)
         return torch.addmm(frozen.flatten(0, -2), low.flatten(0, -2), up.T).view_as(frozen)
@@ -78,7 +81,8 @@ def attach_lora(encoder: nn.Module, rank: int) -> None:
     ungrouped convolution of more than one pixel is.
 
     Args:
-        encoder: Frozen image encoder.
+        encoder: Frozen image encoder; an attention whose heads have their outputs of ``qkv`` by
+            themselves tells their number as ``heads_of_qkv``.
         rank: Rank of the adapters, >= 1.
     """
     fused = [
@@ -87,7 +91,8 @@ def attach_lora(encoder: nn.Module, rank: int) -> None:
         if isinstance(getattr(module, "qkv", None), nn.Linear)
     ]
     for module in fused:
-        module.qkv = LoraQkv(module.qkv, rank)  # type: ignore[arg-type]
+        heads = getattr(module, "heads_of_qkv", 1)
+        module.qkv = LoraQkv(module.qkv, rank, heads)  # type: ignore[arg-type]
     if fused:
         return
     for module in list(encoder.modules()):

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from transformers.models.edgetam.modeling_edgetam import EdgeTamModel
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
-from transformers.utils import cached_file, logging
+from transformers.utils import CONFIG_NAME, cached_file, logging
 from typing_extensions import override
 
 from tsic.errors import CheckpointError, ConfigError, nearest
 from tsic.files import replacing, write_text
 from tsic.teacher.foundation import Embedding, Foundation, Seen
+from tsic.teacher.mobile_sam import RELEASED, MobileSam, MobileSamModel, load_released
 from tsic.teacher.refiner import Refiner
 from tsic.teacher.small import TINY, prepare
 
@@ -163,6 +164,7 @@ _FAMILIES = {
     "sam2_video": (Sam2Model, Sam2),
     "edgetam": (EdgeTamModel, EdgeTam),
     "edgetam_video": (EdgeTamModel, EdgeTam),
+    "mobile_sam": (MobileSamModel, MobileSam),
 }
 
 
@@ -178,9 +180,10 @@ def load_foundation(name: str) -> Foundation:
 
     Args:
         name: Hugging Face id (``facebook/sam-vit-base``, ``facebook/sam2.1-hiera-tiny``), local
-            folder in the same format (that of a pretraining is), ``embedded``: the model that
-            ships with the package, or ``tiny-sam``, ``tiny-sam2``, ``tiny-edgetam``: random
-            weights that are the same every time, so that they need not be saved.
+            folder in the same format (that of a pretraining is), MobileSAM's ``mobile_sam.pt`` or
+            its folder, ``embedded``: the model that ships with the package, or ``tiny-sam``,
+            ``tiny-sam2``, ``tiny-edgetam``, ``tiny-mobile-sam``: random weights that are the same
+            every time, so that they need not be saved.
 
     Returns:
         The model in float32.
@@ -197,16 +200,9 @@ def load_foundation(name: str) -> Foundation:
             return _FAMILIES[model.config.model_type][1](model)
     if name == "embedded":
         name = str(EMBEDDED)
-    if "/" not in name and not Path(name).is_dir():
-        raise ConfigError(
-            f"teacher.name '{name}' is neither a folder nor a Hugging Face id such as "
-            f"facebook/sam-vit-base; {nearest(name, ['embedded', *TINY, 'none'])}"
-        )
-    if (Path(name) / "checkpoints").is_dir() and not (Path(name) / "config.json").is_file():
-        raise CheckpointError(
-            f"teacher.name '{name}' is a run that has not finished, or no pretraining; finish it "
-            "with tsic pretrain --resume auto"
-        )
+    _check(name)
+    if released := _released(Path(name)):
+        return MobileSam(load_released(released))
     try:
         family = transformers.AutoConfig.from_pretrained(name).model_type
         if family not in _FAMILIES:
@@ -236,6 +232,28 @@ def load_foundation(name: str) -> Foundation:
     if foundation.refiner is not None:
         _load_refiner(foundation.refiner, name)
     return foundation
+
+
+def _check(name: str) -> None:
+    """Refuse a name that cannot be one of a model."""
+    if "/" not in name and not Path(name).exists():
+        raise ConfigError(
+            f"teacher.name '{name}' is neither a file, a folder nor a Hugging Face id such as "
+            f"facebook/sam-vit-base; {nearest(name, ['embedded', *TINY, 'none'])}"
+        )
+    if (Path(name) / "checkpoints").is_dir() and not (Path(name) / "config.json").is_file():
+        raise CheckpointError(
+            f"teacher.name '{name}' is a run that has not finished, or no pretraining; finish it "
+            "with tsic pretrain --resume auto"
+        )
+
+
+def _released(path: Path) -> Path | None:
+    """The file that MobileSAM's authors publish, where it is what lies at ``path`` or in it."""
+    if path.is_file():
+        return path
+    inside = path / RELEASED
+    return inside if inside.is_file() and not (path / CONFIG_NAME).is_file() else None
 
 
 def _load_refiner(refiner: Refiner, name: str) -> None:

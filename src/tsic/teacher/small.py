@@ -8,6 +8,8 @@ from transformers.models.edgetam.modeling_edgetam import EdgeTamModel
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
 
+from tsic.teacher.mobile_sam import MobileSamModel, mobile_sam_config
+
 Model: TypeAlias = Any
 """A transformers model of the SAM family; the library has no types to tell."""
 
@@ -101,6 +103,19 @@ def _tiny_edgetam() -> EdgeTamModel:
     )
 
 
+def _tiny_mobile_sam() -> MobileSamModel:
+    """A 1.0 M parameter MobileSAM: a six-block TinyViT of at most 96 channels."""
+    config = mobile_sam_config(
+        embed_dims=[32, 48, 64, 96], depths=[1, 1, 3, 1], num_heads=[1, 2, 2, 3]
+    )
+    config.vision_config.update({"output_channels": 64, "num_pos_feats": 32})
+    config.prompt_encoder_config.update({"hidden_size": 64})
+    config.mask_decoder_config.update(
+        {"hidden_size": 64, "mlp_dim": 256, "num_attention_heads": 4, "iou_head_hidden_dim": 64}
+    )
+    return MobileSamModel(config)
+
+
 def prepare(model: Model) -> Model:
     """Draw the decoding side's weights again, as wide as training from scratch needs them.
 
@@ -120,4 +135,5 @@ TINY: dict[str, Callable[[], Model]] = {
     "tiny-sam": _tiny_sam,
     "tiny-sam2": _tiny_sam2,
     "tiny-edgetam": _tiny_edgetam,
+    "tiny-mobile-sam": _tiny_mobile_sam,
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tsic.errors import ConfigError
 from tsic.options import Gradient, MappingKind, MaskStride, PromptKind
 from tsic.prompt import LOGIT_RANGE, Prompts, class_prompts, index_prompt
 from tsic.teacher.canvas import Canvas
@@ -227,7 +228,7 @@ def build_teacher(
         The teacher; its foundation model comes with the weights that ``name`` has.
 
     Raises:
-        ConfigError: If ``name`` is not a known kind of model.
+        ConfigError: If ``name`` is not a known kind of model, or has no maps for ``mapping``.
         CheckpointError: If its files cannot be loaded.
     """
     foundation = load_foundation(name)
@@ -244,6 +245,11 @@ def build_teacher(
             channels=channels or 128,
         )
     else:
+        if not foundation.has_levels:
+            raise ConfigError(
+                f"teacher.mapping {mapping} reads maps of one width at several depths, which "
+                f"'{name}' has not; use light"
+            )
         decoder = UperMapping(
             foundation.dim,
             foundation.hidden_strides,

@@ -1,0 +1,212 @@
+"""MobileSAM's published file becomes the same model here, weight by weight."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tsic.errors import CheckpointError, ConfigError
+from tsic.teacher import build_teacher
+from tsic.teacher.mobile_sam import RELEASED, MobileSam
+from tsic.teacher.sam import load_foundation, save_foundation
+
+WIDTHS, DEPTHS, HEADS, OFFSETS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (49, 49, 196, 49)
+
+
+def conv_norm(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.c.weight", shape
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        yield f"{name}.bn.{part}", shape[:1]
+    yield f"{name}.bn.num_batches_tracked", ()
+
+
+def affine(
+    name: str, *shape: int, outputs: int | None = None
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", (shape[0] if outputs is None else outputs,)
+
+
+def encoder() -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield from conv_norm("patch_embed.seq.0", (32, 3, 3, 3))
+    yield from conv_norm("patch_embed.seq.2", (64, 32, 3, 3))
+    for stage, (width, depth) in enumerate(zip(WIDTHS, DEPTHS, strict=True)):
+        for block in (f"layers.{stage}.blocks.{n}" for n in range(depth)):
+            if stage == 0:
+                yield from conv_norm(f"{block}.conv1", (4 * width, width, 1, 1))
+                yield from conv_norm(f"{block}.conv2", (4 * width, 1, 3, 3))
+                yield from conv_norm(f"{block}.conv3", (width, 4 * width, 1, 1))
+                continue
+            yield f"{block}.attn.attention_biases", (HEADS[stage], OFFSETS[stage])
+            yield from affine(f"{block}.attn.norm", width)
+            yield from affine(f"{block}.attn.qkv", 3 * width, width)
+            yield from affine(f"{block}.attn.proj", width, width)
+            yield from affine(f"{block}.mlp.norm", width)
+            yield from affine(f"{block}.mlp.fc1", 4 * width, width)
+            yield from affine(f"{block}.mlp.fc2", width, 4 * width)
+            yield from conv_norm(f"{block}.local_conv", (width, 1, 3, 3))
+        if stage < 3:
+            after = WIDTHS[stage + 1]
+            yield from conv_norm(f"layers.{stage}.downsample.conv1", (after, width, 1, 1))
+            yield from conv_norm(f"layers.{stage}.downsample.conv2", (after, 1, 3, 3))
+            yield from conv_norm(f"layers.{stage}.downsample.conv3", (after, after, 1, 1))
+    yield from affine("norm_head", 320)
+    yield from affine("head", 1000, 320)
+    yield "neck.0.weight", (256, 320, 1, 1)
+    yield from affine("neck.1", 256)
+    yield "neck.2.weight", (256, 256, 3, 3)
+    yield from affine("neck.3", 256)
+
+
+def prompt_encoder() -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "pe_layer.positional_encoding_gaussian_matrix", (2, 128)
+    for n in range(4):
+        yield f"point_embeddings.{n}.weight", (1, 256)
+    yield "not_a_point_embed.weight", (1, 256)
+    yield "no_mask_embed.weight", (1, 256)
+    yield from affine("mask_downscaling.0", 4, 1, 2, 2)
+    yield from affine("mask_downscaling.1", 4)
+    yield from affine("mask_downscaling.3", 16, 4, 2, 2)
+    yield from affine("mask_downscaling.4", 16)
+    yield from affine("mask_downscaling.6", 256, 16, 1, 1)
+
+
+def attention(name: str, inner: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for part in "qkv":
+        yield from affine(f"{name}.{part}_proj", inner, 256)
+    yield from affine(f"{name}.out_proj", 256, inner)
+
+
+def mask_decoder() -> Iterator[tuple[str, tuple[int, ...]]]:
+    for layer in (f"transformer.layers.{n}" for n in range(2)):
+        yield from attention(f"{layer}.self_attn", 256)
+        yield from attention(f"{layer}.cross_attn_token_to_image", 128)
+        yield from attention(f"{layer}.cross_attn_image_to_token", 128)
+        for n in range(1, 5):
+            yield from affine(f"{layer}.norm{n}", 256)
+        yield from affine(f"{layer}.mlp.lin1", 2048, 256)
+        yield from affine(f"{layer}.mlp.lin2", 256, 2048)
+    yield from attention("transformer.final_attn_token_to_image", 128)
+    yield from affine("transformer.norm_final_attn", 256)
+    yield "iou_token.weight", (1, 256)
+    yield "mask_tokens.weight", (4, 256)
+    yield from affine("output_upscaling.0", 256, 64, 2, 2, outputs=64)
+    yield from affine("output_upscaling.1", 64)
+    yield from affine("output_upscaling.3", 64, 32, 2, 2, outputs=32)
+    heads = {f"output_hypernetworks_mlps.{n}": 32 for n in range(4)} | {"iou_prediction_head": 4}
+    for head, outputs in heads.items():
+        yield from affine(f"{head}.layers.0", 256, 256)
+        yield from affine(f"{head}.layers.1", 256, 256)
+        yield from affine(f"{head}.layers.2", outputs, 256)
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, Tensor]:
+    """Random weights under the names and in the shapes of the authors' file."""
+    torch.manual_seed(0)
+    parts = {
+        "image_encoder": encoder(),
+        "prompt_encoder": prompt_encoder(),
+        "mask_decoder": mask_decoder(),
+    }
+    state = {
+        f"{part}.{name}": torch.rand(shape)
+        for part, names in parts.items()
+        for name, shape in names
+    }
+    assert len(state) == 439
+    return {
+        name: tensor.long() if name.endswith("tracked") else tensor
+        for name, tensor in state.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(published: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("published")
+    torch.save(published, path / RELEASED)
+    return path
+
+
+PLACES = """
+vision_encoder.backbone.patch_embed.conv2.bn.running_var = image_encoder.patch_embed.seq.2.bn
+vision_encoder.backbone.stages.1.downsample.conv2.conv.weight = image_encoder.layers.0.downsample
+vision_encoder.backbone.stages.2.blocks.5.attn.qkv.weight = image_encoder.layers.2.blocks.5.attn
+vision_encoder.neck.layer_norm2.bias = image_encoder.neck.3
+prompt_encoder.point_embed.3.weight = prompt_encoder.point_embeddings.3
+prompt_encoder.mask_embed.layer_norm2.weight = prompt_encoder.mask_downscaling.4
+mask_decoder.transformer.layers.1.layer_norm4.weight = mask_decoder.transformer.layers.1.norm4
+mask_decoder.output_hypernetworks_mlps.2.layers.0.bias = mask_decoder.output_hypernetworks_mlps.2
+mask_decoder.iou_prediction_head.proj_out.weight = mask_decoder.iou_prediction_head.layers.2
+"""
+
+
+def test_every_weight_finds_its_place(published: dict[str, Tensor], folder: Path) -> None:
+    foundation = load_foundation(str(folder / RELEASED))
+    assert isinstance(foundation, MobileSam)
+    state = foundation.model.state_dict()
+    origin = {name: _origin(tensor, published) for name, tensor in state.items()}
+    unused = {"norm_head.weight", "norm_head.bias", "head.weight", "head.bias"}
+    counters = {name for name in published if name.endswith("num_batches_tracked")}
+    assert set(origin.values()) | counters == published.keys() - {
+        f"image_encoder.{name}" for name in unused
+    }
+    for place in PLACES.strip().splitlines():
+        ours, theirs = place.split(" = ")
+        assert origin[ours].startswith(theirs), place
+
+
+def _origin(tensor: Tensor, published: dict[str, Tensor]) -> str:
+    """Name of the published weight that a tensor equals."""
+    return next(
+        name
+        for name, weight in published.items()
+        if weight.shape == tensor.shape and torch.equal(weight, tensor)
+    )
+
+
+def test_last_map_keeps_stride_16_on_any_canvas(folder: Path) -> None:
+    foundation = load_foundation(str(folder)).eval()
+    seen = foundation.see(torch.rand(1, 3, 48, 80))
+    assert [stage.shape[1:] for stage in seen.stages] == [
+        (12, 20, 64),
+        (6, 10, 128),
+        (3, 5, 160),
+        (3, 5, 320),
+    ]
+    assert seen.neck[0].shape == (1, 256, 3, 5)
+
+
+def test_saved_it_is_a_model_in_the_hubs_format(folder: Path, tmp_path: Path) -> None:
+    foundation = load_foundation(str(folder))
+    save_foundation(foundation, tmp_path)
+    again = load_foundation(str(tmp_path))
+    assert isinstance(again, MobileSam)
+    state = again.model.state_dict()
+    for name, tensor in foundation.model.state_dict().items():
+        assert torch.equal(
+            state[name], tensor.half().float() if tensor.is_floating_point() else tensor
+        )
+
+
+def test_files_of_another_kind_are_refused_in_one_sentence(
+    published: dict[str, Tensor], tmp_path: Path
+) -> None:
+    few = {name: tensor for name, tensor in published.items() if "iou" not in name}
+    torch.save(few, tmp_path / "few.pt")
+    torch.save({"model": 1}, tmp_path / "other.pt")
+    torch.save([1], tmp_path / "list.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    for name in ("few", "other", "list", "text"):
+        message = rf"^teacher.name '.*{name}.pt' is not MobileSAM's file \([^\n]+\); "
+        with pytest.raises(CheckpointError, match=message):
+            load_foundation(str(tmp_path / f"{name}.pt"))
+
+
+def test_upernet_is_refused_before_training() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^teacher.mapping uper reads .*'tiny-mobile-sam'.* light$"
+    ):
+        build_teacher("tiny-mobile-sam", num_classes=3, mapping="uper")
