@@ -25,6 +25,11 @@ SHAPES = {
 }
 
 
+def ours(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """`attend` with operands that are there already."""
+    return attend(lambda *three: three, scale, query, key, value)
+
+
 def fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """PyTorch's kernel."""
     return F.scaled_dot_product_attention(query, key, value, scale=scale)
@@ -51,9 +56,9 @@ def main() -> None:
                 .requires_grad_()
                 for length in (queries, keys, keys)
             ]
-            plain, ours = (milliseconds(way, inputs) for way in (fused, attend))
+            plain, own = (milliseconds(way, inputs) for way in (fused, ours))
             kind = str(precision).removeprefix("torch.")
-            print(f"{name:34}  {kind:9}  {plain:8.1f}  {ours:9.1f}  {plain / ours:5.1f}x")
+            print(f"{name:34}  {kind:9}  {plain:8.1f}  {own:9.1f}  {plain / own:5.1f}x")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,14 @@ from tsic.teacher.sam import load_foundation
 from tsic.teacher.small import TINY
 
 
+@pytest.fixture(params=["fused", "plain"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the way that only a CPU in bfloat16 takes by itself."""
+    if request.param == "plain":
+        monkeypatch.setattr("tsic.teacher.attention.attend", plain_attention)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("grid", [(5, 7), (8, 4), (4, 9)])
 @pytest.mark.parametrize("chosen", [{}, {"use_rel_pos": False}, {"qkv_bias": False}])
 def test_sam_layers_answer_as_transformers_do(
@@ -32,6 +40,7 @@ def test_sam_layers_answer_as_transformers_do(
     check_layers(model, model.layers, torch.randn(2, *grid, 24))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("grid", [(24, 40), (32, 16)])
 def test_hiera_layers_answer_as_transformers_do(grid: tuple[int, int]) -> None:
     config = Sam2HieraDetConfig(
@@ -77,11 +86,21 @@ def test_recomputed_weights_equal_plain(
         for length, width in ((5, 4), (7, 4), (7, 6))
     ]
     query, key, value = inputs
-    answers = plain_attention(query, key, value, 0.3), (0.3 * query @ key.mT).softmax(-1) @ value
+    answer = plain_attention(lambda *three: three, 0.3, *inputs)
+    answers = answer, (0.3 * query @ key.mT).softmax(-1) @ value
     torch.testing.assert_close(*answers)
     torch.testing.assert_close(
         *(torch.autograd.grad(answer.sin().sum(), inputs) for answer in answers)
     )
+
+
+def test_recomputed_attention_learns_by_what_learns_alone() -> None:
+    query, key, value = (torch.randn(1, 2, 3, 4, dtype=torch.float64) for _ in range(3))
+    value.requires_grad_()
+    answer = plain_attention(lambda *three: three, 0.3, query, key, value)
+    answer.sum().backward()
+    weights = (0.3 * query @ key.mT).softmax(-1)
+    torch.testing.assert_close(value.grad, weights.mT @ torch.ones_like(value))
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name != "tiny-mobile-sam"])  # timm's

@@ -1,6 +1,8 @@
 """Attention of the SAM family: no map of all pairs kept, nothing computed of empty windows."""
 
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,9 @@ from transformers.models.sam2.modeling_sam2 import (
 )
 from typing_extensions import override
 
+Operands: TypeAlias = Callable[..., Sequence[Tensor]]
+"""Makes query, key and value of their sources."""
+
 _PAIRS = 2**21  # scores at a time
 _FEW = 32  # keys
 _softmax_backward = torch.ops.aten._softmax_backward_data
@@ -20,25 +25,35 @@ _CHANNELS = 32  # fused kernels are up to twice as fast with whole multiples of 
 
 
 class _Recomputed(torch.autograd.Function):
-    """Attention by plain products, whose weights are computed again in the backward pass.
+    """Attention by plain products, which makes operands and weights again in the backward pass.
 
     Some heads at a time, so that their weights stay in the cache.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.scale = scale
+    def forward(ctx: Any, operands: Operands, scale: float, *sources: Tensor) -> Tensor:
+        ctx.save_for_backward(*sources)
+        ctx.operands, ctx.scale = operands, scale
+        made = operands(*sources)
+        query, key, value = (x.flatten(0, 1) for x in made)
         answer = query.new_empty(*query.shape[:-1], value.shape[-1])
         for part in _parts(query, key):
             torch.bmm(_weights(query[part] * scale, key[part]), value[part], out=answer[part])
-        return answer
+        return answer.unflatten(0, made[0].shape[:2])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value = ctx.saved_tensors
-        to_query, to_key, to_value = (torch.empty_like(x) for x in (query, key, value))
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[2:]
+        sources = [
+            source.detach().requires_grad_(needs)
+            for source, needs in zip(ctx.saved_tensors, needed, strict=True)
+        ]
+        with torch.enable_grad():
+            operands = [x.flatten(0, 1) for x in ctx.operands(*sources)]
+        query, key, value = (x.detach() for x in operands)
+        gradient = gradient.flatten(0, 1)
+        to_query, to_key, to_value = (torch.empty_like(x) for x in operands)
         for part in _parts(query, key):
             scaled = query[part] * ctx.scale
             weights = _weights(scaled, key[part])
@@ -46,7 +61,15 @@ class _Recomputed(torch.autograd.Function):
             to_scores = _to_scores(gradient[part], value[part], weights)
             torch.bmm(to_scores, key[part], out=to_query[part]).mul_(ctx.scale)
             torch.bmm(to_scores.mT, scaled, out=to_key[part])
-        return to_query, to_key, to_value, None
+        made = [
+            (operand, change)
+            for operand, change in zip(operands, (to_query, to_key, to_value), strict=True)
+            if operand.requires_grad
+        ]
+        learning = [source for source in sources if source.requires_grad]
+        outputs, gradients = zip(*made, strict=True)
+        found = iter(torch.autograd.grad(outputs, learning, gradients, allow_unused=True))
+        return None, None, *(next(found) if needs else None for needs in needed)
 
 
 def _parts(query: Tensor, key: Tensor) -> list[slice]:
@@ -68,30 +91,32 @@ def _to_scores(gradient: Tensor, value: Tensor, weights: Tensor) -> Tensor:
     return _softmax_backward(torch.bmm(gradient, value.mT), weights, 2, weights.dtype)
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Scaled dot-product attention that keeps nothing but its inputs; shapes as in ``attend``."""
-    answer = _Recomputed.apply(*(maps.flatten(0, 1) for maps in (query, key, value)), scale)
-    return cast(Tensor, answer).unflatten(0, query.shape[:2])
+def plain_attention(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
+    """Scaled dot-product attention that keeps nothing but its sources; see ``attend``."""
+    return cast(Tensor, _Recomputed.apply(operands, scale, *sources))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def attend(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
     """Scaled dot-product attention, by whichever way is fast where it runs.
 
     On a CPU in bfloat16 plain products are 1.7 to 13 times as fast as PyTorch's fused kernel and
-    its backward pass (``benchmarks/attention.py``), so there they take its place.
+    its backward pass (``benchmarks/attention.py``), so there they take its place. They keep the
+    sources alone, which windows and SAM's relative positions make half as much again.
 
     Args:
-        query: ``(B, heads, Q, D)``.
-        key: ``(B, heads, P, D)``.
-        value: ``(B, heads, P, V)``, no wider than the keys.
+        operands: Makes query ``(B, heads, Q, D)``, key ``(B, heads, P, D)`` and value
+            ``(B, heads, P, V)``, ``V`` no larger than ``D``, of the sources.
         scale: Factor on the scores.
+        sources: What they are made of; all of one type.
 
     Returns:
         ``(B, heads, Q, V)``.
     """
-    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    if learns and query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        return plain_attention(query, key, value, scale)
+    learns = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+    first = sources[0]
+    if learns and first.device.type == "cpu" and first.dtype == torch.bfloat16:
+        return plain_attention(operands, scale, *sources)
+    query, key, value = operands(*sources)
     width = value.shape[-1]
     value = F.pad(value, (0, query.shape[-1] - width))  # kernels want one width for all three
     return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
@@ -113,15 +138,27 @@ class SamAttention(SamVisionAttention):
     @override
     def forward(self, maps: Tensor, window: int) -> Tensor:
         """Attend within all of ``(B, h, w, C)`` maps, or within windows that wide."""
-        qkv = _cut(self.qkv, maps, window).unflatten(-1, (3, self.num_attention_heads, -1))
+        height, width = (window, window) if window else maps.shape[1:3]
+        sources = [self.qkv(maps), self.qkv(maps.new_zeros(1, maps.shape[-1]))]
+        if self.use_rel_pos:
+            sources += [
+                self.get_rel_pos(side, side, table).to(sources[0].dtype) / self.scale
+                for side, table in ((height, self.rel_pos_h), (width, self.rel_pos_w))
+            ]
+        answer = attend(partial(self._operands, window), self.scale, *sources)
+        whole = _join(answer.unflatten(2, (height, width)), *maps.shape[1:3])
+        return cast(Tensor, self.proj(whole))
+
+    def _operands(
+        self, window: int, projected: Tensor, blank: Tensor, *tables: Tensor
+    ) -> list[Tensor]:
+        """Query, key and value of all windows, with the tables of rows and columns in them."""
+        qkv = _cut(projected, blank, window).unflatten(-1, (3, self.num_attention_heads, -1))
         query, key, value = qkv.permute(5, 0, 1, 2, 6, 3, 4, 7).unbind(0)  # (..., heads, h, w, d)
         height, width = query.shape[-3:-1]
         parts, places = [query], [key]
-        if self.use_rel_pos:
-            rows, columns = (
-                self.get_rel_pos(side, side, table).to(query.dtype) / self.scale
-                for side, table in ((height, self.rel_pos_h), (width, self.rel_pos_w))
-            )
+        if tables:
+            rows, columns = tables
             parts += [
                 torch.einsum("...hwc,hkc->...hwk", query, rows),
                 torch.einsum("...hwc,wkc->...hwk", query, columns),
@@ -132,12 +169,10 @@ class SamAttention(SamVisionAttention):
             marks = row, column, spare
             parts.append(spare.expand(*query.shape[:-1], -1))
             places += [mark.expand(*key.shape[:-1], mark.shape[-1]) for mark in marks]
-        query, key, value = (
+        return [
             x.flatten(0, 2).flatten(2, 3)
             for x in (torch.cat(parts, -1), torch.cat(places, -1), value)
-        )
-        answer = attend(query, key, value, self.scale).unflatten(2, (height, width))
-        return cast(Tensor, self.proj(_join(answer, *maps.shape[1:3])))
+        ]
 
 
 class SamLayer(SamVisionLayer):
@@ -156,18 +191,24 @@ class HieraAttention(Sam2MultiScaleAttention):
     @override
     def forward(self, maps: Tensor, window: int) -> Tensor:
         """Attend within all of ``(B, h, w, C)`` maps, or within windows that wide."""
-        qkv = _cut(self.qkv, maps, window).flatten(0, 2).unflatten(-1, (3, -1))
-        query, key, value = qkv.unbind(-2)  # (N, h, w, C)
-        query = _pool(query, self.query_stride)
-        size = query.shape[1:3]
-        query, key, value = (
-            x.flatten(1, 2).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
-            for x in (query, key, value)
+        sides = (window, window) if window else maps.shape[1:3]
+        strides = self.query_stride or (1, 1)
+        size, whole = (
+            [side // stride for side, stride in zip(two, strides, strict=True)]
+            for two in (sides, maps.shape[1:3])
         )
-        answer = attend(query, key, value, self.scale).unflatten(2, size)
-        stride = self.query_stride or (1, 1)
-        whole = _join(answer, maps.shape[1] // stride[0], maps.shape[2] // stride[1])
-        return cast(Tensor, self.proj(whole))
+        sources = self.qkv(maps), self.qkv(maps.new_zeros(1, maps.shape[-1]))
+        answer = attend(partial(self._operands, window), self.scale, *sources)
+        return cast(Tensor, self.proj(_join(answer.unflatten(2, size), *whole)))
+
+    def _operands(self, window: int, projected: Tensor, blank: Tensor) -> list[Tensor]:
+        """Query, key and value of all windows, queries pooled."""
+        qkv = _cut(projected, blank, window).flatten(0, 2).unflatten(-1, (3, -1))
+        query, key, value = qkv.unbind(-2)  # (N, h, w, C)
+        return [
+            x.flatten(1, 2).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
+            for x in (_pool(query, self.query_stride), key, value)
+        ]
 
 
 class HieraLayer(Sam2MultiScaleBlock):
@@ -183,32 +224,29 @@ class HieraLayer(Sam2MultiScaleBlock):
         return cast(Tensor, maps + self.mlp(self.layer_norm2(maps)))
 
 
-def _cut(project: nn.Module, maps: Tensor, side: int) -> Tensor:
-    """Project maps and cut them into windows; what lies beyond the border is projected zeros.
+def _cut(projected: Tensor, blank: Tensor, side: int) -> Tensor:
+    """Cut projected maps into windows; what lies beyond the border is projected zeros.
 
     Those are projected once: 41 % of the cells in the windows of 14 around 23x30 are such.
 
     Args:
-        project: From ``C`` to ``D`` channels.
-        maps: ``(B, h, w, C)``.
+        projected: ``(B, h, w, D)``.
+        blank: What zeros are projected to, ``(1, D)``.
         side: Of the windows; 0 for a single one as large as the maps.
 
     Returns:
         ``(B, rows of windows, windows in a row, side, side, D)``.
     """
-    projected = project(maps)
     if not side:
-        return cast(Tensor, projected[:, None, None])
-    below, right = (-length % side for length in maps.shape[1:3])
-    if below or right:
-        blank = project(maps.new_zeros(1, maps.shape[-1]))
+        return projected[:, None, None]
+    below, right = (-length % side for length in projected.shape[1:3])
     if right:
         beyond = blank.expand(*projected.shape[:2], right, -1)
         projected = torch.cat([projected, beyond], 2)
     if below:
         beyond = blank.expand(len(projected), below, projected.shape[2], -1)
         projected = torch.cat([projected, beyond], 1)
-    return cast(Tensor, projected.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3))
+    return projected.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
 
 
 def _join(windows: Tensor, height: int, width: int) -> Tensor:

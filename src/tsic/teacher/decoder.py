@@ -1,5 +1,6 @@
 """SAM's mask decoder for many prompts of an image: the same answer, fewer passes over memory."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,13 +107,14 @@ def _look(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attend with what is projected already, and project the answer back."""
-    query, key, value = (
-        x.unflatten(2, (attention.num_attention_heads, -1)).transpose(1, 2)
-        for x in (query, key, value)
-    )
-    answer = attend(query, key, value, attention.scaling).transpose(1, 2).flatten(2)
+    operands = partial(_operands, attention.num_attention_heads)
+    answer = attend(operands, attention.scaling, query, key, value).transpose(1, 2).flatten(2)
     back = attention.out_proj if hasattr(attention, "out_proj") else attention.o_proj
     return back(answer)
+
+
+def _operands(heads: int, *projected: Tensor) -> list[Tensor]:
+    return [x.unflatten(2, (heads, -1)).transpose(1, 2) for x in projected]
 
 
 def _upscale(decoder: Any, maps: Tensor, fine: tuple[Tensor, ...], owners: Tensor | None) -> Tensor:
