@@ -49,6 +49,11 @@ def _empty_split(root: Path) -> None:
         mask.unlink()
 
 
+def _nothing_labelled(root: Path) -> None:
+    for mask in (root / "train" / "masks").iterdir():
+        _save(mask, np.full((64, 96), 255, np.uint8))
+
+
 FAULTS: dict[str, tuple[Break, str]] = {
     "missing folder": (
         lambda root: root.rename(root.with_name("shapez")),
@@ -102,6 +107,10 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "image and mask differ in size": (
         lambda root: _save(_mask(root), np.zeros((32, 48), np.uint8)),
         r"images/001\.png: image is 64x96 but its mask is 32x48 \(height x width\); they must be",
+    ),
+    "nothing labelled": (
+        _nothing_labelled,
+        r"shapes: no mask of split 'train' has a pixel of any class; label some$",
     ),
     "class YAML: an id twice": (
         lambda root: (root / "classes.yaml").write_text(

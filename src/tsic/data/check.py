@@ -39,8 +39,14 @@ def check_dataset(
     problems = list(dataset.unpaired)
     indices = range(len(dataset))
     look = partial(check_sample, dataset)
+    is_labelled = False
     for checked in on_threads(look, indices, workers, on_progress):
         problems += checked.problems
+        if not is_labelled and checked.values is not None:
+            is_labelled = bool(dataset.count_values(checked.values).any())
+    if not problems and not is_labelled:
+        detail = f"no mask of split '{dataset.split}' has a pixel of any class; label some"
+        problems.append(Problem("unlabelled", dataset.root, detail))
     return problems
 
 

@@ -30,6 +30,7 @@ ProblemKind = (
         "unreadable",
         "size mismatch",
         "unknown id",
+        "unlabelled",
         "duplicate image",
         "absent class",
         "split left out",
