@@ -48,6 +48,11 @@ def test_a_comparison_trains_what_is_missing_and_sums_up(
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
     assert main([*words, "--methods", "cycle", "--seeds", "1"]) == 0
     assert in_process == ["alone-seed0", "cycle-seed0"]
+    capsys.readouterr()
+    assert main([*words, "--methods", "cycle", "mutual", "--seeds", "1", "--dry-run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1:3] == ["cycle-seed0: finished", "mutual-seed0: 6 steps"]
+    assert told[3].startswith("1 of 3 runs to train, 6 steps in all")
     assert main([*words, "--methods", "cycle", "mutual", "--seeds", "2"]) == 0
     assert in_process[2:] == ["mutual-seed0", "alone-seed1", "cycle-seed1", "mutual-seed1"]
 

@@ -51,6 +51,9 @@ def compare_command(words: Sequence[str]) -> int:
         for job in jobs(variants, options.seeds)
     ]
     unfinished = missing([*first, *planned], runs)
+    if options.dry_run:
+        sys.stdout.write(_plan([*first, *planned], unfinished))
+        return 0
     places = Places(options.processes, options.devices)
     failed = run_all(unfinished, runs, places, sys.stdout)
     warned = warnings_of([*first, *planned], runs)
@@ -58,6 +61,19 @@ def compare_command(words: Sequence[str]) -> int:
     page = _write(folder, variants, options.seeds, failed, warned, command)
     sys.stdout.write(f"{page}\neverything is in {folder}\n")
     return 1 if failed else 0
+
+
+def _plan(planned: Sequence[Job], unfinished: Sequence[Job]) -> str:
+    """What would be trained."""
+    lines = [
+        f"{job.name}: {f'{job.config.max_steps} steps' if job in unfinished else 'finished'}\n"
+        for job in planned
+    ]
+    steps = sum(job.config.max_steps for job in unfinished)
+    return (
+        f"{''.join(lines)}{len(unfinished)} of {len(planned)} runs to train, {steps} steps in all; "
+        "tsic train --dry-run measures what a step takes\n"
+    )
 
 
 def _settled(config: RunConfig, precision: Precision) -> RunConfig:
@@ -95,6 +111,9 @@ def _parser() -> Parser:
         type=Path,
         help="who teaches the methods with an offline teacher: folder of a run, or YAML file of "
         "one, which is then trained first",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only list the runs that would be trained"
     )
     parser.add_argument("--name", help="the comparison's; by default the configuration file's")
     parser.add_argument(
