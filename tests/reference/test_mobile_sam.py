@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsic.errors import CheckpointError, ConfigError
 from tsic.teacher import build_teacher
@@ -165,6 +165,13 @@ def _origin(tensor: Tensor, published: dict[str, Tensor]) -> str:
         for name, weight in published.items()
         if weight.shape == tensor.shape and torch.equal(weight, tensor)
     )
+
+
+def test_norms_of_the_mask_decoder_have_sams_own_epsilon(folder: Path) -> None:
+    transformer = load_foundation(str(folder)).model.mask_decoder.transformer
+    norms = [module for module in transformer.modules() if isinstance(module, nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-5}
+    assert len(norms) == 9
 
 
 def test_last_map_keeps_stride_16_on_any_canvas(folder: Path) -> None:

@@ -84,9 +84,10 @@ class Foundation(nn.Module, ABC):
         self.refiner = None
 
     @property
-    @abstractmethod
     def encoder(self) -> nn.Module:
         """The image encoder, whose own weights stay frozen."""
+        encoder: nn.Module = self.model.vision_encoder
+        return encoder
 
     def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
         """Embed normalised images ``(B, 3, H, W)``, sides multiples of ``multiple``."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from timm.models.tiny_vit import Attention, TinyVit
 from torch import Tensor, nn
-from transformers import AutoConfig, SamConfig, SamVisionConfig
+from transformers import AutoConfig, SamConfig, SamMaskDecoderConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamModel, SamVisionNeck
 from typing_extensions import override
 
@@ -73,7 +73,8 @@ def mobile_sam_config(**tiny_vit: Any) -> MobileSamConfig:
     vision = SamVisionConfig(
         hidden_size=encoder["embed_dims"][-1], num_hidden_layers=0, tiny_vit=encoder
     )
-    return MobileSamConfig(vision_config=vision)
+    decoder = SamMaskDecoderConfig(layer_norm_eps=1e-5)  # transformers' 1e-6 is not SAM's own
+    return MobileSamConfig(vision_config=vision, mask_decoder_config=decoder)
 
 
 class _Encoder(nn.Module):
@@ -116,11 +117,6 @@ class MobileSam(Foundation):
         self.dim = model.config.vision_config.output_channels
         self.hidden_channels = tuple(model.config.vision_config.tiny_vit["embed_dims"])
         self.hidden_strides = (4, 8, 16, 16)
-
-    @property
-    @override
-    def encoder(self) -> nn.Module:
-        return self.model.vision_encoder
 
     @override
     def see(self, images: Tensor) -> Seen:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.edgetam.modeling_edgetam import EdgeTamModel
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
@@ -40,11 +40,6 @@ class Sam(Foundation):
         self._depths = tuple(config.global_attn_indexes)
         self.hidden_channels = (config.hidden_size,) * len(self._depths)
         self.hidden_strides = (config.patch_size,) * len(self._depths)
-
-    @property
-    @override
-    def encoder(self) -> nn.Module:
-        return self.model.vision_encoder
 
     @override
     def see(self, images: Tensor) -> Seen:
@@ -105,11 +100,6 @@ class Sam2(Foundation):
         first, stages = backbone.patch_stride[0], len(backbone.blocks_per_stage)
         self.hidden_strides = tuple(first * 2**stage for stage in range(stages))
         self.hidden_channels = tuple(backbone.embed_dim_per_stage)
-
-    @property
-    @override
-    def encoder(self) -> nn.Module:
-        return self.model.vision_encoder
 
     @override
     def see(self, images: Tensor) -> Seen:
