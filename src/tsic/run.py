@@ -171,6 +171,7 @@ def _finish(
         "peak_memory_mib": cost.memory_mib,
     }
     write_text(files.evaluation, json.dumps(written, indent=1))
+    taught_by = config.distill.teacher or config.teacher.name  # a path says nothing elsewhere
     facts: dict[str, Any] = {
         "resize": list(config.data.resize) if config.data.resize else None,
         "training": {
@@ -181,7 +182,7 @@ def _finish(
             "steps": config.max_steps,
             "seed": config.seed,
             "recipe": config.recipe,
-            "teacher": config.distill.teacher or config.teacher.name,
+            "teacher": Path(taught_by).name if Path(taught_by).exists() else taught_by,
             "val_miou": reports["student"].miou,
         },
         "scores": {"split": config.data.val_split, **_scores(reports["student"])},

@@ -322,7 +322,7 @@ def test_load_foundation_names_the_nearest_right_name(name: str, message: str) -
 
 def test_load_foundation_refuses_another_family(tmp_path: Path) -> None:
     transformers.SegformerConfig().save_pretrained(tmp_path)
-    message = r"teacher.name '.*' is a 'segformer' model; .*choices: edgetam, edgetam_video, sam, "
+    message = r"teacher.name '.*' is a 'segformer' model; .*choices: edgetam, .*, mobile_sam, sam, "
     with pytest.raises(ConfigError, match=message):
         load_foundation(str(tmp_path))
 
