@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what of their names others may read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +23,11 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def public_name(name: str) -> str:
+    """A network's name, or its file's, without folders of somebody's machine."""
+    return Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
 
 
 def read_text(path: Path, what: str = "file") -> str:

@@ -21,7 +21,7 @@ from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
 from tsic.errors import ConfigError
 from tsic.evaluation import Report, evaluate
-from tsic.files import write_text
+from tsic.files import public_name, write_text
 from tsic.folder import RunFolder
 from tsic.loop import fit, is_main, make_trainer, refuse_other_run, resolve
 from tsic.losses import balanced_class_weights
@@ -171,7 +171,6 @@ def _finish(
         "peak_memory_mib": cost.memory_mib,
     }
     write_text(files.evaluation, json.dumps(written, indent=1))
-    taught_by = config.distill.teacher or config.teacher.name  # a path says nothing elsewhere
     facts: dict[str, Any] = {
         "resize": list(config.data.resize) if config.data.resize else None,
         "training": {
@@ -182,7 +181,7 @@ def _finish(
             "steps": config.max_steps,
             "seed": config.seed,
             "recipe": config.recipe,
-            "teacher": Path(taught_by).name if Path(taught_by).exists() else taught_by,
+            "teacher": public_name(config.distill.teacher or config.teacher.name),
             "val_miou": reports["student"].miou,
         },
         "scores": {"split": config.data.val_split, **_scores(reports["student"])},

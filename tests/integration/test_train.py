@@ -284,6 +284,8 @@ def test_either_network_of_a_run_teaches_offline(config_file: Path, tmp_path: Pa
     assert not torch.equal(student[key], alone[key])
     assert not torch.equal(teacher[key], alone[key])
     assert not torch.equal(teacher[key], student[key])
+    told = json.loads((tmp_path / "student" / "student.json").read_text())
+    assert told["training"]["teacher"] == "first"  # not where it lies here
     refused = [*taught, "--distill.role", "teacher", "--distill.teacher", str(tmp_path / "alone")]
     with pytest.raises(ConfigError, match=r"distill\.role: .*alone' was trained without a teacher"):
         train(load_config(config_file, refused), tmp_path / "refused")

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tsic.deploy.hub import is_hub
+from tsic.files import public_name
 
 Json = Mapping[str, Any]
 
@@ -57,7 +58,7 @@ class Card:
         values: dict[str, Any] = {
             "library_name": "tsic",
             "pipeline_tag": "image-segmentation",
-            "tags": ["semantic-segmentation", "tsic", _public(spec["name"])],
+            "tags": ["semantic-segmentation", "tsic", public_name(spec["name"])],
         }
         if self.licence:
             values["license"] = self.licence
@@ -100,7 +101,7 @@ class Card:
             "data": self.data or _first(training.get("data"), _reader(data)),
             "training split": _first(training.get("train_split"), data.get("train_split")),
             "recipe": _first(training.get("recipe"), self.config.get("recipe")),
-            "teacher": _public(teacher) if teacher else UNKNOWN,
+            "teacher": public_name(teacher) if teacher else UNKNOWN,
             "seed": _first(training.get("seed"), self.config.get("seed")),
             "steps": _first(training.get("steps"), self.config.get("max_steps")),
             "images per step": _first(data.get("batch_size")),
@@ -185,7 +186,7 @@ def read_run(folder: Path) -> tuple[Json, Json]:
 
 def architecture(spec: Json) -> str:
     """The network in a few words."""
-    name = _public(spec["name"])
+    name = public_name(spec["name"])
     uses_encoder = name != "compact" and "/" not in spec["name"] and ":" not in name
     stride = f", encoder stride {spec['output_stride']}" if spec["output_stride"] else ""
     return f"{name} on {spec['encoder']}{stride}" if uses_encoder else name
@@ -193,11 +194,6 @@ def architecture(spec: Json) -> str:
 
 def _reader(data: Json) -> str | None:
     return f"tsic's reader `{data['name']}`" if data.get("name") else None
-
-
-def _public(name: str) -> str:
-    """A network's name without folders of somebody's machine."""
-    return Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
 
 
 def _table(rows: Mapping[str, object]) -> list[str]:

@@ -104,7 +104,7 @@ def _tiny_edgetam() -> EdgeTamModel:
 
 
 def _tiny_mobile_sam() -> MobileSamModel:
-    """A 1.0 M parameter MobileSAM: a six-block TinyViT of at most 96 channels."""
+    """A 0.6 M parameter MobileSAM: a six-block TinyViT of at most 96 channels."""
     config = mobile_sam_config(
         embed_dims=[32, 48, 64, 96], depths=[1, 1, 3, 1], num_heads=[1, 2, 2, 3]
     )
