@@ -13,6 +13,11 @@ from tsic.errors import ConfigError
 class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are ours: one sentence, nearest right option."""
 
+    @property
+    def options(self) -> list[str]:
+        """Long names of its options, without dashes."""
+        return [name[2:] for name in self._option_string_actions if name.startswith("--")]
+
     @override
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")

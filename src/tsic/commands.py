@@ -46,7 +46,7 @@ def train_command(words: Sequence[str]) -> int:
     finds_batch = known.batch == "auto"
     if known.batch and not finds_batch:
         overrides += ["--data.batch_size", known.batch]
-    config = load_config(known.config, overrides)
+    config = load_config(known.config, overrides, own.options)
     name = known.name or (known.config.stem if known.config else "run")
     if finds_batch:
         config = _with_largest_batch(config, known.out / name, goes_on=known.resume == "auto")
@@ -96,7 +96,7 @@ def pretrain_command(words: Sequence[str]) -> int:
     known, overrides = own.parse_known_args(list(words))
     if known.images is not None:
         overrides += ["--source.images", known.images]
-    config = read_config(PRETRAIN, known.config, overrides)
+    config = read_config(PRETRAIN, known.config, overrides, own.options)
     name = known.name or (known.config.stem if known.config else "pretrain")
     from tsic.pretrain.run import pretrain
 

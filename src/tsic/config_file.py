@@ -51,12 +51,19 @@ def known_keys(config_class: type = RunConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: str | Path | None, overrides: Sequence[str] = (), options: Sequence[str] = ()
+) -> RunConfig:
     """Read a run's configuration; see ``read_config``."""
-    return read_config(RUN, path, overrides)
+    return read_config(RUN, path, overrides, options)
 
 
-def read_config(schema: Schema[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
+def read_config(
+    schema: Schema[C],
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> C:
     """Read a configuration: defaults, recipe, parent file, file, then overrides.
 
     Args:
@@ -64,6 +71,7 @@ def read_config(schema: Schema[C], path: str | Path | None, overrides: Sequence[
         path: YAML file that states differences from the defaults; it may name one parent, relative
             to itself, as ``base: other.yaml``. ``None`` starts from the defaults.
         overrides: Command-line words, ``--data.root DIR`` or ``--data.root=DIR``.
+        options: The verb's own, which a misspelt word may mean as well.
 
     Returns:
         The complete configuration.
@@ -73,9 +81,8 @@ def read_config(schema: Schema[C], path: str | Path | None, overrides: Sequence[
     """
     written = _read_file(Path(path)) if path is not None else {}
     words = _normalised(overrides)
-    _refuse_unknown(
-        schema, [key for key, _ in _leaves(written)], [word[2:] for word in words[::2]], path
-    )
+    typed = [word[2:] for word in words[::2]]
+    _refuse_unknown(schema, [key for key, _ in _leaves(written)], typed, path, options)
     return _checked(schema, _merge(_recipe(schema, written, words), written), words)
 
 
@@ -220,13 +227,20 @@ def _last_value(words: Sequence[str], key: str) -> str | None:
 
 
 def _refuse_unknown(
-    schema: Schema[C], written: Sequence[str], typed: Sequence[str], path: str | Path | None
+    schema: Schema[C],
+    written: Sequence[str],
+    typed: Sequence[str],
+    path: str | Path | None,
+    options: Sequence[str] = (),
 ) -> None:
     """Name all unknown keys of the file and of the command line, each with the nearest."""
     known = known_keys(schema.kind)
     wrong = [
-        f"'{key}'{source} ({_near_key(key, known)})"
-        for keys, source in ((written, f" in '{path}'"), (typed, ""))
+        f"'{key}'{source} ({_near_key(key, choices)})"
+        for keys, source, choices in (
+            (written, f" in '{path}'", known),
+            (typed, "", [*known, *options]),
+        )
         for key in keys
         if key not in known and not key.startswith("student.options.")
     ]

@@ -23,6 +23,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
     ("words", "expected"),
     [
         (["trian"], "'trian' is no verb; did you mean 'train'?"),
+        (["train", "--nmae", "x"], "unknown key 'nmae' (did you mean 'name'?)"),
         (["train", "--studnet.encoder", "x"], "did you mean 'student.encoder'?"),
         (["train", "--max_step", "3", "--data.rot", "d"], "'data.rot' (did you mean 'data.root'?)"),
         (["train", "--max_steps", "many"], "max_steps must be of type int, got 'many'"),

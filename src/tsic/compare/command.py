@@ -33,7 +33,7 @@ def compare_command(words: Sequence[str]) -> int:
     _require_sense(options)
     if options.ablate and (options.methods or options.offline):
         raise ConfigError("--ablate varies the cycle alone: it goes without --methods, --offline")
-    base = load_config(options.config, overrides)
+    base = load_config(options.config, overrides, parser.options)
     folder: Path = options.out / (options.name or options.config.stem)
     runs = folder / "runs"
     offline, first = _offline(options.offline, runs)
