@@ -253,8 +253,12 @@ def feature_attention(features: Tensor, target: Tensor) -> Tensor:
     Source:
         Attention transfer, Zagoruyko and Komodakis, arXiv:1612.03928, equation 2 with p = 2.
     """
-    here = features.float().square().sum(1, keepdim=True)
-    there = resize(target.float().square().sum(1, keepdim=True), size_of(features))
+    # Norms: squares would keep a copy in float32 for the backward pass.
+    here, there = (
+        torch.linalg.vector_norm(maps, dim=1, keepdim=True, dtype=torch.float32).square()
+        for maps in (features, target)
+    )
+    there = resize(there, size_of(features))
     here, there = F.normalize(here.flatten(1)), F.normalize(there.flatten(1))
     return (here - there).square().sum(1).mean()
 

@@ -12,15 +12,17 @@ from tsic.teacher.sam import load_foundation
 from tsic.teacher.small import TINY
 
 
-@pytest.fixture(params=["fused", "plain"])
+@pytest.fixture(params=["fused", "plain", "filled"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the way that only a CPU in bfloat16 takes by itself."""
+    """Also the ways that only a CPU in bfloat16 and a GPU take by themselves."""
     if request.param == "plain":
         monkeypatch.setattr("tsic.teacher.attention.attend", plain_attention)
+    if request.param == "filled":
+        monkeypatch.setattr("tsic.teacher.attention._APART", [])
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("grid", [(5, 7), (8, 4), (4, 9)])
+@pytest.mark.parametrize("grid", [(5, 7), (8, 4), (4, 9), (3, 2)])
 @pytest.mark.parametrize("chosen", [{}, {"use_rel_pos": False}, {"qkv_bias": False}])
 def test_sam_layers_answer_as_transformers_do(
     grid: tuple[int, int], chosen: dict[str, bool]

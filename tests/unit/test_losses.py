@@ -294,6 +294,21 @@ def test_feature_attention_of_an_empty_map_is_finite() -> None:
     assert gradient.isfinite().all()
 
 
+def test_feature_attention_keeps_no_copy_of_the_features() -> None:
+    features = torch.randn(2, 8, 4, 6, dtype=torch.bfloat16, requires_grad=True)
+    kept: list[torch.Tensor] = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        losses.feature_attention(features, torch.randn(2, 3, 4, 6))
+    large = [x for x in kept if x.shape == features.shape]
+    assert large
+    assert all(x.data_ptr() == features.data_ptr() for x in large)
+
+
 LOGITS, LABELS = torch.zeros(2, 3, 4, 6), torch.zeros(2, 4, 6, dtype=torch.int64)
 
 

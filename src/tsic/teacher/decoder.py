@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tsic.teacher.attention import attend
+from tsic.teacher.recompute import recomputed
 
 
 def decode_masks(
@@ -54,15 +55,15 @@ def decode_masks(
     size = image.shape[-2:]
     seen = _add(dense, image, owners).flatten(2).mT
     tokens, seen = _two_way(decoder.transformer, tokens, seen, positions[0].flatten(1).mT)
-    maps = _upscale(decoder, seen.mT.unflatten(2, size), fine, owners)
 
     first = len(outputs) - 2
     wanted = range(1, decoder.num_mask_tokens) if multimask else range(1)
     heads = decoder.output_hypernetworks_mlps
     weights = torch.stack([heads[i](tokens[:, first + 1 + i]) for i in wanted], 2)
-    drawn = maps.permute(0, 2, 3, 1).flatten(1, 2) @ weights  # (P, 4h * 4w, M)
+    seen = seen.mT.unflatten(2, size)
+    drawn = recomputed(_draw, decoder, seen, weights, fine, owners)
     ious = decoder.iou_prediction_head(tokens[:, first])[:, wanted.start : wanted.stop]
-    return drawn.mT.unflatten(2, maps.shape[-2:]), ious
+    return drawn, ious
 
 
 def _two_way(
@@ -117,15 +118,23 @@ def _operands(heads: int, *projected: Tensor) -> list[Tensor]:
     return [x.unflatten(2, (heads, -1)).transpose(1, 2) for x in projected]
 
 
-def _upscale(decoder: Any, maps: Tensor, fine: tuple[Tensor, ...], owners: Tensor | None) -> Tensor:
-    """Bring ``(P, D, h, w)`` to ``(P, D / 8, 4h, 4w)``, with the image's own fine maps."""
+def _draw(
+    decoder: Any,
+    maps: Tensor,
+    weights: Tensor,
+    fine: tuple[Tensor, ...],
+    owners: Tensor | None,
+) -> Tensor:
+    """Bring ``(P, D, h, w)`` to ``(P, D / 8, 4h, 4w)``, with the image's fine maps; weigh them."""
     maps = decoder.upscale_conv1(maps)
     if fine:
         maps = _add(maps, fine[1], owners)
     maps = decoder.upscale_conv2(decoder.activation(decoder.upscale_layer_norm(maps)))
     if fine:
         maps = _add(maps, fine[0], owners)
-    return decoder.activation(maps)
+    maps = decoder.activation(maps)
+    drawn = maps.permute(0, 2, 3, 1).flatten(1, 2) @ weights  # (P, 4h * 4w, M)
+    return drawn.mT.unflatten(2, maps.shape[-2:])
 
 
 def _add(maps: Tensor, shared: Tensor, owners: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tsic.options import Attention
 from tsic.teacher.foundation import Embedding
+from tsic.teacher.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -216,12 +217,16 @@ class LightMapping(nn.Module):
             maps[stride] = maps[stride] + projected if stride in maps else projected
         features, kept = self._top_down(maps)
         if masks is None or self.guide is None:
-            return self.classifier(features), kept
+            return recomputed(self.classifier, features), kept
         guide = _resize(masks.guide, features)
-        logits = self.classifier(features + self.guide(guide.sigmoid()))
+        logits = recomputed(self._classify, features, guide)
         if self.class_gain is not None:
             logits = logits + self.class_gain[:, None, None] * guide.clamp(-10, 10)
         return logits, kept
+
+    def _classify(self, features: Tensor, guide: Tensor) -> Tensor:
+        assert self.guide is not None
+        return self.classifier(features + self.guide(guide.sigmoid()))
 
     def _top_down(self, maps: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
         """Add coarse to fine; returns the maps at stride 4 and at stride 8."""
@@ -231,7 +236,8 @@ class LightMapping(nn.Module):
             here = maps[stride]
             if below is not None:
                 here = here + _resize(below, here)
-            below = path[stride] = self.refine[str(stride)](self.norm[str(stride)](here))
+            norm, refine = self.norm[str(stride)], self.refine[str(stride)]
+            below = path[stride] = recomputed(nn.Sequential(norm, refine), here)
         return path[4], path[8]
 
 
@@ -255,7 +261,7 @@ class Stem(nn.Module):
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Map normalised ``(B, 3, H, W)`` images to maps keyed by stride."""
         fine = self.first(images)
-        return {4: fine, 8: self.second(fine)}
+        return {4: fine, 8: recomputed(self.second, fine)}
 
 
 def _separable(channels: int) -> nn.Sequential:
