@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/step.py --json step.json            # every size and sweep: GPU
     .venv/bin/python benchmarks/step.py --quick --json step.json    # one size, small: CPU
-    .venv/bin/python benchmarks/step.py --sizes --json sizes.json   # two larger sizes: CPU
+    .venv/bin/python benchmarks/step.py --sizes --json sizes.json   # the larger sizes: CPU
+    .venv/bin/python benchmarks/step.py --sweeps --json sweeps.json # K, resolution, prompts: CPU
 
 A step is forward, losses, backward and AdamW. Rows of one size take turns, so that a machine whose
 speed drifts slows them alike; the median of each counts. Memory is the most that tensors of
@@ -258,16 +259,20 @@ def rows_of(options: argparse.Namespace) -> list[list[Row]]:
         ]
         return [
             [replace(row, height=height, width=width, classes=classes) for row in few]
-            for height, width, classes in SIZES[1::2]
+            for height, width, classes in SIZES[1:]
         ]
-    groups = [
+    sweeps = [
+        [replace(base, classes=classes) for classes in (2, 11, 21, 50, 150)],
+        [replace(base, height=32 * n, width=32 * n) for n in (8, 12, 16, 24)],
+        [replace(base, classes=21, prompts=n) for n in (1, 2, 4, 8, 16)],
+    ]
+    if options.sweeps:
+        return sweeps
+    sizes = [
         recipes(replace(base, height=height, width=width, classes=classes))
         for height, width, classes in SIZES
     ]
-    groups.append([replace(base, classes=classes) for classes in (2, 11, 21, 50, 150)])
-    groups.append([replace(base, height=32 * n, width=32 * n) for n in (8, 12, 16, 24)])
-    groups.append([replace(base, classes=21, prompts=n) for n in (1, 2, 4, 8, 16)])
-    return groups
+    return sizes + sweeps
 
 
 def recipes(base: Row) -> list[Row]:
@@ -360,7 +365,8 @@ def main() -> None:
     """Measure, print tables; with ``--json`` also write all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one size and K = 150, for a CPU")
-    parser.add_argument("--sizes", action="store_true", help="two larger sizes, for a CPU")
+    parser.add_argument("--sizes", action="store_true", help="the larger sizes, for a CPU")
+    parser.add_argument("--sweeps", action="store_true", help="K, resolution and prompts alone")
     parser.add_argument("--batch", type=int, help="images of a step (2 on a CPU, else 4)")
     parser.add_argument("--turns", type=int, help="timed steps of each row (3 on a CPU, else 10)")
     parser.add_argument("--precision", default="auto", help="auto, bf16-mixed or 32-true")
