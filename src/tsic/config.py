@@ -71,9 +71,10 @@ class TeacherConfig:
     """The prompted foundation model."""
 
     name: str = "none"
-    """Hugging Face id or folder of a SAM, SAM 2, SAM 2.1 or EdgeTAM, MobileSAM's `mobile_sam.pt`,
-    the folder of a `tsic pretrain`; `embedded` (ships with the package); `tiny-sam`, `tiny-sam2`,
-    `tiny-edgetam` or `tiny-mobile-sam` (random weights); `none` trains the student alone."""
+    """Hugging Face id or folder of a SAM, SAM 2, SAM 2.1 or EdgeTAM; SAM's own `sam_vit_*.pth` or
+    MobileSAM's `mobile_sam.pt`; the folder of a `tsic pretrain`; `embedded` (ships with the
+    package); `tiny-sam`, `tiny-sam2`, `tiny-edgetam` or `tiny-mobile-sam` (random weights); `none`
+    trains the student alone."""
     mapping: MappingKind = "light"
     """Mapping decoder: `light`, `uper` (paper), or `uper-released` (public code)."""
     channels: int | None = None

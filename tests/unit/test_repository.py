@@ -31,6 +31,7 @@ DOORS = {
     "transformers": {
         "tsic.teacher.attention",
         "tsic.teacher.mobile_sam",
+        "tsic.teacher.released",
         "tsic.teacher.sam",
         "tsic.teacher.small",
         "tsic.networks.hugging_face",

@@ -20,8 +20,9 @@ from typing_extensions import override
 from tsic.errors import CheckpointError, ConfigError, nearest
 from tsic.files import replacing, write_text
 from tsic.teacher.foundation import Embedding, Foundation, Seen
-from tsic.teacher.mobile_sam import RELEASED, MobileSam, MobileSamModel, load_released
+from tsic.teacher.mobile_sam import MobileSam, MobileSamModel
 from tsic.teacher.refiner import Refiner
+from tsic.teacher.released import MOBILE, load_released
 from tsic.teacher.small import TINY, prepare
 
 
@@ -170,10 +171,11 @@ def load_foundation(name: str) -> Foundation:
 
     Args:
         name: Hugging Face id (``facebook/sam-vit-base``, ``facebook/sam2.1-hiera-tiny``), local
-            folder in the same format (that of a pretraining is), MobileSAM's ``mobile_sam.pt`` or
-            its folder, ``embedded``: the model that ships with the package, or ``tiny-sam``,
-            ``tiny-sam2``, ``tiny-edgetam``, ``tiny-mobile-sam``: random weights that are the same
-            every time, so that they need not be saved.
+            folder in the same format (that of a pretraining is), a file that SAM's authors publish
+            (``sam_vit_b_01ec64.pth``), MobileSAM's ``mobile_sam.pt`` or its folder; ``embedded``:
+            the model that ships with the package; or ``tiny-sam``, ``tiny-sam2``,
+            ``tiny-edgetam``, ``tiny-mobile-sam``: random weights that are the same every time, so
+            that they need not be saved.
 
     Returns:
         The model in float32.
@@ -192,7 +194,8 @@ def load_foundation(name: str) -> Foundation:
         name = str(EMBEDDED)
     _check(name)
     if released := _released(Path(name)):
-        return MobileSam(load_released(released))
+        model = load_released(released)
+        return _FAMILIES[model.config.model_type][1](model)
     try:
         family = transformers.AutoConfig.from_pretrained(name).model_type
         if family not in _FAMILIES:
@@ -239,10 +242,10 @@ def _check(name: str) -> None:
 
 
 def _released(path: Path) -> Path | None:
-    """The file that MobileSAM's authors publish, where it is what lies at ``path`` or in it."""
+    """A file that SAM's or MobileSAM's authors publish, where it lies at ``path`` or in it."""
     if path.is_file():
         return path
-    inside = path / RELEASED
+    inside = path / MOBILE
     return inside if inside.is_file() and not (path / CONFIG_NAME).is_file() else None
 
 

@@ -1,4 +1,4 @@
-"""MobileSAM's published file becomes the same model here, weight by weight."""
+"""Published files of SAM and MobileSAM become the same models here, weight by weight."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from tsic.errors import CheckpointError, ConfigError
 from tsic.teacher import build_teacher
-from tsic.teacher.mobile_sam import RELEASED, MobileSam
-from tsic.teacher.sam import load_foundation, save_foundation
+from tsic.teacher.mobile_sam import MobileSam
+from tsic.teacher.released import MOBILE
+from tsic.teacher.sam import Sam, load_foundation, save_foundation
 
 WIDTHS, DEPTHS, HEADS, OFFSETS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (49, 49, 196, 49)
 
@@ -29,7 +30,7 @@ def affine(
     yield f"{name}.bias", (shape[0] if outputs is None else outputs,)
 
 
-def encoder() -> Iterator[tuple[str, tuple[int, ...]]]:
+def tiny_vit() -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from conv_norm("patch_embed.seq.0", (32, 3, 3, 3))
     yield from conv_norm("patch_embed.seq.2", (64, 32, 3, 3))
     for stage, (width, depth) in enumerate(zip(WIDTHS, DEPTHS, strict=True)):
@@ -54,7 +55,28 @@ def encoder() -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from conv_norm(f"layers.{stage}.downsample.conv3", (after, after, 1, 1))
     yield from affine("norm_head", 320)
     yield from affine("head", 1000, 320)
-    yield "neck.0.weight", (256, 320, 1, 1)
+    yield from neck(320)
+
+
+def vit(width: int, depth: int, side: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Heads 8 wide, windows of 3, every other block attending to all."""
+    yield "pos_embed", (1, side, side, width)
+    yield from affine("patch_embed.proj", width, 3, 16, 16)
+    for n in range(depth):
+        seen = side if n % 2 else 3
+        yield from affine(f"blocks.{n}.norm1", width)
+        yield f"blocks.{n}.attn.rel_pos_h", (2 * seen - 1, 8)
+        yield f"blocks.{n}.attn.rel_pos_w", (2 * seen - 1, 8)
+        yield from affine(f"blocks.{n}.attn.qkv", 3 * width, width)
+        yield from affine(f"blocks.{n}.attn.proj", width, width)
+        yield from affine(f"blocks.{n}.norm2", width)
+        yield from affine(f"blocks.{n}.mlp.lin1", 4 * width, width)
+        yield from affine(f"blocks.{n}.mlp.lin2", width, 4 * width)
+    yield from neck(width)
+
+
+def neck(width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "neck.0.weight", (256, width, 1, 1)
     yield from affine("neck.1", 256)
     yield "neck.2.weight", (256, 256, 3, 3)
     yield from affine("neck.3", 256)
@@ -102,12 +124,11 @@ def mask_decoder() -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from affine(f"{head}.layers.2", outputs, 256)
 
 
-@pytest.fixture(scope="module")
-def published() -> dict[str, Tensor]:
+def weights(encoder: Iterator[tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
     """Random weights under the names and in the shapes of the authors' file."""
     torch.manual_seed(0)
     parts = {
-        "image_encoder": encoder(),
+        "image_encoder": encoder,
         "prompt_encoder": prompt_encoder(),
         "mask_decoder": mask_decoder(),
     }
@@ -116,7 +137,6 @@ def published() -> dict[str, Tensor]:
         for part, names in parts.items()
         for name, shape in names
     }
-    assert len(state) == 439
     return {
         name: tensor.long() if name.endswith("tracked") else tensor
         for name, tensor in state.items()
@@ -124,9 +144,16 @@ def published() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
+def published() -> dict[str, Tensor]:
+    state = weights(tiny_vit())
+    assert len(state) == 439
+    return state
+
+
+@pytest.fixture(scope="module")
 def folder(published: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("published")
-    torch.save(published, path / RELEASED)
+    torch.save(published, path / MOBILE)
     return path
 
 
@@ -144,7 +171,7 @@ mask_decoder.iou_prediction_head.proj_out.weight = mask_decoder.iou_prediction_h
 
 
 def test_every_weight_finds_its_place(published: dict[str, Tensor], folder: Path) -> None:
-    foundation = load_foundation(str(folder / RELEASED))
+    foundation = load_foundation(str(folder / MOBILE))
     assert isinstance(foundation, MobileSam)
     state = foundation.model.state_dict()
     origin = {name: _origin(tensor, published) for name, tensor in state.items()}
@@ -156,6 +183,39 @@ def test_every_weight_finds_its_place(published: dict[str, Tensor], folder: Path
     for place in PLACES.strip().splitlines():
         ours, theirs = place.split(" = ")
         assert origin[ours].startswith(theirs), place
+
+
+SAM_PLACES = """
+vision_encoder.pos_embed = image_encoder.pos_embed
+vision_encoder.patch_embed.projection.bias = image_encoder.patch_embed.proj.bias
+vision_encoder.layers.3.layer_norm2.bias = image_encoder.blocks.3.norm2.bias
+vision_encoder.layers.1.attn.rel_pos_w = image_encoder.blocks.1.attn.rel_pos_w
+vision_encoder.layers.2.mlp.lin1.weight = image_encoder.blocks.2.mlp.lin1.weight
+vision_encoder.neck.conv2.weight = image_encoder.neck.2.weight
+mask_decoder.transformer.layers.0.layer_norm1.bias = mask_decoder.transformer.layers.0.norm1.bias
+"""
+
+
+def test_sams_own_file_tells_its_size_and_fills_it(tmp_path: Path) -> None:
+    state = weights(vit(width=32, depth=4, side=5))
+    file = tmp_path / "sam_vit_b_01ec64.pth"
+    torch.save(state, file)
+    foundation = load_foundation(str(file))
+    assert isinstance(foundation, Sam)
+    vision = foundation.model.config.vision_config
+    assert (vision.num_attention_heads, vision.window_size, vision.image_size) == (4, 3, 80)
+    assert vision.global_attn_indexes == [1, 3]
+    ours = foundation.model.state_dict()
+    assert {_origin(tensor, state) for tensor in ours.values()} == state.keys()
+    for place in SAM_PLACES.strip().splitlines():
+        name, theirs = place.split(" = ")
+        assert torch.equal(ours[name], state[theirs]), place
+    assert foundation.encode(torch.rand(1, 3, 48, 80), with_levels=False).image.shape[2:] == (3, 5)
+
+    del state["image_encoder.blocks.1.attn.rel_pos_h"]
+    torch.save(state, file)
+    with pytest.raises(CheckpointError, match=r"nor a file of SAM \('image_encoder.blocks.1.attn"):
+        load_foundation(str(file))
 
 
 def _origin(tensor: Tensor, published: dict[str, Tensor]) -> str:
@@ -207,7 +267,7 @@ def test_files_of_another_kind_are_refused_in_one_sentence(
     torch.save([1], tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("no weights")
     for name in ("few", "other", "list", "text"):
-        message = rf"^teacher.name '.*{name}.pt' is not MobileSAM's file \([^\n]+\); "
+        message = rf"^teacher.name '.*{name}.pt' is neither .* nor a file of SAM \([^\n]+\); "
         with pytest.raises(CheckpointError, match=message):
             load_foundation(str(tmp_path / f"{name}.pt"))
 
