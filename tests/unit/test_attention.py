@@ -105,7 +105,7 @@ def test_recomputed_attention_learns_by_what_learns_alone() -> None:
     torch.testing.assert_close(value.grad, weights.mT @ torch.ones_like(value))
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "tiny-mobile-sam"])  # timm's
+@pytest.mark.parametrize("name", list(TINY))
 def test_a_cpu_in_bfloat16_learns_without_the_fused_kernel(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
