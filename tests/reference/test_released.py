@@ -263,10 +263,10 @@ def test_files_of_another_kind_are_refused_in_one_sentence(
 ) -> None:
     few = {name: tensor for name, tensor in published.items() if "iou" not in name}
     torch.save(few, tmp_path / "few.pt")
-    torch.save({"model": 1}, tmp_path / "other.pt")
+    torch.save({"model": {"image_encoder.trunk.pos_embed": torch.rand(1)}}, tmp_path / "sam2.pt")
     torch.save([1], tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("no weights")
-    for name in ("few", "other", "list", "text"):
+    for name in ("few", "sam2", "list", "text"):
         message = rf"^teacher.name '.*{name}.pt' is neither .* nor a file of SAM \([^\n]+\); "
         with pytest.raises(CheckpointError, match=message):
             load_foundation(str(tmp_path / f"{name}.pt"))

@@ -68,6 +68,8 @@ def load_released(path: Path) -> SamModel:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if not any(str(name).startswith("image_encoder.") for name in state):
+            raise ValueError("no weight in it is named image_encoder")
         of_sam = "image_encoder.pos_embed" in state
         model = SamModel(_sam_config(state)) if of_sam else MobileSamModel(mobile_sam_config())
         model.load_state_dict(_renamed(state))
