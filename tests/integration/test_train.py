@@ -117,12 +117,15 @@ def test_a_stopped_run_says_how_to_go_on(
     number: signal.Signals, config_file: Path, tmp_path: Path
 ) -> None:
     words = ["train", "--config", config_file, "--out", tmp_path, "--name", "run"]
+    # Tests in a shell's background ignore Ctrl-C, and so would the run.
+    before = signal.signal(number, signal.default_int_handler)
     run = subprocess.Popen(
         [sys.executable, "-m", "tsic", *map(str, words), "--max_steps", "100000"],
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(number, before)
     metrics = tmp_path / "run" / "metrics.csv"
     while not (metrics.is_file() and metrics.stat().st_size > 100):
         assert run.poll() is None
