@@ -100,7 +100,7 @@ def plain_attention(operands: Operands, scale: float, *sources: Tensor) -> Tenso
 def attend(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
     """Scaled dot-product attention, by whichever way is fast where it runs.
 
-    On a CPU in bfloat16 plain products are 1.7 to 13 times as fast as PyTorch's fused kernel and
+    On a CPU in bfloat16 plain products are 1.7 to 10 times as fast as PyTorch's fused kernel and
     its backward pass (``benchmarks/attention.py``), so there they take its place. They keep the
     sources alone, which windows and SAM's relative positions make half as much again.
 
