@@ -11,7 +11,7 @@ def recomputed(make: Callable[..., Tensor], *sources: Any) -> Tensor:
     """``make(*sources)``, of which the backward pass finds the sources alone and makes it again.
 
     Args:
-        make: Draws no random numbers.
+        make: Draws no random numbers and changes no buffers, since it runs twice.
         sources: Tensors and whatever else it takes.
     """
     return checkpoint(make, *sources, use_reentrant=False, preserve_rng_state=False)
