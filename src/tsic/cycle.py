@@ -137,11 +137,10 @@ class Cycle(nn.Module):
         weights = self.objective
         named = {}
         labels = resize_labels(labels, size_of(teacher.logits))
-        student_logits = resize(student.logits, size_of(teacher.logits))
         if weights.kl_weight:
             target = _held(teacher.logits, weights.detach_teacher)
-            pixels = self._kl_pixels(target, student_logits, labels)
-            named["kl"] = weights.kl_weight * self._kl(student_logits, target, labels, pixels)
+            pixels = self._kl_pixels(target, student.logits, labels)
+            named["kl"] = weights.kl_weight * self._kl(student.logits, target, labels, pixels)
         if weights.feature_weight:
             compare = {
                 "attention": losses.feature_attention,

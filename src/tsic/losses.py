@@ -7,7 +7,7 @@ from torch import Tensor
 from tsic.errors import ShapeError
 from tsic.grid import resize, size_of
 from tsic.options import Average, KlAverage
-from tsic.pixel_loss import pixel_losses, weighted_cross_entropy
+from tsic.pixel_loss import pixel_losses, weighted_cross_entropy, weighted_kl
 
 
 def cross_entropy(
@@ -120,15 +120,15 @@ def pixel_kl(
     Gradient reaches both arguments: the caller detaches what should stand still.
 
     Args:
-        logits: Prediction, unnormalised ``(B, K, h, w)``.
-        target_logits: Target, unnormalised ``(B, K, h, w)``.
-        labels: Class ids, int64 ``(B, h, w)`` on the same grid; only ``ignore_index`` is looked at.
+        logits: Prediction, unnormalised ``(B, K, h, w)``, resized bilinearly to the target.
+        target_logits: Target, unnormalised ``(B, K, H, W)``.
+        labels: Class ids, int64 ``(B, H, W)`` on its grid; only ``ignore_index`` is looked at.
         temperature: Softening divisor, > 0.
         average: ``pixels`` sums over classes and averages over labelled pixels; ``elements``
             averages over batch, classes and all pixels, ignored ones too (the public code; it is
             ``K`` times smaller).
-        pixel_weights: Weight of each pixel, float or bool ``(B, h, w)``; the average is still over
-            as many pixels.
+        pixel_weights: Weight of each pixel, float ``(B, H, W)``; the average is still over as many
+            pixels.
         ignore_index: Label of pixels left out by ``pixels``.
 
     Returns:
@@ -148,46 +148,46 @@ def pixel_kl(
         >>> pixel_kl(student, teacher, torch.zeros(1, 1, 1, dtype=torch.int64))  # ln 2
         tensor(0.6931)
     """
-    if logits.shape != target_logits.shape:
+    if logits.shape[:2] != target_logits.shape[:2]:
         raise ShapeError(
-            f"both logits must have one shape, got {tuple(logits.shape)} and "
-            f"{tuple(target_logits.shape)}; resize one to the other's grid"
+            f"both logits must have one batch and the same classes, got {tuple(logits.shape)} and "
+            f"{tuple(target_logits.shape)}"
         )
     _check_labels(logits, labels)
-    if labels.shape[-2:] != logits.shape[-2:]:
+    if labels.shape[-2:] != target_logits.shape[-2:]:
         raise ShapeError(
-            f"labels must lie on the logits' grid {tuple(logits.shape[-2:])}, got "
+            f"labels must lie on the target's grid {tuple(target_logits.shape[-2:])}, got "
             f"{tuple(labels.shape[-2:])}; use resize_labels"
         )
     if temperature <= 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
-    log_prediction = F.log_softmax(logits.float() / temperature, dim=1)
-    log_target = F.log_softmax(target_logits.float() / temperature, dim=1)
-    divergence = F.kl_div(log_prediction, log_target, reduction="none", log_target=True)
+    weights = torch.ones_like(labels, dtype=torch.float32)
     if pixel_weights is not None:
-        divergence = divergence * pixel_weights[:, None]
-    if average == "elements":
-        return divergence.mean() * temperature**2
-    valid = labels != ignore_index
-    return (divergence.sum(1) * valid).sum() / valid.sum().clamp(min=1) * temperature**2
+        weights = pixel_weights.float()
+    divisor: Tensor | int = target_logits.numel()
+    if average == "pixels":
+        valid = labels != ignore_index
+        weights, divisor = weights * valid, valid.sum().clamp(min=1)
+    total = weighted_kl(logits.float(), target_logits.float(), weights, temperature)
+    return total / divisor * temperature**2
 
 
 def lead(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:
     """Tell how much more probability the teacher gives the true class than the student does.
 
     Args:
-        teacher_logits: Unnormalised ``(B, K, h, w)``.
-        student_logits: Unnormalised ``(B, K, h, w)``.
-        labels: Class ids, int64 ``(B, h, w)``; values outside ``[0, K)`` are ignored pixels.
+        teacher_logits: Unnormalised ``(B, K, h, w)``, resized bilinearly to the labels.
+        student_logits: Likewise, on a grid of its own.
+        labels: Class ids, int64 ``(B, H, W)``; values outside ``[0, K)`` are ignored pixels.
 
     Returns:
-        Float32 ``(B, h, w)`` in ``[0, 1]``, without gradient; 0 where the student gives more and at
+        Float32 ``(B, H, W)`` in ``[0, 1]``, without gradient; 0 where the student gives more and at
         ignored pixels.
     """
     valid = (labels >= 0) & (labels < teacher_logits.shape[1])
-    index = labels.masked_fill(~valid, 0)[:, None]
+    labels = labels.masked_fill(~valid, 0)
     teacher, student = (
-        logits.detach().float().softmax(1).gather(1, index)[:, 0]
+        torch.exp(-pixel_losses(logits.float(), labels))
         for logits in (teacher_logits, student_logits)
     )
     return (teacher - student).clamp(min=0) * valid

@@ -1,18 +1,24 @@
-"""Cross-entropy on the label grid that never holds all classes' scores on it."""
+"""Losses of every pixel that never hold all classes' scores on the pixels' grid."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from tsic.grid import cells_under, resize_axis, size_of
 
 _AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
 """Scores of a strip of rows: few enough for a CPU's cache, many enough for a GPU's cores."""
+
+Pixels: TypeAlias = tuple[slice, slice]
+"""Some images' rows."""
+
+Compare: TypeAlias = Callable[[Tensor, Pixels], tuple[Tensor, Tensor | None]]
+"""Given a strip of scores and where it lies, its loss and, if asked for, the scores' gradient."""
 
 
 @torch.no_grad()
@@ -30,9 +36,9 @@ def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="none")
     # Autocast would round the scores.
     with torch.autocast(logits.device.type, enabled=False):
-        wide = logits @ _columns(logits, labels)
+        wide = logits @ _columns(logits, labels.shape[2])
         strips = [
-            -strip.log_shares.gather(1, labels[:, None, strip.rows])[:, 0]
+            -strip.scores.log_softmax(1).gather(1, labels[:, None, strip.rows])[:, 0]
             for strip in _strips(wide, labels.shape[1])
         ]
     return torch.cat(strips, 1)
@@ -43,8 +49,9 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
 
     Equal to ``(weights * F.cross_entropy(F.interpolate(logits, size), labels, reduction="none"))
     .sum()``, and so is the logits' gradient. But rows are resized in strips whose gradient is
-    taken at once, so that no score is kept or computed again: memory for two ``(B, K, h, W)``
-    instead of several ``(B, K, H, W)``, and only ``(B, K, h, w)`` is held for the backward pass.
+    taken at once, so that no score is kept or computed again: memory for two ``(K, h, W)`` of some
+    images instead of several ``(B, K, H, W)``, and only ``(B, K, h, w)`` is held for the backward
+    pass.
 
     Args:
         logits: Unnormalised scores ``(B, K, h, w)``, float32 or float64.
@@ -57,43 +64,135 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
     if size_of(logits) == size_of(labels):
         return (F.cross_entropy(logits, labels, reduction="none") * weights).sum()
     with torch.autocast(logits.device.type, enabled=False):
-        loss: Tensor = _Strips.apply(logits, labels, weights)
+        loss: Tensor = _CrossEntropy.apply(logits, labels, weights)
     return loss
 
 
-class _Strips(torch.autograd.Function):
-    """Compare ``(B, K, h, w)`` scores with the labels, strip by strip."""
+class _CrossEntropy(torch.autograd.Function):
+    """Compare ``(B, K, h, w)`` scores with labels, strip by strip."""
 
     @staticmethod
     @override
-    def forward(ctx: FunctionCtx, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        columns = _columns(logits, labels)
-        wide = logits @ columns
-        loss = wide.new_zeros(())
-        learns = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
-        gradient = torch.zeros_like(wide) if learns else None
-        for strip in _strips(wide, labels.shape[1]):
-            scores, true = strip.log_shares, labels[:, None, strip.rows]
-            weight = weights[:, None, strip.rows]
-            loss -= (scores.gather(1, true) * weight).sum()
-            if gradient is not None:
-                scores = scores.exp_().mul_(weight).scatter_add_(1, true, -weight)
-                gradient[:, :, strip.under] += strip.resizing.T @ scores
-        if gradient is not None:
-            ctx.save_for_backward(gradient @ columns.T)
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        learns = ctx.needs_input_grad[0]
+
+        def compare(scores: Tensor, at: Pixels) -> tuple[Tensor, Tensor | None]:
+            shares = scores.log_softmax(1)
+            true, weight = labels[at][:, None], weights[at][:, None]
+            loss = -(shares.gather(1, true) * weight).sum()
+            if not learns:
+                return loss, None
+            return loss, shares.exp_().mul_(weight).scatter_add_(1, true, -weight)
+
+        loss, gradient = _by_strips(logits, size_of(labels), compare)
+        ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
     @override
     @once_differentiable
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
         return gradient * upstream, None, None
 
 
-def _columns(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of each column of the logits in each of the labels', ``(w, W)``."""
-    cells, width = logits.shape[-1], labels.shape[-1]
+def weighted_kl(
+    logits: Tensor, target: Tensor, weights: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Sum over pixels of weight times ``KL(target || prediction)``, in strips as above.
+
+    Args:
+        logits: Prediction, unnormalised ``(B, K, h, w)``, resized bilinearly to the target.
+        target: Unnormalised scores ``(B, K, H, W)`` of the same type, float32 or float64.
+        weights: Of each pixel, of that type, ``(B, H, W)``; they get no gradient.
+        temperature: What both scores are divided by.
+
+    Returns:
+        ``()``, in nats. Gradient reaches both scores.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        loss: Tensor = _Divergence.apply(logits, target, weights, temperature)
+    return loss
+
+
+class _Divergence(torch.autograd.Function):
+    """Compare ``(B, K, h, w)`` scores with a target's, strip by strip."""
+
+    @staticmethod
+    @override
+    def forward(
+        ctx: Any, logits: Tensor, target: Tensor, weights: Tensor, temperature: float
+    ) -> Tensor:
+        learns, teaches, *_ = ctx.needs_input_grad
+        to_target = torch.empty_like(target) if teaches else None
+
+        def compare(scores: Tensor, at: Pixels) -> tuple[Tensor, Tensor | None]:
+            images, rows = at
+            said = (scores / temperature).log_softmax(1)
+            meant = (target[images, :, rows] / temperature).log_softmax(1)
+            share, weight = meant.exp(), weights[at][:, None]
+            apart = share * (meant - said)
+            divergence = apart.sum(1, keepdim=True)
+            loss = (divergence * weight).sum()
+            weight = weight / temperature
+            if to_target is not None:
+                to_target[images, :, rows] = (apart - share * divergence) * weight
+            return loss, (said.exp() - share) * weight if learns else None
+
+        loss, to_logits = _by_strips(logits, size_of(target), compare)
+        ctx.save_for_backward(to_logits, to_target)
+        return loss
+
+    @staticmethod
+    @override
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return *(None if one is None else one * upstream for one in ctx.saved_tensors), None, None
+
+
+def _by_strips(
+    logits: Tensor, size: tuple[int, int], compare: Compare
+) -> tuple[Tensor, Tensor | None]:
+    """Loss of scores ``(B, K, h, w)`` resized to ``size``, and their gradient."""
+    height, width = size
+    columns = _columns(logits, width)
+    loss, gradients = logits.new_zeros(()), []
+    for images in _some_images(logits, width):
+        more, gradient = _of_images(logits, images, columns, height, compare)
+        loss += more
+        if gradient is not None:
+            gradients.append(gradient)
+    return loss, torch.cat(gradients) if gradients else None
+
+
+def _of_images(
+    logits: Tensor, images: slice, columns: Tensor, height: int, compare: Compare
+) -> tuple[Tensor, Tensor | None]:
+    wide = logits[images] @ columns
+    loss, to_wide = wide.new_zeros(()), None
+    for strip in _strips(wide, height):
+        more, change = compare(strip.scores, (images, strip.rows))
+        loss += more
+        if change is not None:
+            to_wide = torch.zeros_like(wide) if to_wide is None else to_wide
+            to_wide[:, :, strip.under] += strip.resizing.T @ change
+    return loss, None if to_wide is None else to_wide @ columns.T
+
+
+def _some_images(logits: Tensor, width: int) -> Iterator[slice]:
+    """As many images as a strip may have scores, or one."""
+    at_once = _at_once(logits)
+    count = max(1, at_once // (logits[0, ..., 0].numel() * width))
+    return (slice(start, start + count) for start in range(0, len(logits), count))
+
+
+def _at_once(logits: Tensor) -> int:
+    return _AT_ONCE.get(logits.device.type, 2**24)
+
+
+def _columns(logits: Tensor, width: int) -> Tensor:
+    """Share of each column of the logits in each of ``width``, ``(w, W)``."""
+    cells = logits.shape[-1]
     eye = torch.eye(cells, dtype=logits.dtype, device=logits.device)
     return resize_axis(eye, 1, range(width), cells, width)
 
@@ -105,25 +204,23 @@ class _Strip(NamedTuple):
         rows: Which, of the labels.
         under: Rows of the map that decide them.
         resizing: Share of each row under them, ``(rows, under)``.
-        log_shares: Log-probabilities ``(B, K, rows, W)``, the caller's to change.
+        scores: Resized ``(B, K, rows, W)``.
     """
 
     rows: slice
     under: slice
     resizing: Tensor
-    log_shares: Tensor
+    scores: Tensor
 
 
 def _strips(wide: Tensor, height: int) -> Iterator[_Strip]:
     """Resize ``(B, K, h, W)`` scores to ``height`` rows, a few at a time."""
     cells = wide.shape[2]
-    at_once = _AT_ONCE.get(wide.device.type, 2**24)
-    count = max(1, at_once // (wide.shape[0] * wide.shape[1] * wide.shape[3]))
+    count = max(1, _at_once(wide) // (wide.shape[0] * wide.shape[1] * wide.shape[3]))
     for start in range(0, height, count):
         rows = range(start, min(start + count, height))
         under = cells_under(rows, cells, height)
         eye = torch.eye(len(under), dtype=wide.dtype, device=wide.device)
         resizing = resize_axis(eye, 0, rows, cells, height)
         part = slice(under.start, under.stop)
-        scores = resizing @ wide[:, :, part]
-        yield _Strip(slice(rows.start, rows.stop), part, resizing, scores.log_softmax(1))
+        yield _Strip(slice(rows.start, rows.stop), part, resizing, resizing @ wide[:, :, part])

@@ -325,9 +325,9 @@ def test_cross_entropy_refuses_wrong_shapes(logits: Tensor, labels: Tensor) -> N
 @pytest.mark.parametrize(
     ("target", "labels", "temperature", "error", "message"),
     [
-        (LOGITS[:, :2], LABELS, 1, ShapeError, r"one shape, got \(2, 3, 4, 6\) and \(2, 2, 4, 6\)"),
+        (LOGITS[:, :2], LABELS, 1, ShapeError, r"classes, got \(2, 3, 4, 6\) and \(2, 2, 4, 6\)"),
         (LOGITS, LABELS[:1], 1, ShapeError, r"of one batch, got \(2, 3, 4, 6\) and \(1, 4, 6\)"),
-        (LOGITS, LABELS[:, :2], 1, ShapeError, r"logits' grid \(4, 6\), got \(2, 6\); use resize"),
+        (LOGITS, LABELS[:, :2], 1, ShapeError, r"target's grid \(4, 6\), got \(2, 6\); use resize"),
         (LOGITS, LABELS, 0, ValueError, "temperature must be > 0, got 0"),
     ],
 )

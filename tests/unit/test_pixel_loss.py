@@ -1,4 +1,4 @@
-"""Cross-entropy in strips against the plain formula."""
+"""Losses in strips against the plain formulas."""
 
 import pytest
 import torch
@@ -6,12 +6,15 @@ import torch.nn.functional as F
 
 from tsic import pixel_loss
 
-
-@pytest.mark.parametrize(
+on_grids = pytest.mark.parametrize(
     ("grid", "size"),
     [((6, 8), (24, 32)), ((5, 7), (18, 27)), ((4, 4), (4, 9)), ((3, 9), (7, 9)), ((4, 9), (4, 9))],
 )
-@pytest.mark.parametrize("rows", [1, 5, 1000])
+in_strips = pytest.mark.parametrize("rows", [1, 5, 1000])
+
+
+@on_grids
+@in_strips
 def test_strips_equal_the_plain_formula(
     grid: tuple[int, int], size: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -28,6 +31,39 @@ def test_strips_equal_the_plain_formula(
     torch.testing.assert_close(strips, total)
     gradients = [torch.autograd.grad(3 * loss, logits) for loss in (strips, total)]
     torch.testing.assert_close(*gradients)
+
+
+@on_grids
+@in_strips
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_divergence_in_strips_equals_the_plain_formula(
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    rows: int,
+    temperature: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setitem(pixel_loss._AT_ONCE, "cpu", rows * 2 * 3 * size[1])
+    logits, target = (
+        (5 * torch.randn(2, 3, *side, dtype=torch.float64)).requires_grad_()
+        for side in (grid, size)
+    )
+    weights = torch.rand(2, *size, dtype=torch.float64)
+    weights[0, 1:3] = 0
+    said, meant = (
+        (scores / temperature).log_softmax(1)
+        for scores in (F.interpolate(logits, size, mode="bilinear", align_corners=False), target)
+    )
+    plain = (F.kl_div(said, meant, reduction="none", log_target=True).sum(1) * weights).sum()
+    strips = pixel_loss.weighted_kl(logits, target, weights, temperature)
+    torch.testing.assert_close(strips, plain)
+    found, expected = (torch.autograd.grad(3 * x, (logits, target)) for x in (strips, plain))
+    torch.testing.assert_close(found, expected)
+    (alone,) = torch.autograd.grad(
+        pixel_loss.weighted_kl(logits, target.detach(), weights, temperature), logits
+    )
+    torch.testing.assert_close(3 * alone, expected[0])
 
 
 def test_autocast_does_not_round_the_scores() -> None:

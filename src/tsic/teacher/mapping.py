@@ -50,6 +50,8 @@ def _conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 
 def _resize(maps: Tensor, like: Tensor) -> Tensor:
+    if maps.shape[-2:] == like.shape[-2:]:
+        return maps
     return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -218,15 +220,14 @@ class LightMapping(nn.Module):
         features, kept = self._top_down(maps)
         if masks is None or self.guide is None:
             return recomputed(self.classifier, features), kept
-        guide = _resize(masks.guide, features)
-        logits = recomputed(self._classify, features, guide)
+        logits = recomputed(self._classify, features, masks.guide)
         if self.class_gain is not None:
-            logits = logits + self.class_gain[:, None, None] * guide.clamp(-10, 10)
+            logits = logits + recomputed(_gained, self.class_gain, masks.guide, features)
         return logits, kept
 
     def _classify(self, features: Tensor, guide: Tensor) -> Tensor:
         assert self.guide is not None
-        return self.classifier(features + self.guide(guide.sigmoid()))
+        return self.classifier(features + self.guide(_resize(guide, features).sigmoid()))
 
     def _top_down(self, maps: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
         """Add coarse to fine; returns the maps at stride 4 and at stride 8."""
@@ -239,6 +240,11 @@ class LightMapping(nn.Module):
             norm, refine = self.norm[str(stride)], self.refine[str(stride)]
             below = path[stride] = recomputed(nn.Sequential(norm, refine), here)
         return path[4], path[8]
+
+
+def _gained(gain: Tensor, guide: Tensor, like: Tensor) -> Tensor:
+    """Mask logits ``(B, K, h, w)`` times each class's gain, on another map's grid."""
+    return gain[:, None, None] * _resize(guide, like).clamp(-10, 10)
 
 
 class Stem(nn.Module):
