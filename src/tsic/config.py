@@ -105,8 +105,8 @@ class TeacherConfig:
     warmup_steps: int = 500
     """Optimiser steps in which the student trains alone (public code: 501)."""
     ramp: float = 0.0
-    """Share of the steps after these over which L_kd-p and L_kd-f rise from 0 to their weights: a
-    teacher that knows little yet should not be followed far."""
+    """Share of the steps after these over which L_kd-p and L_kd-f (but for hints) rise from 0 to
+    their weights: a teacher that knows little yet should not be followed far."""
 
 
 @dataclass(frozen=True)

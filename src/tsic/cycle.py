@@ -64,6 +64,10 @@ class Cycle(nn.Module):
         self.student = student
         self.teacher = teacher
         self.objective = objective or Objective()
+        rules = self.objective
+        self.hint: nn.Conv2d | None = None
+        if teacher is not None and rules.feature_weight and rules.feature_loss == "hint":
+            self.hint = nn.Conv2d(student.feature_channels[-1], teacher.foundation.dim, 1)
         self.averaged: AveragedTeacher | None = None
         if teacher is not None and teacher_ema is not None:
             self.averaged = AveragedTeacher(teacher, teacher_ema)
@@ -82,7 +86,7 @@ class Cycle(nn.Module):
             images: RGB in [0, 1], float ``(B, 3, H, W)``.
             labels: Class ids, int64 ``(B, H, W)``, 255 ignored.
             with_teacher: False during warm-up: the student trains alone.
-            teaching: Factor on the weights of the distillation terms.
+            teaching: Factor on the weights of the distillation terms, hints excepted.
 
         Returns:
             Named losses and both outputs.
@@ -97,8 +101,10 @@ class Cycle(nn.Module):
         if self.averaged is not None and self.training:
             prompt = student.logits.detach()
             taught_by = self.averaged(self.teacher, images, prompt, teacher.seen)
-        taught = self._distillation(student, taught_by, labels)
-        named |= {name: teaching * loss for name, loss in taught.items()}
+        for name, loss in self._distillation(student, taught_by, labels).items():
+            # The encoder knows what it sees before the decoders learn.
+            is_hint = name == "feature" and self.hint is not None
+            named[name] = loss if is_hint else teaching * loss
         return CycleOutput(named, student, teacher)
 
     def average_teacher(self) -> None:
@@ -144,10 +150,15 @@ class Cycle(nn.Module):
         if weights.feature_weight:
             compare = {
                 "attention": losses.feature_attention,
+                "hint": losses.feature_hint,
                 "mean_mse": losses.feature_mean_mse,
             }[weights.feature_loss]
-            target = _held(teacher.features, weights.detach_teacher)
-            named["feature"] = weights.feature_weight * compare(student.features[-1], target)
+            features, seen = student.features[-1], teacher.features
+            if self.hint is not None:
+                assert teacher.embedding is not None
+                features, seen = self.hint(features), teacher.embedding
+            loss = compare(features, _held(seen, weights.detach_teacher))
+            named["feature"] = weights.feature_weight * loss
         return named
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:

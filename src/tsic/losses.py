@@ -263,6 +263,28 @@ def feature_attention(features: Tensor, target: Tensor) -> Tensor:
     return (here - there).square().sum(1).mean()
 
 
+def feature_hint(features: Tensor, target: Tensor) -> Tensor:
+    """Squared difference of two feature maps, the target's channels brought to mean 0 and spread 1.
+
+    So all channels count alike, and a loss of 1 is that of features which tell nothing. Mean and
+    spread are those of the batch; ignored pixels count, which have something to see as well.
+
+    Args:
+        features: Projected to the target's channels, ``(B, D, h, w)``; its grid is compared on.
+        target: ``(B, D, h', w')``, resized to that grid.
+
+    Returns:
+        Mean over batch, channels and cells, float32 ``()``. Gradient reaches both arguments.
+
+    Source:
+        Hints: FitNets, Romero et al., arXiv:1412.6550, equation 3. Evening out what is compared:
+        Wei et al., arXiv:2205.14141, who do so within each cell.
+    """
+    target = resize(target, size_of(features))
+    spread, mean = torch.std_mean(target, (0, 2, 3), correction=0, keepdim=True)
+    return F.mse_loss(features.float(), (target - mean) / spread.clamp(min=1e-6))
+
+
 def _check_labels(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:
         raise ShapeError(

@@ -18,7 +18,7 @@ _LORA = (".down", ".up", ".up_q", ".up_v")  # how the names of its weights end
 def build_optimizer(
     cycle: Cycle, config: OptimConfig, max_steps: int, *, fused: bool = True
 ) -> tuple[Optimizer, LambdaLR]:
-    """Group what trains into student, LoRA and decoders, each with and without weight decay.
+    """Group what trains: student, LoRA, decoders, projections; each with and without decay.
 
     Args:
         cycle: Student and, if there is one, teacher.
@@ -38,7 +38,7 @@ def build_optimizer(
         parts["decoders"] = (teacher_lr, [one for one in named if not one[0].endswith(_LORA)])
     own = ("student.", "teacher.")
     rest = [one for one in trainable(cycle) if not one[0].startswith(own)]
-    parts["rival"] = (config.lr, rest)  # projections that a method in the cycle's place trains
+    parts["projections"] = (config.lr, rest)  # of the student's features, for a loss alone
     return adamw(
         parts,
         weight_decay=config.weight_decay,

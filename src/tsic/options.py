@@ -7,7 +7,7 @@ from typing import Literal
 Average = Literal["valid", "all"]
 KlAverage = Literal["pixels", "elements"]
 KlWhere = Literal["everywhere", "better"]
-FeatureLoss = Literal["attention", "mean_mse"]
+FeatureLoss = Literal["attention", "hint", "mean_mse"]
 PromptKind = Literal["none", "index", "class"]
 Gradient = Literal["through", "stop"]
 MappingKind = Literal["light", "uper", "uper-released"]
@@ -44,7 +44,9 @@ class Objective:
     kl_average: KlAverage = "pixels"
     """Sum over classes and average labelled pixels, or average all `elements` (public code)."""
     feature_loss: FeatureLoss = "attention"
-    """Distance of unit-length attention maps, or of channel means (public code: `mean_mse`)."""
+    """Distance of unit-length attention maps, of channel means (public code: `mean_mse`), or a
+    `hint`: the student's coarsest features, projected, are what the teacher's encoder sees, in
+    full from the step at which it joins."""
     detach_teacher: bool = True
     """Whether the teacher stands still in L_kd-p and L_kd-f (public code: false)."""
     detach_ensemble: bool = True

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from tsic.grid import cells_under, resize_axis, size_of
 
-_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+_AT_ONCE = {"cpu": 2**20}  # else 2**24
 """Scores of a strip of rows: few enough for a CPU's cache, many enough for a GPU's cores."""
 
 Pixels: TypeAlias = tuple[slice, slice]
@@ -32,16 +32,16 @@ def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         ``(B, H, W)``, in nats.
     """
-    if size_of(logits) == size_of(labels):
-        return F.cross_entropy(logits, labels, reduction="none")
+    losses = logits.new_empty(labels.shape)
+
+    def compare(scores: Tensor, at: Pixels) -> tuple[Tensor, None]:
+        losses[at] = F.cross_entropy(scores, labels[at], reduction="none")
+        return scores.new_zeros(()), None
+
     # Autocast would round the scores.
     with torch.autocast(logits.device.type, enabled=False):
-        wide = logits @ _columns(logits, labels.shape[2])
-        strips = [
-            -strip.scores.log_softmax(1).gather(1, labels[:, None, strip.rows])[:, 0]
-            for strip in _strips(wide, labels.shape[1])
-        ]
-    return torch.cat(strips, 1)
+        _by_strips(logits, size_of(labels), compare)
+    return losses
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -131,13 +131,13 @@ class _Divergence(torch.autograd.Function):
             said = (scores / temperature).log_softmax(1)
             meant = (target[images, :, rows] / temperature).log_softmax(1)
             share, weight = meant.exp(), weights[at][:, None]
-            apart = share * (meant - said)
+            apart = meant.sub_(said).mul_(share)
             divergence = apart.sum(1, keepdim=True)
             loss = (divergence * weight).sum()
             weight = weight / temperature
             if to_target is not None:
-                to_target[images, :, rows] = (apart - share * divergence) * weight
-            return loss, (said.exp() - share) * weight if learns else None
+                to_target[images, :, rows] = apart.sub_(share * divergence).mul_(weight)
+            return loss, said.exp_().sub_(share).mul_(weight) if learns else None
 
         loss, to_logits = _by_strips(logits, size_of(target), compare)
         ctx.save_for_backward(to_logits, to_target)
@@ -166,17 +166,19 @@ def _by_strips(
 
 
 def _of_images(
-    logits: Tensor, images: slice, columns: Tensor, height: int, compare: Compare
+    logits: Tensor, images: slice, columns: Tensor | None, height: int, compare: Compare
 ) -> tuple[Tensor, Tensor | None]:
-    wide = logits[images] @ columns
+    wide = logits[images]
+    if columns is not None:
+        wide = wide @ columns
     loss, to_wide = wide.new_zeros(()), None
     for strip in _strips(wide, height):
         more, change = compare(strip.scores, (images, strip.rows))
         loss += more
         if change is not None:
             to_wide = torch.zeros_like(wide) if to_wide is None else to_wide
-            to_wide[:, :, strip.under] += strip.resizing.T @ change
-    return loss, None if to_wide is None else to_wide @ columns.T
+            to_wide[:, :, strip.under] += strip.back(change)
+    return loss, to_wide if to_wide is None or columns is None else to_wide @ columns.T
 
 
 def _some_images(logits: Tensor, width: int) -> Iterator[slice]:
@@ -190,11 +192,14 @@ def _at_once(logits: Tensor) -> int:
     return _AT_ONCE.get(logits.device.type, 2**24)
 
 
-def _columns(logits: Tensor, width: int) -> Tensor:
-    """Share of each column of the logits in each of ``width``, ``(w, W)``."""
+def _columns(logits: Tensor, width: int) -> Tensor | None:
+    """Share of each column of the logits in each of ``width``, ``(w, W)``; ``None`` if as many."""
     cells = logits.shape[-1]
+    if cells == width:
+        return None
+    under = cells_under(range(width), cells, width)
     eye = torch.eye(cells, dtype=logits.dtype, device=logits.device)
-    return resize_axis(eye, 1, range(width), cells, width)
+    return resize_axis(eye[:, under.start : under.stop], 1, range(width), cells, width)
 
 
 class _Strip(NamedTuple):
@@ -203,14 +208,18 @@ class _Strip(NamedTuple):
     Attributes:
         rows: Which, of the labels.
         under: Rows of the map that decide them.
-        resizing: Share of each row under them, ``(rows, under)``.
+        resizing: Share of each row under them, ``(rows, under)``; ``None`` if they are the rows.
         scores: Resized ``(B, K, rows, W)``.
     """
 
     rows: slice
     under: slice
-    resizing: Tensor
+    resizing: Tensor | None
     scores: Tensor
+
+    def back(self, change: Tensor) -> Tensor:
+        """Gradient of the rows under the strip, given that of its scores."""
+        return change if self.resizing is None else self.resizing.T @ change
 
 
 def _strips(wide: Tensor, height: int) -> Iterator[_Strip]:
@@ -220,7 +229,10 @@ def _strips(wide: Tensor, height: int) -> Iterator[_Strip]:
     for start in range(0, height, count):
         rows = range(start, min(start + count, height))
         under = cells_under(rows, cells, height)
-        eye = torch.eye(len(under), dtype=wide.dtype, device=wide.device)
-        resizing = resize_axis(eye, 0, rows, cells, height)
-        part = slice(under.start, under.stop)
-        yield _Strip(slice(rows.start, rows.stop), part, resizing, resizing @ wide[:, :, part])
+        scores = wide[:, :, under.start : under.stop]
+        resizing: Tensor | None = None
+        if cells != height:
+            eye = torch.eye(len(under), dtype=wide.dtype, device=wide.device)
+            resizing = resize_axis(eye, 0, rows, cells, height)
+            scores = resizing @ scores
+        yield _Strip(slice(rows.start, rows.stop), slice(under.start, under.stop), resizing, scores)

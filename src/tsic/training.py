@@ -85,7 +85,7 @@ class CycleModule(LightningModule):
 
     @property
     def teaching(self) -> float:
-        """Share of their weights that the distillation terms have at this step."""
+        """Share of their weights that the distillation terms but hints have at this step."""
         joined = self.global_step - self.warmup_steps + 1
         return min(1.0, joined / self.ramp_steps) if self.ramp_steps else 1.0
 

@@ -341,6 +341,22 @@ def test_one_step_reaches_every_part_and_leaves_frozen_weights_bit_identical(nam
     assert all(p.grad is None for p in now.values() if not p.requires_grad)
 
 
+@names
+def test_the_embedding_covers_the_image_and_hints_reach_the_student(name: str) -> None:
+    cycle = cycle_of(name, Objective(feature_loss="hint"))
+    images, labels = batch()
+    out: CycleOutput = cycle(images[:, :, :40, :56], labels[:, :40, :56])
+    assert out.teacher is not None
+    assert out.teacher.embedding is not None
+    assert out.teacher.embedding.shape[-2:] == (3, 4)
+    out.losses["feature"].backward()
+    assert cycle.hint is not None
+    assert all(learning(cycle.hint).values())
+    assert any(learning(cycle.student).values())
+    assert cycle.teacher is not None
+    assert not any(learning(cycle.teacher).values())
+
+
 @pytest.mark.parametrize("gradient", ["through", "stop"])
 @pytest.mark.parametrize("term", ["mask", "teacher_ce"])
 @names

@@ -8,7 +8,7 @@ import pytest
 from tsic.compare.plan import ABLATIONS, ALONE, ablations, jobs, methods
 from tsic.config import RunConfig, TeacherConfig
 from tsic.errors import ConfigError
-from tsic.options import RIVALS
+from tsic.options import RIVALS, Objective
 from tsic.recipes import RECIPES
 
 BASE = RunConfig(
@@ -92,6 +92,13 @@ def test_ablations_take_any_key() -> None:
         ablations(BASE, ["promt"])
     with pytest.raises(ConfigError, match=r"teacher\.prompt"):
         ablations(BASE, ["teacher.prompt=boxes"])
+
+
+def test_feature_losses_of_no_weight_are_not_compared() -> None:
+    off = replace(BASE, objective=Objective(feature_weight=0))
+    with pytest.raises(ConfigError, match=r"features: .*feature_weight 0 all .* same run"):
+        ablations(off, ["prompt", "features"])
+    assert "objective.feature_loss hint" in [one.name for one in ablations(BASE, ["features"])]
 
 
 def test_jobs_pair_all_variants_by_seed() -> None:

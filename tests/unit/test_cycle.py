@@ -224,6 +224,39 @@ def test_teaching_weighs_the_distillation_alone() -> None:
         torch.testing.assert_close(half[name], share * loss)
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_hints_teach_the_student_what_the_encoder_sees(tiny_cycle: Cycle, held: bool) -> None:
+    objective = Objective(feature_loss="hint", feature_weight=3, detach_teacher=held)
+    cycle = Cycle(tiny_cycle.student, tiny_cycle.teacher, objective)
+    assert cycle.hint is not None
+    assert cycle.teacher is not None
+    images, labels = torch.rand(2, 3, 40, 64), torch.randint(0, 3, (2, 40, 64))
+    out: CycleOutput = cycle(images, labels, teaching=0.0)
+    assert out.teacher is not None
+    assert out.teacher.embedding is not None
+    assert out.teacher.embedding.shape == (2, cycle.teacher.foundation.dim, 3, 4)
+    assert out.losses["kl"] == 0  # a rising weight is not for hints
+    hinted = cycle.hint(out.student.features[-1])
+    expected = 3 * losses.feature_hint(hinted, out.teacher.embedding)
+    torch.testing.assert_close(out.losses["feature"], expected)
+    out.losses["feature"].backward()
+    learns = {
+        name.split(".")[0]
+        for name, parameter in cycle.named_parameters()
+        if parameter.grad is not None and parameter.grad.any()
+    }
+    assert learns == {"student", "hint"} | (set() if held else {"teacher"})
+
+
+@pytest.mark.parametrize("changes", [{"feature_weight": 0}, {"feature_loss": "attention"}])
+def test_nothing_is_projected_where_no_hints_are_given(
+    tiny_cycle: Cycle, changes: dict[str, Any]
+) -> None:
+    objective = Objective(**{"feature_loss": "hint", **changes})
+    assert Cycle(tiny_cycle.student, tiny_cycle.teacher, objective).hint is None
+    assert Cycle(tiny_cycle.student, None, Objective(feature_loss="hint")).hint is None
+
+
 def test_cycle_without_prompt_has_no_mask_loss() -> None:
     scene = Scene()
     scene.teacher = replace(scene.teacher, masks=None, class_ids=None)

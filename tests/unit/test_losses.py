@@ -76,6 +76,11 @@ def attention_again(a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
     return (p - q).pow(2).sum() / 2
 
 
+def hint_again(a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
+    even = [(b[:, c] - b[:, c].mean()) / b[:, c].std(correction=0) for c in range(b.shape[1])]
+    return (a - torch.stack(even, 1)).pow(2).mean()
+
+
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 LOSSES: dict[str, tuple[Loss, Loss]] = {
     "cross_entropy": (lambda a, b, y: losses.cross_entropy(a, y), ce_again),
@@ -87,6 +92,7 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
     "mask_loss": (lambda a, b, y: losses.mask_loss(a[:, :2], IDS, y), mask_again),
     "feature_mean_mse": (lambda a, b, y: losses.feature_mean_mse(a, b), mean_mse_again),
     "feature_attention": (lambda a, b, y: losses.feature_attention(a, b), attention_again),
+    "feature_hint": (lambda a, b, y: losses.feature_hint(a, b), hint_again),
 }
 cases = pytest.mark.parametrize(("loss", "again"), list(LOSSES.values()), ids=list(LOSSES))
 
@@ -292,6 +298,15 @@ def test_feature_attention_of_an_empty_map_is_finite() -> None:
     (gradient,) = torch.autograd.grad(value, features)
     assert value.item() == pytest.approx(1)
     assert gradient.isfinite().all()
+
+
+def test_feature_hint_counts_all_channels_alike_and_resizes_the_target() -> None:
+    target = torch.tensor([[[1.0, 1.0, 3.0, 3.0]], [[500.0, 500.0, 400.0, 400.0]]])[None]
+    ones = torch.tensor([[[-1.0, 1.0]], [[1.0, -1.0]]])[None]
+    for features, expected in ((ones, 0.0), (torch.zeros_like(ones), 1.0), (-ones, 4.0)):
+        assert losses.feature_hint(features, target).item() == pytest.approx(expected, abs=1e-5)
+    still = torch.full((1, 2, 1, 4), 7.0)
+    assert losses.feature_hint(ones, still).item() == pytest.approx(1)
 
 
 def test_feature_attention_keeps_no_copy_of_the_features() -> None:

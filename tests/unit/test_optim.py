@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
 from tsic.optim import adamw, build_optimizer
+from tsic.options import Objective
 from tsic.student import build_student
 from tsic.teacher import build_teacher
 
@@ -87,6 +88,16 @@ def test_build_optimizer_gives_each_part_its_learning_rate(
     optimizer, _ = build_optimizer(tiny_cycle, config, 10)
     rates = {g["name"].split("/")[0]: g["initial_lr"] for g in optimizer.param_groups}
     assert rates == dict(zip(("student", "lora", "decoders"), expected, strict=True))
+
+
+def test_build_optimizer_trains_projections_as_the_student(tiny_cycle: Cycle) -> None:
+    cycle = Cycle(tiny_cycle.student, tiny_cycle.teacher, Objective(feature_loss="hint"))
+    optimizer, _ = build_optimizer(cycle, CONFIG, 10)
+    found = groups_of(cycle, optimizer)
+    assert found["hint.weight"] == ["projections/decay"]
+    assert found["hint.bias"] == ["projections/plain"]
+    rates = {g["name"]: g["initial_lr"] for g in optimizer.param_groups}
+    assert rates["projections/decay"] == rates["student/decay"] == CONFIG.lr
 
 
 def test_build_optimizer_without_teacher_holds_the_student_only(tiny_cycle: Cycle) -> None:

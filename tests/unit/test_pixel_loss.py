@@ -3,12 +3,21 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from tsic import pixel_loss
 
 on_grids = pytest.mark.parametrize(
     ("grid", "size"),
-    [((6, 8), (24, 32)), ((5, 7), (18, 27)), ((4, 4), (4, 9)), ((3, 9), (7, 9)), ((4, 9), (4, 9))],
+    [
+        ((6, 8), (24, 32)),
+        ((5, 7), (18, 27)),
+        ((4, 4), (4, 9)),
+        ((3, 9), (7, 9)),
+        ((4, 9), (4, 9)),
+        ((24, 32), (6, 8)),
+        ((13, 17), (4, 5)),
+    ],
 )
 in_strips = pytest.mark.parametrize("rows", [1, 5, 1000])
 
@@ -68,8 +77,33 @@ def test_divergence_in_strips_equals_the_plain_formula(
 
 def test_autocast_does_not_round_the_scores() -> None:
     logits, labels = 30 * torch.randn(1, 4, 3, 3), torch.randint(4, (1, 12, 12))
-    weights = torch.ones(1, 12, 12)
-    plain = pixel_loss.weighted_cross_entropy(logits, labels, weights)
+    target, weights = 30 * torch.randn(1, 4, 12, 12), torch.ones(1, 12, 12)
+
+    def both() -> tuple[Tensor, Tensor]:
+        return (
+            pixel_loss.weighted_cross_entropy(logits, labels, weights),
+            pixel_loss.weighted_kl(logits, target, weights),
+        )
+
+    plain = both()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        strips = pixel_loss.weighted_cross_entropy(logits, labels, weights)
-    torch.testing.assert_close(strips, plain)
+        strips = both()
+    torch.testing.assert_close(strips, plain, rtol=0, atol=0)
+
+
+def test_nothing_on_the_fine_grid_is_kept_for_the_backward_pass() -> None:
+    logits, labels = torch.randn(2, 3, 4, 6, requires_grad=True), torch.randint(3, (2, 16, 24))
+    target, weights = torch.randn(2, 3, 16, 24), torch.ones(2, 16, 24)
+    for loss, arguments in (
+        (pixel_loss.weighted_cross_entropy, (labels, weights)),
+        (pixel_loss.weighted_kl, (target, weights)),
+    ):
+        kept: list[torch.Size] = []
+
+        def keep(tensor: Tensor, kept: list[torch.Size] = kept) -> Tensor:
+            kept.append(tensor.shape)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss(logits, *arguments)
+        assert kept == [logits.shape]

@@ -22,6 +22,7 @@ ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "rounds": [{"teacher.rounds": count} for count in (1, 2)],
     "lora": [{"teacher.lora_rank": rank} for rank in (0, 4, 16)],
     "losses": [{f"objective.{name}_weight": 0.0} for name in ("kl", "ensemble", "feature", "mask")],
+    "features": [{"objective.feature_loss": kind} for kind in ("attention", "hint", "mean_mse")],
     "warmup": [{"teacher.warmup_steps": 0}],
     "size": [{"teacher.channels": width} for width in (32, 64, 128)],
     "ramp": [{"teacher.ramp": share} for share in (0.0, 0.5)],
@@ -129,9 +130,14 @@ def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
         names: Names of ``ABLATIONS``, or ``key=value[,value]`` of any key.
 
     Raises:
-        ConfigError: If a name or key is unknown, or a value is wrong.
+        ConfigError: If a name or key is unknown, a value is wrong or a switch changes nothing.
     """
     _require_cycle(base, "--ablate")
+    if "features" in names and not base.objective.feature_weight:
+        raise ConfigError(
+            "--ablate features: with objective.feature_weight 0 all of them are the same run; set "
+            "it above 0"
+        )
     variants = [Variant(ALONE, _method(base, ALONE, None)), Variant("cycle", base)]
     for name in names:
         for values in _values(name):

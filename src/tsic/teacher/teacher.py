@@ -25,6 +25,7 @@ class TeacherOutput:
         masks: Decoded masks ``(B, N, h, w)``, ``None`` without a prompt.
         class_ids: Class of each mask, int64 ``(B, N)``; ``None`` unless prompted by class.
         seen: What the image encoder made of the images.
+        embedding: What the mask decoder reads of it, ``(B, D', h', w')``.
     """
 
     logits: Tensor
@@ -32,6 +33,7 @@ class TeacherOutput:
     masks: Tensor | None = None
     class_ids: Tensor | None = None
     seen: Seen | None = None
+    embedding: Tensor | None = None
 
 
 class Teacher(nn.Module):
@@ -129,6 +131,7 @@ class Teacher(nn.Module):
             None if masks is None else canvas.crop(masks.logits),
             None if masks is None else masks.class_ids,
             seen,
+            canvas.crop(embedding.image),
         )
 
     def embed(self, padded: Tensor) -> Embedding:
