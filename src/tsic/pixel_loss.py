@@ -1,4 +1,4 @@
-"""Losses of every pixel that never hold all classes' scores on the pixels' grid."""
+"""Losses of every pixel, whose resized scores are made and forgotten in strips of rows."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -101,6 +101,9 @@ def weighted_kl(
 ) -> Tensor:
     """Sum over pixels of weight times ``KL(target || prediction)``, in strips as above.
 
+    Held for the backward pass are the logits' gradient on their own grid and, if the target learns,
+    the target's.
+
     Args:
         logits: Prediction, unnormalised ``(B, K, h, w)``, resized bilinearly to the target.
         target: Unnormalised scores ``(B, K, H, W)`` of the same type, float32 or float64.
@@ -183,8 +186,7 @@ def _of_images(
 
 def _some_images(logits: Tensor, width: int) -> Iterator[slice]:
     """As many images as a strip may have scores, or one."""
-    at_once = _at_once(logits)
-    count = max(1, at_once // (logits[0, ..., 0].numel() * width))
+    count = max(1, _at_once(logits) // (logits[0, ..., 0].numel() * width))
     return (slice(start, start + count) for start in range(0, len(logits), count))
 
 
