@@ -14,6 +14,8 @@ do not.
 """
 
 import argparse
+import copy
+import gc
 import itertools
 import json
 import multiprocessing
@@ -23,7 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -35,9 +37,11 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 import tsic
+from traces import Traffic, copy_peak, trace
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
 from tsic.device import resolve_precision
+from tsic.graph import StepGraph
 from tsic.memory import peak_resident_mib
 from tsic.optim import build_optimizer
 from tsic.recipes import network_of, objective_of
@@ -66,6 +70,7 @@ class Row:
         classes: ``K``.
         batch: Images of a step.
         prompts: Class prompts per image.
+        graph: Whether the step is launched as a CUDA graph.
     """
 
     recipe: str
@@ -75,6 +80,7 @@ class Row:
     classes: int
     batch: int
     prompts: int = 8
+    graph: bool = False
 
 
 class Step:
@@ -88,23 +94,27 @@ class Step:
 
     def __init__(self, row: Row, folder: Path, precision: str) -> None:
         torch.manual_seed(0)
+        self.row = row
         recipe = "cycle" if row.recipe in ("alone", "frozen") else row.recipe
-        student = build_student(
-            "deeplabv3", num_classes=row.classes, output_stride=8, auxiliary=True
-        )
         teacher = None
-        if row.teacher:
-            chosen = network_of(recipe)
-            if recipe == "cycle":
-                chosen["max_classes"] = row.prompts
-                chosen["lora_rank"] = 0 if row.recipe == "frozen" else 4
-            teacher = build_teacher(str(folder / row.teacher), num_classes=row.classes, **chosen)
-            if precision == "bf16-mixed":
-                hold_frozen(teacher.foundation, torch.bfloat16)
+        with torch.device(DEVICE):
+            student = build_student(
+                "deeplabv3", num_classes=row.classes, output_stride=8, auxiliary=True
+            )
+            if row.teacher:
+                chosen = network_of(recipe)
+                if recipe == "cycle":
+                    chosen["max_classes"] = row.prompts
+                    chosen["lora_rank"] = 0 if row.recipe == "frozen" else 4
+                name = str(folder / row.teacher)
+                teacher = build_teacher(name, num_classes=row.classes, **chosen).to(DEVICE)
+                if precision == "bf16-mixed":
+                    hold_frozen(teacher.foundation, torch.bfloat16)
         self.cycle = Cycle(student, teacher, objective_of(recipe)).to(DEVICE)
         self.cycle.to(memory_format=torch.channels_last)
         self.optimizer, _ = build_optimizer(self.cycle, OptimConfig(), max_steps=1000)
         self.mixed = precision == "bf16-mixed"
+        self.graph: StepGraph | None = None
         shape = (row.batch, row.height, row.width)
         self.images = torch.rand(row.batch, 3, row.height, row.width, device=DEVICE)
         self.images = self.images.contiguous(memory_format=torch.channels_last)
@@ -112,6 +122,13 @@ class Step:
         # Labels of whole regions: pixels of noise would all be hard.
         self.labels = self.labels[:, ::64, ::64].repeat_interleave(64, 1).repeat_interleave(64, 2)
         self.labels = self.labels[:, : row.height, : row.width].contiguous()
+
+    def as_graph(self) -> "Step":
+        """The same networks, whose step is launched as a CUDA graph."""
+        twin = copy.copy(self)
+        twin.row = replace(self.row, graph=True)
+        twin.graph = StepGraph(self.cycle, torch.bfloat16 if self.mixed else None)
+        return twin
 
     def autocast(self) -> torch.autocast:
         """The precision that Lightning would train in."""
@@ -121,13 +138,22 @@ class Step:
         """Do one step and tell its seconds."""
         synchronise()
         start = time.perf_counter()
-        with self.autocast():
-            total = self.cycle(self.images, self.labels).total
-        total.backward()
+        self.compute_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         synchronise()
         return time.perf_counter() - start
+
+    def compute_gradients(self) -> None:
+        """Forward and backward pass."""
+        if self.graph is not None:
+            answer = self.graph(self.images, self.labels, with_teacher=True, teaching=1.0)
+            for parameter, gradient in zip(self.graph.parameters, answer.gradients, strict=True):
+                parameter.grad = gradient
+            return
+        with self.autocast():
+            total = self.cycle(self.images, self.labels).total
+        total.backward()
 
     @torch.no_grad()
     def multiply_adds(self) -> dict[str, int]:
@@ -175,17 +201,30 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def memory_of(row: Row, folder: Path, precision: str) -> tuple[float, float]:
-    """MiB of tensors, and MiB that a process grows by, in networks, optimiser and steps of a row.
+def built(row: Row, folder: Path, precision: str) -> tuple[Step, float, float]:
+    """A row's step with MiB of its tensors, and MiB that a process grows by.
 
-    Each in a process of its own: to count tensors on a CPU takes memory itself.
+    On a CPU each is counted in a process of its own, since to count tensors takes memory itself. On
+    a GPU they are what PyTorch counts as allocated and as reserved.
     """
+    if DEVICE == "cuda":
+        return _built_on_cuda(row, folder, precision)
     found = []
     for count in (_tensors_mib, _process_mib):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found.append(pool.apply(count, (row, folder, precision)))
     tensors, process = found
-    return tensors, process
+    return Step(row, folder, precision), tensors, process
+
+
+def _built_on_cuda(row: Row, folder: Path, precision: str) -> tuple[Step, float, float]:
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    step = _two_steps(row, folder, precision)
+    most = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return step, *((now - then) / 2**20 for now, then in zip(most, before, strict=True))
 
 
 def _process_mib(row: Row, folder: Path, precision: str) -> float:
@@ -196,9 +235,6 @@ def _process_mib(row: Row, folder: Path, precision: str) -> float:
 
 
 def _tensors_mib(row: Row, folder: Path, precision: str) -> float:
-    if DEVICE == "cuda":
-        _two_steps(row, folder, precision)
-        return torch.cuda.max_memory_allocated() / 2**20
     with torch.profiler.profile(profile_memory=True) as profiler:
         _two_steps(row, folder, precision)
     assert profiler.profiler is not None
@@ -210,10 +246,11 @@ def _tensors_mib(row: Row, folder: Path, precision: str) -> float:
     return max(itertools.accumulate(size for _, size in sorted(changes))) / 2**20
 
 
-def _two_steps(row: Row, folder: Path, precision: str) -> None:
+def _two_steps(row: Row, folder: Path, precision: str) -> Step:
     step = Step(row, folder, precision)
     for _ in range(2):  # AdamW makes its state in the first
         step.run()
+    return step
 
 
 def matrix_peak(precision: str) -> float:
@@ -251,12 +288,11 @@ def rows_of(options: argparse.Namespace) -> list[list[Row]]:
                 replace(base, recipe="alone", teacher="", classes=150),
             ]
         ]
+    few = [replace(base, recipe=recipe) for recipe in ("release", "cycle", "frozen")]
+    few += [replace(base, teacher="sam2.1-hiera-tiny"), replace(base, recipe="alone", teacher="")]
+    if options.batches:
+        return [[replace(row, batch=batch) for row in few] for batch in options.batches]
     if options.sizes:
-        few = [replace(base, recipe=recipe) for recipe in ("release", "cycle", "frozen")]
-        few += [
-            replace(base, teacher="sam2.1-hiera-tiny"),
-            replace(base, recipe="alone", teacher=""),
-        ]
         return [
             [replace(row, height=height, width=width, classes=classes) for row in few]
             for height, width, classes in SIZES[1:]
@@ -307,25 +343,34 @@ def encoder_seconds(rows: dict[Row, Step], turns: int) -> dict[str, float]:
 
 
 def measure(
-    group: list[Row], folder: Path, options: argparse.Namespace, peak: Callable[[], float]
+    group: list[Row], folder: Path, options: argparse.Namespace, peaks: Sequence[float]
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Measure rows that take turns."""
-    memory = {row: memory_of(row, folder, options.precision) for row in group}
-    steps = {row: Step(row, folder, options.precision) for row in group}
-    seconds: dict[Row, list[float]] = {row: [] for row in group}
-    operations = {}
+    """Measure rows that take turns; on a GPU also each as a CUDA graph, if it can be one."""
+    steps, memory = {}, {}
+    for row in group:
+        steps[row], *memory[row] = built(row, folder, options.precision)
+    work = {}
     for row, step in steps.items():
-        with counting() as count:
+        with counting() as count, Traffic() as traffic:
+            step.run()
+        work[row] = count(), traffic.bytes
+    encoders = encoder_seconds(steps, options.turns)
+    if DEVICE == "cuda":
+        for step in [step for step in steps.values() if step.cycle.is_static]:
+            twin = step.as_graph()
+            steps[twin.row], work[twin.row] = twin, work[step.row]
+            memory[twin.row] = memory[step.row]
+    for step in steps.values():
+        for _ in range(1 if step.graph is None else 5):
             step.run()  # warms up
-            operations[row] = count()
-    peaks = []
+    seconds: dict[Row, list[float]] = {row: [] for row in steps}
     for _ in range(options.turns):
-        peaks.append(peak())
         for row, step in steps.items():
             seconds[row].append(step.run())
     found = []
     for row, step in steps.items():
         typical = statistics.median(seconds[row])
+        operations, moved = work[row]
         found.append(
             {
                 **asdict(row),
@@ -334,29 +379,32 @@ def measure(
                 "peak_memory_mib": memory[row][0],
                 "process_memory_mib": memory[row][1],
                 "multiply_adds": step.multiply_adds(),
-                "matrix_peak_share": operations[row] / typical / max(peaks),
+                "matrix_peak_share": operations / typical / peaks[0],
+                "copy_peak_share": moved / typical / peaks[1],
+                **(trace(step) if options.traces_now else {}),
             }
         )
-    return found, encoder_seconds(steps, options.turns)
+    return found, encoders
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Lay rows of one group out; ratios are to `release` of the same foundation model ViT-B."""
     base = next((row for row in rows if row["recipe"] == "release"), rows[0])
     lines = [
-        "recipe   teacher            size      K   N  s/image  faster  MiB     memory  "
-        "process  G MAC (student, encoder, prompt, masks, mapping)  share of peak"
+        "recipe   teacher            size      K   N  B      s/image  faster  MiB     memory  "
+        "process  G MAC (student, encoder, prompt, masks, mapping)  share of peaks"
     ]
     for row in rows:
         macs = " ".join(f"{count / 1e9:6.1f}" for count in row["multiply_adds"].values())
         lines.append(
             f"{row['recipe']:8} {row['teacher']:18} {row['height']}x{row['width']:<4} "
-            f"{row['classes']:3} {row['prompts']:3} {row['seconds_per_image']:8.4f} "
+            f"{row['classes']:3} {row['prompts']:3} {row['batch']:2} "
+            f"{'graph' if row['graph'] else '':5} {row['seconds_per_image']:8.5f} "
             f"{base['seconds_per_image'] / row['seconds_per_image']:6.2f}x "
             f"{row['peak_memory_mib']:7.0f} "
             f"{row['peak_memory_mib'] / base['peak_memory_mib']:6.2f}x "
             f"{row['process_memory_mib'] / base['process_memory_mib']:7.2f}x {macs}  "
-            f"{row['matrix_peak_share']:.0%}"
+            f"{row['matrix_peak_share']:.0%} {row['copy_peak_share']:.0%}"
         )
     return "\n".join(lines)
 
@@ -367,13 +415,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one size and K = 150, for a CPU")
     parser.add_argument("--sizes", action="store_true", help="the larger sizes, for a CPU")
     parser.add_argument("--sweeps", action="store_true", help="K, resolution and prompts alone")
+    parser.add_argument("--batches", type=int, nargs="+", help="one size with so many images")
     parser.add_argument("--batch", type=int, help="images of a step (2 on a CPU, else 4)")
     parser.add_argument("--turns", type=int, help="timed steps of each row (3 on a CPU, else 10)")
     parser.add_argument("--precision", default="auto", help="auto, bf16-mixed or 32-true")
+    parser.add_argument("--trace", action="store_true", help="trace the last rows (GPU)")
     parser.add_argument("--json", type=Path, help="file for everything")
     options = parser.parse_args()
     options.precision = resolve_precision(options.precision, "auto")
     options.batch = options.batch or (2 if DEVICE == "cpu" else 4)
+    options.trace = options.trace and DEVICE == "cuda"
     options.turns = options.turns or (3 if DEVICE == "cpu" else 10)
     report: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -391,10 +442,12 @@ def main() -> None:
         for model, make in MODELS.items():
             torch.manual_seed(0)
             make().save_pretrained(Path(name) / model)
-        for group in rows_of(options):
-            rows, encoders = measure(
-                group, Path(name), options, lambda: matrix_peak(options.precision)
-            )
+        groups = rows_of(options)
+        for group in groups:
+            options.traces_now = options.trace and group is groups[-1]
+            # Anew for each group: a machine's speed drifts.
+            peaks = matrix_peak(options.precision), copy_peak()
+            rows, encoders = measure(group, Path(name), options, peaks)
             report["rows"] += rows
             report["encoder_seconds_per_image"].append(encoders)
             print(table(rows), f"encoders alone, s/image: {encoders}", sep="\n", flush=True)

@@ -57,6 +57,7 @@ def build_module(
         ramp=ramp,
         seed=config.seed,
         view=config.data.resize,
+        records=config.trainer.graph,
     )
 
 

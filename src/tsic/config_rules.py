@@ -26,6 +26,10 @@ def loop_rules(
             f"{batch_key} must be a multiple of trainer.devices x trainer.accumulate = "
             f"{per_step}, got {batch_size}",
         ),
+        (
+            not trainer.graph or per_step == 1,
+            "trainer.graph needs trainer.devices: 1 and trainer.accumulate: 1",
+        ),
         (trainer.val_every >= 1, "trainer.val_every must be >= 1"),
         (trainer.save_every >= 1, "trainer.save_every must be >= 1"),
         (trainer.log_every >= 1, "trainer.log_every must be >= 1"),

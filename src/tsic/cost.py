@@ -1,6 +1,7 @@
 """What a training costs: seconds of its steps and the most memory it took."""
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -8,7 +9,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from tsic.data.batches import Loader
 from tsic.memory import peak_resident_mib
+
+_NOTABLE = 0.15
+_NOTABLE_SECONDS = 30.0
 
 
 class Cost(Callback):
@@ -16,13 +21,16 @@ class Cost(Callback):
 
     Attributes:
         seconds: Of all parts of the run.
+        waiting_seconds: Those in which the step waited for data.
         memory_mib: Most memory of any part: allocated on a GPU, else resident in this process.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.waiting_seconds = 0.0
         self.memory_mib = 0.0
         self._since: float | None = None
+        self._waited_before = 0.0
         self._device = torch.device("cpu")
 
     @override
@@ -31,6 +39,13 @@ class Cost(Callback):
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         self._since = time.monotonic()
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        loader = trainer.train_dataloader
+        if isinstance(loader, Loader):
+            self.waiting_seconds += loader.waited - self._waited_before
+            self._waited_before = loader.waited
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,15 +62,26 @@ class Cost(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(goes_on=False)
+        share = self.waiting_seconds / max(self.seconds, 1e-9)
+        if share > _NOTABLE and self.waiting_seconds > _NOTABLE_SECONDS and trainer.is_global_zero:
+            sys.stderr.write(
+                f"tsic: warning: {share:.0%} of the training's time went into waiting for images; "
+                "raise data.workers, or pack the data (tsic data pack)\n"
+            )
 
     @override
     def state_dict(self) -> dict[str, Any]:
         self._note(goes_on=self._since is not None)
-        return {"seconds": self.seconds, "memory_mib": self.memory_mib}
+        return {
+            "seconds": self.seconds,
+            "waiting_seconds": self.waiting_seconds,
+            "memory_mib": self.memory_mib,
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.memory_mib = state_dict["seconds"], state_dict["memory_mib"]
+        self.waiting_seconds = state_dict.get("waiting_seconds", 0.0)
 
     def _note(self, *, goes_on: bool) -> None:
         now = time.monotonic()

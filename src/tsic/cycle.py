@@ -77,8 +77,18 @@ class Cycle(nn.Module):
         """Whether there is a teacher whose weights change."""
         return self.teacher is not None and any(p.requires_grad for p in self.teacher.parameters())
 
+    @property
+    def is_static(self) -> bool:
+        """Whether every step launches the same kernels, whatever its data."""
+        return not self.objective.ohem
+
     def forward(
-        self, images: Tensor, labels: Tensor, *, with_teacher: bool = True, teaching: float = 1.0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        with_teacher: bool = True,
+        teaching: float | Tensor = 1.0,
     ) -> CycleOutput:
         """Run one step.
 

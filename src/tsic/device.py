@@ -12,24 +12,36 @@ from tsic.errors import ConfigError
 _WORTH = 1.3
 
 
-def resolve_precision(precision: Precision, accelerator: str) -> Precision:
+def resolve_precision(precision: Precision, accelerator: str, *, graph: bool = False) -> Precision:
     """Replace ``auto`` by the precision to train in.
 
     Args:
         precision: ``auto`` or one of Lightning's precisions, which is returned as it is.
         accelerator: Lightning's accelerator, ``auto`` meaning the GPU if there is one.
+        graph: Whether steps are to be launched as CUDA graphs.
 
     Returns:
         ``bf16-mixed``, ``16-mixed`` or ``32-true`` for ``auto``.
 
     Raises:
-        ConfigError: If a GPU is asked for and there is none.
+        ConfigError: If what is asked for needs a GPU and there is none, or cannot be a CUDA graph.
     """
-    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if accelerator == "gpu" and not has_gpu:
+    has_cuda = torch.cuda.is_available()
+    if accelerator == "gpu" and not (has_cuda or torch.backends.mps.is_available()):
         raise ConfigError("trainer.accelerator gpu: PyTorch finds no GPU here; take cpu or auto")
-    if precision != "auto":
-        return precision
+    if graph and (accelerator == "cpu" or not has_cuda):
+        raise ConfigError("trainer.graph: CUDA graphs need an NVIDIA GPU; set trainer.graph: false")
+    if precision == "auto":
+        precision = _fastest(accelerator)
+    if graph and precision == "16-mixed":
+        raise ConfigError(
+            "trainer.graph: gradients of 16-mixed are scaled outside of the graph; take another "
+            "trainer.precision, or set trainer.graph: false"
+        )
+    return precision
+
+
+def _fastest(accelerator: str) -> Precision:
     if accelerator != "cpu" and torch.cuda.is_available():
         # Older GPUs emulate bf16, more slowly than they compute in fp16.
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -23,6 +23,7 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.device import resolve_precision
 from tsic.errors import ConfigError, ShapeError
+from tsic.graph import EAGER_STEPS
 from tsic.run import segmentation_data
 from tsic.scores import to_markdown
 from tsic.teacher import Teacher
@@ -210,7 +211,8 @@ def _fits(config: RunConfig, batch_size: int, peaks: dict[int, float], batch: in
 
 
 def _settled(config: RunConfig) -> RunConfig:
-    precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    options = config.trainer
+    precision = resolve_precision(options.precision, options.accelerator, graph=options.graph)
     return replace(config, trainer=replace(config.trainer, precision=precision))
 
 
@@ -244,7 +246,7 @@ class _Pace(Callback):
 def _pace(config: RunConfig, module: CycleModule, steps: int) -> float:
     """Median seconds from one step's end to the next, waiting for data included."""
     pace = _Pace()
-    warm = 1 + steps // 3
+    warm = 1 + steps // 3 + (EAGER_STEPS if config.trainer.graph else 0)
     one_device = replace(config.trainer, devices=1)
     share = config.data.batch_size // config.trainer.devices
     mine = replace(config, trainer=one_device, data=replace(config.data, batch_size=share))

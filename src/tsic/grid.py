@@ -123,7 +123,10 @@ def cells_under(part: range, cells: int, side: int) -> range:
     """
     if cells == side:
         return part
-    first, last = _centres(torch.tensor([part.start, part.stop - 1]), cells, side).tolist()
+    first, last = (
+        min(max((pixel + 0.5) * (cells / side) - 0.5, 0), cells - 1)
+        for pixel in (part.start, part.stop - 1)
+    )
     return range(int(first), min(int(last) + 2, cells))
 
 
@@ -139,11 +142,7 @@ def resize_axis(maps: Tensor, dim: int, part: range, cells: int, side: int) -> T
     """
     if cells == side:
         return maps
-    at = _centres(torch.arange(part.start, part.stop), cells, side)
+    pixels = torch.arange(part.start, part.stop, dtype=torch.float64)
+    at = ((pixels + 0.5) * (cells / side) - 0.5).clamp(0, cells - 1)
     at = at - cells_under(part, cells, side).start
     return sample_axis(maps, dim, at.to(maps.device, maps.dtype))
-
-
-def _centres(pixels: Tensor, cells: int, side: int) -> Tensor:
-    """Where centres of a resized map's pixels lie in the map, whose first cell's centre is 0."""
-    return ((pixels.double() + 0.5) * (cells / side) - 0.5).clamp(0, cells - 1)

@@ -1,6 +1,7 @@
 """Losses of every pixel, whose resized scores are made and forgotten in strips of rows."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -199,9 +200,17 @@ def _columns(logits: Tensor, width: int) -> Tensor | None:
     cells = logits.shape[-1]
     if cells == width:
         return None
-    under = cells_under(range(width), cells, width)
-    eye = torch.eye(cells, dtype=logits.dtype, device=logits.device)
-    return resize_axis(eye[:, under.start : under.stop], 1, range(width), cells, width)
+    return _shares(range(width), cells, width, logits.dtype, logits.device).T
+
+
+# Made once: on a GPU each would be a copy from the CPU, for which both wait.
+@lru_cache(maxsize=128)
+@torch.inference_mode(mode=False)
+def _shares(part: range, cells: int, side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Share of each cell in a part of an axis resized to ``side``, ``(part, cells)``."""
+    under = cells_under(part, cells, side)
+    eye = torch.eye(cells, dtype=dtype)[under.start : under.stop]
+    return resize_axis(eye, 0, part, cells, side).to(device)
 
 
 class _Strip(NamedTuple):
@@ -234,7 +243,7 @@ def _strips(wide: Tensor, height: int) -> Iterator[_Strip]:
         scores = wide[:, :, under.start : under.stop]
         resizing: Tensor | None = None
         if cells != height:
-            eye = torch.eye(len(under), dtype=wide.dtype, device=wide.device)
-            resizing = resize_axis(eye, 0, rows, cells, height)
+            shares = _shares(rows, cells, height, wide.dtype, wide.device)
+            resizing = shares[:, under.start : under.stop]
             scores = resizing @ scores
         yield _Strip(slice(rows.start, rows.stop), slice(under.start, under.stop), resizing, scores)

@@ -168,6 +168,7 @@ def _finish(
         **reports["student"].to_dict(),
         "teacher": reports["teacher"].to_dict() if "teacher" in reports else None,
         "training_seconds": cost.seconds,
+        "waiting_seconds": cost.waiting_seconds,
         "peak_memory_mib": cost.memory_mib,
     }
     write_text(files.evaluation, json.dumps(written, indent=1))

@@ -1,10 +1,16 @@
-"""What a process says of its memory."""
+"""What a process says of its memory, and a training of its time."""
 
 import multiprocessing
+from typing import Any
 
+import pytest
 import torch
+from torch import nn
+from torch.utils.data import Dataset
 
-from tsic.cost import peak_mib
+from tsic.cost import Cost, peak_mib
+from tsic.data.batches import Item, Loader, collate
+from tsic.errors import DataError
 
 CPU = torch.device("cpu")
 
@@ -19,3 +25,47 @@ def test_a_large_parent_is_not_counted() -> None:
         child = pool.apply(_peak)
     assert held.sum() == 2**30
     assert child < peak_mib(CPU) - 600
+
+
+class Machine:
+    """What a trainer tells."""
+
+    is_global_zero = True
+
+    def __init__(self, loader: Loader) -> None:
+        self.train_dataloader = loader
+
+
+@pytest.mark.parametrize(("slow", "told"), [(40.0, True), (5.0, False)])
+def test_a_loader_that_keeps_the_steps_waiting_is_told_of(
+    slow: float, told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three batches that take so long to come, and 100 seconds of steps with each."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    item = Item(torch.zeros(3, 2, 2), torch.zeros(2, 2), None, "name")
+
+    class Slow(Dataset[Item | DataError]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Item:
+            clock[0] += slow
+            return item
+
+    loader = Loader(Slow(), collate_fn=collate, generator=torch.Generator())
+    cost: Any = Cost()
+    trainer, module = Machine(loader), nn.Linear(1, 1)
+    module.device = CPU  # type: ignore[assignment]
+    cost.on_train_start(trainer, module)
+    for _ in loader:
+        clock[0] += 100
+        cost.on_train_batch_end(trainer, module)
+    cost.on_train_end(trainer, module)
+    assert cost.waiting_seconds == pytest.approx(3 * slow)
+    assert cost.seconds == pytest.approx(3 * (slow + 100))
+    later = Cost()
+    later.load_state_dict(cost.state_dict())
+    assert later.waiting_seconds == cost.waiting_seconds
+    warning = "29% of the training's time went into waiting for images; raise data.workers"
+    assert (warning in capsys.readouterr().err) == told

@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
 from tsic.data.images import PAD_COLOUR
-from tsic.data.transforms import TrainTransform, distort_colours
+from tsic.data.transforms import TrainTransform, distort_colours, draw_colours, seeded
 from tsic.errors import ConfigError
 
 
@@ -175,21 +176,40 @@ def test_rare_crop_of_an_unlabelled_image_is_any_crop() -> None:
     assert crop.shape == (16, 16)
 
 
+def _colours(count: int) -> Tensor:
+    drawn = []
+    for seed in range(count):
+        with seeded(seed):
+            drawn.append(draw_colours())
+    return torch.stack(drawn)
+
+
 def test_distort_colours_changes_each_image_in_its_own_way() -> None:
     images = torch.rand(1, 3, 8, 8).repeat(40, 1, 1, 1)
-    seeds = [*range(39), 0]
     before = torch.get_rng_state()
-    views = distort_colours(images, seeds)
+    colours = _colours(40)
     assert torch.equal(before, torch.get_rng_state())
+    views = distort_colours(images, colours)
     assert 0 <= views.min() <= views.max() <= 1
-    assert torch.equal(views[39], views[0])  # the seed alone decides
-    assert 30 <= len(views[:39].unique(dim=0)) < 39  # one in 16 keeps its colours
-    assert torch.equal(distort_colours(images[:1], seeds[7:8])[0], views[7])
+    assert 30 <= len(views.unique(dim=0)) < 40  # one in 16 keeps its colours
+    assert torch.allclose(distort_colours(images[:1], colours[7:8])[0], views[7], atol=1e-6)
+
+
+def test_distort_colours_is_torchvision_s_distortion_of_each_image() -> None:
+    images = torch.rand(60, 3, 8, 8)
+    images[:, :, :2] = images[:, :1, :2]  # grey
+    images[:, :, 2] = 0
+    theirs = v2.RandomPhotometricDistort()
+    views = distort_colours(images, _colours(60))
+    for seed, (image, ours) in enumerate(zip(images, views, strict=True)):
+        with seeded(seed):
+            drawn = theirs.make_params([image]) | {"channel_permutation": None}
+        assert torch.allclose(ours, theirs.transform(image, drawn), atol=1e-5)
 
 
 def test_distort_colours_keeps_grey_grey_and_channels_in_place() -> None:
     grey = torch.rand(1, 1, 8, 8).repeat(60, 3, 1, 1)
-    views = distort_colours(grey, range(60))
+    views = distort_colours(grey, _colours(60))
     assert torch.allclose(views[:, 0], views[:, 2], atol=1e-5)
     red = torch.tensor([0.9, 0.1, 0.1]).view(1, 3, 1, 1).repeat(200, 1, 4, 4)
-    assert (distort_colours(red, range(200)).argmax(1) == 0).all()
+    assert (distort_colours(red, _colours(200)).argmax(1) == 0).all()

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from tsic.config import Precision
 from tsic.device import resolve_precision
+from tsic.errors import ConfigError
 
 
 @pytest.mark.parametrize(("computes_bf16", "found"), [(True, "bf16-mixed"), (False, "16-mixed")])
@@ -17,3 +19,30 @@ def test_a_gpu_that_only_emulates_bf16_trains_in_fp16(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert resolve_precision("auto", "auto") == found
     assert resolve_precision("32-true", "auto") == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "accelerator", "precision", "told"),
+    [
+        (False, "auto", "32-true", "need an NVIDIA GPU"),
+        (True, "cpu", "32-true", "need an NVIDIA GPU"),
+        (True, "auto", "16-mixed", "scaled outside of the graph"),
+        (True, "auto", "auto", "scaled outside of the graph"),  # what it finds on an older GPU
+    ],
+)
+def test_graphs_are_refused_where_they_cannot_be(
+    has_gpu: bool,
+    accelerator: str,
+    precision: Precision,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(ConfigError, match=f"trainer.graph: .*{told}"):
+        resolve_precision(precision, accelerator, graph=True)
+
+
+def test_graphs_leave_the_precision_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_precision("bf16-mixed", "auto", graph=True) == "bf16-mixed"

@@ -45,7 +45,8 @@ def compare_command(words: Sequence[str]) -> int:
     from tsic.compare.runner import Places, missing, run_all, warnings_of
     from tsic.device import resolve_precision
 
-    precision = resolve_precision(base.trainer.precision, base.trainer.accelerator)
+    trainer = base.trainer
+    precision = resolve_precision(trainer.precision, trainer.accelerator, graph=trainer.graph)
     planned = [
         replace(job, config=_settled(job.config, precision))
         for job in jobs(variants, options.seeds)

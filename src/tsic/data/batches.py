@@ -1,6 +1,7 @@
 """One sample, a batch of samples, and the loader that makes them."""
 
 import sys
+import time
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.images import size_mismatch
 from tsic.data.sampling import position_seed
-from tsic.data.transforms import ReadRows, distort_colours, seeded
+from tsic.data.transforms import ReadRows, distort_colours, draw_colours, seeded
 from tsic.errors import DataError
 
 
@@ -34,14 +35,14 @@ class RawBatch(TypedDict):
     Args:
         images: RGB uint8 ``(B, 3, H, W)``.
         labels: uint8 ``(B, H, W)``, train ids or 255.
-        colour_seeds: What each image's colours are varied by; empty where they do not vary.
+        colours: How each image's colours are varied, ``(B, 5)``; ``None`` where they are not.
         names: Path of each image relative to its dataset's root.
         skipped: What was wrong with files that others stand in for.
     """
 
     images: Tensor
     labels: Tensor
-    colour_seeds: list[int]
+    colours: Tensor | None
     names: list[str]
     skipped: list[str]
 
@@ -58,7 +59,7 @@ class Item(NamedTuple):
 
     image: Tensor
     label: Tensor
-    colour_seed: int | None
+    colours: Tensor | None
     name: str
     skipped: tuple[str, ...] = ()
 
@@ -115,8 +116,11 @@ class TrainDataset(Dataset[Item | DataError]):
         whole = self.dataset.read_label(index)
         with seeded(position_seed(self.seed, position)):
             image, label = self.transform(self._reader(index, whole.shape), whole)
-        colour_seed = position_seed(self.seed, position, "colours") if self.photometric else None
-        return Item(image, label, colour_seed, self.dataset.samples[index].name)
+        colours = None
+        if self.photometric:
+            with seeded(position_seed(self.seed, position, "colours")):
+                colours = draw_colours()
+        return Item(image, label, colours, self.dataset.samples[index].name)
 
     def _reader(self, index: int, size: torch.Size) -> ReadRows:
         """Read rows of an image once it is known which are needed."""
@@ -167,10 +171,11 @@ def collate(items: list[Item | DataError]) -> RawBatch | DataError:
         if isinstance(item, DataError):
             return item
         samples.append(item)
+    colours = [item.colours for item in samples if item.colours is not None]
     return {
         "images": torch.stack([item.image for item in samples]),
         "labels": torch.stack([item.label for item in samples]),
-        "colour_seeds": [item.colour_seed for item in samples if item.colour_seed is not None],
+        "colours": torch.stack(colours) if colours else None,
         "names": [item.name for item in samples],
         "skipped": [message for item in samples for message in item.skipped],
     }
@@ -179,17 +184,29 @@ def collate(items: list[Item | DataError]) -> RawBatch | DataError:
 def to_batch(raw: RawBatch) -> Batch:
     """Turn bytes into what the networks are given, on the device where the bytes lie."""
     images = raw["images"].float() / 255
-    if raw["colour_seeds"]:
-        images = distort_colours(images, raw["colour_seeds"])
+    if raw["colours"] is not None:
+        images = distort_colours(images, raw["colours"])
     return {"images": images, "labels": raw["labels"].long(), "names": raw["names"]}
 
 
 class Loader(DataLoader[Item | DataError]):
-    """A DataLoader that tells, in the main process, of the errors that a worker hands on."""
+    """A DataLoader that tells, in the main process, of the errors that a worker hands on.
+
+    Attributes:
+        waited: Seconds for which whoever iterates has waited for batches.
+    """
+
+    waited = 0.0
 
     def __iter__(self) -> Any:
         told = set()
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - start
+            if batch is None:
+                return
             if isinstance(batch, DataError):
                 raise batch
             for message in batch["skipped"]:

@@ -1,15 +1,13 @@
 """Augmentation: one random view of an image and, pixel for pixel, of its label; its colours."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
-from typing_extensions import override
 
 from tsic.data.classes import IGNORE
 from tsic.data.images import PAD_COLOUR
@@ -198,36 +196,80 @@ class TrainTransform:
         return padded_image, padded_label
 
 
-def distort_colours(images: Tensor, seeds: Sequence[int]) -> Tensor:
+def draw_colours() -> Tensor:
+    """Draw how one image's colours change, from torch's global generator; half of them do not.
+
+    Returns:
+        Factors of brightness, contrast, saturation, once more contrast, and turns of hue, float32
+        ``(5,)``; neutral are ``1, 1, 1, 1, 0``.
+
+    Source:
+        Liu et al., SSD, arXiv:1512.02325, section 3.6; torchvision's ranges and draws.
+    """
+    drawn = _RANGES.make_params([torch.empty(3, 1, 1)])
+    contrast = _or(drawn["contrast_factor"], 1.0)
+    contrasts = (contrast, 1.0) if drawn["contrast_before"] else (1.0, contrast)
+    brightness = _or(drawn["brightness_factor"], 1.0)
+    saturation = _or(drawn["saturation_factor"], 1.0)
+    hue = _or(drawn["hue_factor"], 0.0)
+    return torch.tensor([brightness, contrasts[0], saturation, contrasts[1], hue])
+
+
+_RANGES = v2.RandomPhotometricDistort()
+
+
+def _or(drawn: float | None, neutral: float) -> float:
+    return neutral if drawn is None else drawn
+
+
+def distort_colours(images: Tensor, colours: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image of a batch in its own way.
+
+    All images at once, since on a GPU every operation costs a launch. Channels are not permuted.
 
     Args:
         images: RGB float32 ``(B, 3, H, W)`` in ``[0, 1]``, on any device.
-        seeds: What each image's changes are drawn from, ``B``.
+        colours: What to do to each, as ``draw_colours`` gives it, ``(B, 5)``.
 
     Returns:
         The same shape and range.
     """
-    distorted = []
-    for image, seed in zip(images, seeds, strict=True):
-        with seeded(seed):
-            distorted.append(_distort(image))
-    return torch.stack(distorted)
+    brightness, contrast, saturation, contrast_after, turn = colours.view(-1, 5, 1, 1, 1).unbind(1)
+    images = (images * brightness).clamp_(0, 1)
+    images = _towards(_grey(images).mean((1, 2, 3), keepdim=True), images, contrast)
+    images = _turn_hue(_towards(_grey(images), images, saturation), turn)
+    return _towards(_grey(images).mean((1, 2, 3), keepdim=True), images, contrast_after)
 
 
-class _PhotometricDistort(v2.RandomPhotometricDistort):
-    """torchvision's photometric distortion without its permutation of the channels.
+def _towards(start: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """Go from one image so many times the way to another."""
+    return torch.lerp(start, images, factor).clamp_(0, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    red, green, blue = images.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
+def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue by a share of the circle; value and chroma stay.
 
     Source:
-        Liu et al., SSD, arXiv:1512.02325, section 3.6.
+        HSV in closed form: ``channel = V - C max(0, min(k, 4 - k, 1))`` with ``k = (n + hue / 60
+        degrees) mod 6`` and ``n`` 5, 3, 1 for red, green and blue.
     """
-
-    @override
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        return super().make_params(flat_inputs) | {"channel_permutation": None}
-
-
-_distort = _PhotometricDistort()
+    red, green, blue = images.split(1, 1)
+    least, most = torch.aminmax(images, dim=1, keepdim=True)
+    chroma = most - least
+    sixth = torch.where(
+        most == red,
+        green - blue,
+        torch.where(most == green, blue - red + 2 * chroma, red - green + 4 * chroma),
+    ) / chroma.clamp(min=1e-12)
+    sixth = sixth + 6 * turn
+    channels = [(sixth + n).remainder_(6) for n in (5, 3, 1)]
+    shares = torch.cat([torch.minimum(k, 4 - k).clamp_(0, 1) for k in channels], 1)
+    return most - chroma * shares
 
 
 @contextmanager

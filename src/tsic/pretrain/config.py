@@ -98,6 +98,7 @@ def _rules(config: PretrainConfig) -> Rules:
     shares = (source.leaves, source.streets, source.images_share, source.labelled_share)
     return [
         *loop_rules(config.trainer, config.max_steps, config.batch_size, "batch_size"),
+        (not config.trainer.graph, "trainer.graph is for tsic train and compare"),
         (
             bool(config.crops) and all(side >= 32 and side % 32 == 0 for side in sides),
             f"crops must be pairs of multiples of 32, got {config.crops}",

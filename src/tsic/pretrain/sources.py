@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.images import SUFFIXES, read_image
 from tsic.data.scenes import draw_scene
-from tsic.data.transforms import distort_colours
+from tsic.data.transforms import distort_colours, draw_colours, seeded
 from tsic.errors import ConfigError
 from tsic.pretrain.leaves import draw_leaves
 from tsic.pretrain.region_cache import RegionCache, propose_all
@@ -148,7 +148,9 @@ def random_crop(
     resized = F.interpolate(
         pixels.float() / 255, size, mode="bilinear", align_corners=False, antialias=True
     )
-    coloured = distort_colours(resized, [int(rng.integers(2**62))])[0]
+    with seeded(int(rng.integers(2**62))):
+        colours = draw_colours()
+    coloured = distort_colours(resized, colours[None])[0]
     rows = (np.arange(size[0]) * 2 + 1) * tall // (2 * size[0])
     columns = (np.arange(size[1]) * 2 + 1) * broad // (2 * size[1])
     cut = ids[window][rows][:, columns]

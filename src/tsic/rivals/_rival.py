@@ -57,6 +57,8 @@ class Rival(nn.Module, ABC):
 
     teacher: ClassVar[Literal["offline", "peer"]] = "offline"
     """``offline``: trained before, frozen; ``peer``: learns beside the student."""
+    is_static: ClassVar[bool] = True
+    """Whether its work is the same for any data: no sizes, no Python values that depend on it."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()

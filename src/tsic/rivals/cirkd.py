@@ -118,6 +118,8 @@ class Cirkd(Rival):
     no embeddings are gathered from other processes: before each step DDP gives all the first one's.
     """
 
+    is_static = False  # it draws as many cells as there are of each class
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         dim = sizes.teacher

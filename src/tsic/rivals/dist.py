@@ -1,6 +1,5 @@
 """DIST: the student need only agree with the teacher up to shift and scale."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
@@ -26,20 +25,17 @@ def relations(logits: Tensor, target: Tensor, labels: Tensor) -> tuple[Tensor, T
     Source:
         Huang et al., arXiv:2205.10536, equations 7 and 9.
     """
-    counted = labels != 255
+    counts = (labels != 255).flatten()[:, None].to(logits.dtype)  # (M, 1)
+    total = counts.sum()
     here, there = (
-        one.softmax(1).movedim(1, 3)[counted] for one in (logits, target.detach())
+        one.softmax(1).movedim(1, 3).flatten(0, 2) for one in (logits, target.detach())
     )  # (M, K)
-    if not len(here):
-        nothing = here.sum()
-        return nothing, nothing
-    return _uncorrelated(here, there, 1), _uncorrelated(here, there, 0)
-
-
-def _uncorrelated(one: Tensor, other: Tensor, dim: int) -> Tensor:
-    """Mean of one minus the correlation along a dimension."""
-    one, other = (x - x.mean(dim, keepdim=True) for x in (one, other))
-    return torch.mean(1 - F.cosine_similarity(one, other, dim=dim))
+    # By weights, since to pick pixels would cost a GPU's CPU a wait.
+    one, other = (x - x.mean(1, keepdim=True) for x in (here, there))
+    inter = (1 - F.cosine_similarity(one, other, dim=1)) * counts[:, 0]
+    one, other = ((x - (x * counts).sum(0) / total.clamp(min=1)) * counts for x in (here, there))
+    intra = (1 - F.cosine_similarity(one, other, dim=0)).mean()
+    return inter.sum() / total.clamp(min=1), intra * (total > 0)
 
 
 class Dist(Rival):

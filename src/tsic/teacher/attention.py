@@ -143,7 +143,7 @@ class SamAttention(SamVisionAttention):
         if self.use_rel_pos:
             sides = (window, window) if window else maps.shape[1:3]
             tables = [
-                self.get_rel_pos(side, side, table).to(projected.dtype) / self.scale
+                _relative(table, side).to(projected.dtype) / self.scale
                 for side, table in zip(sides, (self.rel_pos_h, self.rel_pos_w), strict=True)
             ]
         blank = self.qkv(maps.new_zeros(1, maps.shape[-1]))
@@ -175,6 +175,16 @@ class SamAttention(SamVisionAttention):
             x.flatten(0, 2).flatten(2, 3)
             for x in (torch.cat(parts, -1), torch.cat(places, -1), value)
         ]
+
+
+def _relative(table: Tensor, side: int) -> Tensor:
+    """Entries of a table of relative positions ``(L, d)`` for all pairs along a side, square.
+
+    transformers finds them by indices on the CPU, for which a GPU waits.
+    """
+    table = F.interpolate(table.T[None], size=2 * side - 1, mode="linear")[0].T
+    at = torch.arange(side, device=table.device)
+    return table[at[:, None] - at + side - 1]
 
 
 class SamLayer(SamVisionLayer):

@@ -1,0 +1,95 @@
+"""A training step recorded once and launched as a whole: CUDA graphs."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tsic.cycle import Cycle
+
+EAGER_STEPS = 3
+"""Steps before one is recorded: libraries choose their kernels, constants are made."""
+
+
+class Answer(NamedTuple):
+    """What a step gives; tensors of a recorded one are written anew by the next.
+
+    Attributes:
+        losses: By name.
+        total: Their sum.
+        gradients: Of each trainable parameter, ``None`` where it has no part.
+    """
+
+    losses: dict[str, Tensor]
+    total: Tensor
+    gradients: tuple[Tensor | None, ...]
+
+
+class StepGraph:
+    """Forward and backward pass of a cycle, after a few steps replayed as one launch.
+
+    A step of a small student is hundreds of kernels of microseconds, and a GPU waits for most of
+    them to be launched. The cycle must neither wait for the GPU nor depend on values in Python:
+    what a recorded step reads are the tensors given, the weights, and the state of the random
+    generator.
+
+    Args:
+        cycle: On its GPU.
+        precision: What autocast brings products to; ``None`` for none.
+    """
+
+    def __init__(self, cycle: Cycle, precision: torch.dtype | None) -> None:
+        self.cycle = cycle
+        self.precision = precision
+        self.parameters = [one for one in cycle.parameters() if one.requires_grad]
+        self._kind: object = None
+        self._steps = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._given: dict[str, Tensor] = {}
+        self._answer: Answer | None = None
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, with_teacher: bool, teaching: float
+    ) -> Answer:
+        """Run one step; see ``Cycle``. Gradients are given back, not written to parameters."""
+        given = {
+            "images": images,
+            "labels": labels,
+            "teaching": torch.full((), teaching, device=images.device),
+        }
+        kind = (with_teacher, images.shape)
+        if kind != self._kind:
+            self._kind, self._steps, self._graph, self._answer = kind, 0, None, None
+        self._steps += 1
+        if self._steps <= EAGER_STEPS:
+            return self._run(given, with_teacher)
+        if self._graph is None:
+            self._given = {name: tensor.clone() for name, tensor in given.items()}
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._answer = self._run(self._given, with_teacher)
+        for name, tensor in given.items():
+            self._given[name].copy_(tensor)
+        self._graph.replay()
+        assert self._answer is not None
+        return self._answer
+
+    def _run(self, given: Mapping[str, Tensor], with_teacher: bool) -> Answer:
+        device = given["images"].device.type
+        # Without autocast's own copies of weights, which a recorded step would keep forever.
+        with torch.autocast(
+            device, self.precision, enabled=self.precision is not None, cache_enabled=False
+        ):
+            out = self.cycle(**given, with_teacher=with_teacher)
+        total = out.total
+        gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
+        laid_out = tuple(map(_like, gradients, self.parameters))
+        return Answer({name: loss.detach() for name, loss in out.losses.items()}, total, laid_out)
+
+
+def _like(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor | None:
+    """Lay a gradient out as its parameter, as the backward pass would have done."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
