@@ -20,7 +20,7 @@ from tsic.folder import RunFolder
 from tsic.options import Role
 from tsic.rivals import Sizes, rival_class
 from tsic.student import Student, build_student
-from tsic.teacher import Teacher, TeacherOutput, build_teacher
+from tsic.teacher import Teacher, TeacherOutput, build_hint_encoder, build_teacher
 from tsic.training import CycleModule
 
 
@@ -44,8 +44,13 @@ def build_module(
     warmup_steps, ramp = 0, 0.0
     if config.distill.method == "none":
         warmup_steps, ramp = config.teacher.warmup_steps, config.teacher.ramp
-        teacher = build_configured_teacher(config.teacher, classes.num_classes)
-        cycle = Cycle(student, teacher, config.objective, class_weights, config.teacher.ema)
+        teacher, encoder = None, None
+        if config.teacher.hints_only:
+            encoder = build_hint_encoder(config.teacher.name)
+        else:
+            teacher = build_configured_teacher(config.teacher, classes.num_classes)
+        ema = config.teacher.ema
+        cycle = Cycle(student, teacher, config.objective, class_weights, ema, encoder)
     else:
         cycle = _build_distilled(config, student, classes, class_weights)
     return CycleModule(

@@ -75,6 +75,9 @@ class TeacherConfig:
     MobileSAM's `mobile_sam.pt`; the folder of a `tsic pretrain`; `embedded` (ships with the
     package); `tiny-sam`, `tiny-sam2`, `tiny-edgetam` or `tiny-mobile-sam` (random weights); `none`
     trains the student alone."""
+    hints_only: bool = False
+    """Only its encoder, as published, takes part, for `objective.feature_loss: hint`: no prompt, no
+    decoder, nothing of the teacher learns. Cheaper than the cycle."""
     mapping: MappingKind = "light"
     """Mapping decoder: `light`, `uper` (paper), or `uper-released` (public code)."""
     channels: int | None = None

@@ -73,6 +73,16 @@ def run_rules(config: RunConfig) -> Rules:
             "data.batch_size must be at least 2 x trainer.devices x trainer.accumulate",
         ),
         (
+            not config.teacher.hints_only
+            or (
+                config.teacher.name != "none"
+                and config.objective.feature_loss == "hint"
+                and config.objective.feature_weight > 0
+            ),
+            "teacher.hints_only needs a teacher.name, objective.feature_loss: hint and an "
+            "objective.feature_weight above 0",
+        ),
+        (
             config.teacher.warmup_steps >= 0,
             f"teacher.warmup_steps must be >= 0, got {config.teacher.warmup_steps}",
         ),

@@ -9,7 +9,7 @@ from tsic import losses
 from tsic.grid import resize, resize_labels, size_of
 from tsic.options import Objective
 from tsic.student import Student, StudentOutput
-from tsic.teacher import AveragedTeacher, Teacher, TeacherOutput
+from tsic.teacher import AveragedTeacher, HintEncoder, Teacher, TeacherOutput
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Cycle(nn.Module):
             derives from ``objective.class_balance`` and its data; by default all alike.
         teacher_ema: Decay of the moving average of the teacher's weights that teaches the student;
             by default the teacher as it stands. Whoever trains calls ``average_teacher`` each step.
+        encoder: In the teacher's place, an encoder that gives hints and nothing else.
     """
 
     class_weights: Tensor | None
@@ -58,16 +59,19 @@ class Cycle(nn.Module):
         objective: Objective | None = None,
         class_weights: Tensor | None = None,
         teacher_ema: float | None = None,
+        encoder: HintEncoder | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.student = student
         self.teacher = teacher
+        self.encoder = encoder
         self.objective = objective or Objective()
         rules = self.objective
         self.hint: nn.Conv2d | None = None
-        if teacher is not None and rules.feature_weight and rules.feature_loss == "hint":
-            self.hint = nn.Conv2d(student.feature_channels[-1], teacher.foundation.dim, 1)
+        looks = encoder or teacher
+        if looks is not None and rules.feature_weight and rules.feature_loss == "hint":
+            self.hint = nn.Conv2d(student.feature_channels[-1], looks.foundation.dim, 1)
         self.averaged: AveragedTeacher | None = None
         if teacher is not None and teacher_ema is not None:
             self.averaged = AveragedTeacher(teacher, teacher_ema)
@@ -76,6 +80,11 @@ class Cycle(nn.Module):
     def teacher_learns(self) -> bool:
         """Whether there is a teacher whose weights change."""
         return self.teacher is not None and any(p.requires_grad for p in self.teacher.parameters())
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the student is taught by anything but labels."""
+        return self.teacher is not None or self.encoder is not None
 
     @property
     def is_static(self) -> bool:
@@ -103,6 +112,8 @@ class Cycle(nn.Module):
         """
         student: StudentOutput = self.student(images)
         named = self._student_losses(student, labels)
+        if self.encoder is not None and with_teacher:
+            named["feature"] = self._hint_loss(student, self.encoder(images))
         if self.teacher is None or not with_teacher:
             return CycleOutput(named, student, None)
         teacher: TeacherOutput = self.teacher(images, student.logits)
@@ -158,18 +169,25 @@ class Cycle(nn.Module):
             pixels = self._kl_pixels(target, student.logits, labels)
             named["kl"] = weights.kl_weight * self._kl(student.logits, target, labels, pixels)
         if weights.feature_weight:
-            compare = {
-                "attention": losses.feature_attention,
-                "hint": losses.feature_hint,
-                "mean_mse": losses.feature_mean_mse,
-            }[weights.feature_loss]
-            features, seen = student.features[-1], teacher.features
-            if self.hint is not None:
-                assert teacher.embedding is not None
-                features, seen = self.hint(features), teacher.embedding
-            loss = compare(features, _held(seen, weights.detach_teacher))
-            named["feature"] = weights.feature_weight * loss
+            named["feature"] = self._feature_loss(student, teacher)
         return named
+
+    def _feature_loss(self, student: StudentOutput, teacher: TeacherOutput) -> Tensor:
+        weights = self.objective
+        if weights.feature_loss == "hint":
+            assert teacher.embedding is not None
+            return self._hint_loss(student, _held(teacher.embedding, weights.detach_teacher))
+        compare = {
+            "attention": losses.feature_attention,
+            "mean_mse": losses.feature_mean_mse,
+        }[weights.feature_loss]
+        seen = _held(teacher.features, weights.detach_teacher)
+        return weights.feature_weight * compare(student.features[-1], seen)
+
+    def _hint_loss(self, student: StudentOutput, embedding: Tensor) -> Tensor:
+        assert self.hint is not None
+        loss = losses.feature_hint(self.hint(student.features[-1]), embedding)
+        return self.objective.feature_weight * loss
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         rules = self.objective

@@ -135,11 +135,11 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
     config = _settled(config)
     val_set = _open(config, config.data.val_split)
     full = _module(config, warmup=0)
-    has_teacher = full.cycle.teacher is not None
+    is_taught = full.cycle.teaches
     step_seconds = _pace(config, full, steps)
     memory = peak_mib(full.device)
     alone_seconds = step_seconds
-    if has_teacher:
+    if is_taught:
         alone_seconds = _pace(config, _module(config, warmup=sys.maxsize), steps)
     full.eval()
     image = val_set.read(0)[0][None].to(full.device).float() / 255
@@ -299,6 +299,9 @@ def _parts(config: RunConfig, module: CycleModule) -> tuple[Part, ...]:
                 trained=decoders.trained - seen.trained,
             ),
         ]
+    elif (looks := module.cycle.encoder) is not None:
+        looked = _multiply_adds(lambda: looks(image))
+        parts.append(_part("teacher's encoder", looked, looks.foundation.encoder))
     elif teacher is not None:
         parts.append(_part("teacher", _multiply_adds(lambda: teacher(image, None)), teacher))
     return tuple(parts)

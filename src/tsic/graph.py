@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tsic.cycle import Cycle
+from tsic.errors import ConfigError
 
 EAGER_STEPS = 3
 """Steps before one is recorded: libraries choose their kernels, constants are made."""
@@ -52,7 +53,11 @@ class StepGraph:
     def __call__(
         self, images: Tensor, labels: Tensor, *, with_teacher: bool, teaching: float
     ) -> Answer:
-        """Run one step; see ``Cycle``. Gradients are given back, not written to parameters."""
+        """Run one step; see ``Cycle``. Gradients are given back, not written to parameters.
+
+        Raises:
+            ConfigError: If the step cannot be recorded.
+        """
         given = {
             "images": images,
             "labels": labels,
@@ -66,14 +71,28 @@ class StepGraph:
             return self._run(given, with_teacher)
         if self._graph is None:
             self._given = {name: tensor.clone() for name, tensor in given.items()}
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._answer = self._run(self._given, with_teacher)
+            self._record(with_teacher)
         for name, tensor in given.items():
             self._given[name].copy_(tensor)
-        self._graph.replay()
+        assert self._graph is not None
         assert self._answer is not None
+        self._graph.replay()
         return self._answer
+
+    def _record(self, with_teacher: bool) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        try:
+            # Threads that pin memory for loaders go on with that.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._answer = self._run(self._given, with_teacher)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ConfigError(
+                "trainer.graph: this step cannot be recorded as a CUDA graph "
+                f"({str(error.__context__ or error).splitlines()[0]}); set trainer.graph: false, "
+                "then --resume auto"
+            ) from error
 
     def _run(self, given: Mapping[str, Tensor], with_teacher: bool) -> Answer:
         device = given["images"].device.type
@@ -85,7 +104,8 @@ class StepGraph:
         total = out.total
         gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
         laid_out = tuple(map(_like, gradients, self.parameters))
-        return Answer({name: loss.detach() for name, loss in out.losses.items()}, total, laid_out)
+        losses = {name: loss.detach() for name, loss in out.losses.items()}
+        return Answer(losses, total.detach(), laid_out)
 
 
 def _like(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor | None:

@@ -34,6 +34,7 @@ from tsic.watch import Watch
 FREE_KEYS = (
     "data.root",
     "data.workers",
+    "trainer.graph",
     "trainer.log_every",
     "trainer.pictures",
     "trainer.save_every",
@@ -81,7 +82,7 @@ def train(
         clip=config.optim.clip,
         callbacks=[cost, Watch(), Panels(files.samples, val_set, config.trainer.pictures)],
         # While the teacher warms up, and for prompts it does not use, weights have no gradient.
-        leaves_unused=module.cycle.teacher is not None,
+        leaves_unused=module.cycle.teaches,
         resumes=resumes,
     )
     fit(trainer, module, data, files, resumes=resumes)

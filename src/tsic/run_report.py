@@ -43,6 +43,8 @@ def write_run_report(config: RunConfig, result: RunResult, classes: ClassTable, 
     if result.teacher is not None:
         scored["teacher"] = result.teacher
     teacher = "alone" if result.teacher is None else f"in the cycle with {config.teacher.name}"
+    if config.teacher.hints_only:
+        teacher = f"with hints of {config.teacher.name}"
     panels = sorted(result.folder.samples.glob("step_*.png"))
     write_report(
         result.folder.report,

@@ -87,7 +87,7 @@ class CycleModule(LightningModule):
     @property
     def teacher_is_on(self) -> bool:
         """Whether the teacher takes part at this step."""
-        return self.cycle.teacher is not None and self.global_step >= self.warmup_steps
+        return self.cycle.teaches and self.global_step >= self.warmup_steps
 
     @property
     def teaching(self) -> float:

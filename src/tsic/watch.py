@@ -24,7 +24,7 @@ class Watch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, CycleModule)
         idle = pl_module.warmup_steps >= pl_module.max_steps
-        if pl_module.cycle.teacher is not None and idle and trainer.is_global_zero:
+        if pl_module.cycle.teaches and idle and trainer.is_global_zero:
             sys.stderr.write(
                 "tsic: warning: the teacher takes no part: teacher.warmup_steps "
                 f"{pl_module.warmup_steps} is not below max_steps {pl_module.max_steps}\n"

@@ -269,6 +269,25 @@ def test_a_teacher_that_teaches_nothing_leaves_the_student_alone(
     )
 
 
+def test_a_run_with_hints_alone_has_no_teacher_to_score(config_file: Path, tmp_path: Path) -> None:
+    hints = ["--teacher.hints_only", "true", "--objective.feature_loss", "hint"]
+    with pytest.raises(ConfigError, match=r"teacher\.hints_only needs .* feature_loss: hint"):
+        load_config(config_file, hints[:2])
+    result = train(load_config(config_file, hints), tmp_path / "hints")
+    assert result.teacher is None
+    assert "with hints of tiny-sam" in result.folder.report.read_text()
+    rows = read_metrics(result.folder.metrics)
+    names = {name for _, name, _ in rows}
+    assert "train/feature" in names
+    assert not any("teacher" in name or "prompt" in name for name in names)
+    assert min(step for step, name, _ in rows if name == "train/feature") > 1, "none in warm-up"
+    held = state_of(result.folder.path)["state_dict"]
+    assert {name.split(".")[1] for name in held} == {"student", "hint"}
+    module, _ = load_run(result.folder.path)
+    assert module.cycle.encoder is not None
+    assert tsic("evaluate", result.folder.path, "--role", "teacher", check=False).returncode == 2
+
+
 def test_either_network_of_a_run_teaches_offline(config_file: Path, tmp_path: Path) -> None:
     train(load_config(config_file), tmp_path / "first")
     words = ["--teacher.name", "none"]
@@ -398,10 +417,11 @@ def test_every_shipped_config_trains_past_each_switch(
         "--trainer.accelerator": "cpu",
         "--trainer.devices": 1,
         "--trainer.accumulate": 1,
+        "--trainer.graph": "false",
         "--trainer.val_every": 2,
         "--trainer.log_every": 1,
     }
     words = [str(word) for pair in small.items() for word in pair]
     result = train(load_config(path, words), tmp_path / "run")
-    assert (result.teacher is None) == (tiny == "none")
+    assert (result.teacher is None) == (tiny == "none" or written.teacher.hints_only)
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["max_steps"] == 2

@@ -15,7 +15,7 @@ from tsic.grid import resize, resize_labels
 from tsic.options import Objective
 from tsic.recipes import objective_of
 from tsic.student import StudentOutput, build_student
-from tsic.teacher import TeacherOutput
+from tsic.teacher import TeacherOutput, build_hint_encoder, build_teacher
 
 COMMON = {"student_ce", "auxiliary_ce", "teacher_ce", "kl", "feature"}
 
@@ -309,3 +309,27 @@ def test_cycle_has_the_auxiliary_loss_of_a_student_that_has_the_head(auxiliary: 
     student = build_student("compact", num_classes=3, auxiliary=auxiliary, options={"width": 0.25})
     out = Cycle(student, None)(torch.rand(2, 3, 32, 32), torch.zeros(2, 32, 32).long())
     assert ("auxiliary_ce" in out.losses) == auxiliary
+
+
+def test_hints_alone_are_those_of_a_teacher_whose_encoder_is_as_published() -> None:
+    """Only the student and its projection learn, and before the encoder joins only the student."""
+    rules = Objective(feature_loss="hint", feature_weight=3.0)
+    student = build_student("compact", num_classes=3)
+    teacher = build_teacher("tiny-mobile-sam", num_classes=3, lora_rank=0)
+    whole = Cycle(student, teacher, rules)
+    alone = Cycle(student, None, rules, encoder=build_hint_encoder("tiny-mobile-sam"))
+    assert whole.hint is not None
+    assert alone.hint is not None
+    alone.hint.load_state_dict(whole.hint.state_dict())
+    images, labels = torch.rand(2, 3, 72, 88), torch.randint(3, (2, 72, 88))
+    out = alone(images, labels)
+    assert out.losses.keys() == {"student_ce", "feature"}
+    torch.testing.assert_close(out.losses["feature"], whole(images, labels).losses["feature"])
+    out.total.backward()
+    learning = {name for name, one in alone.named_parameters() if one.grad is not None}
+    assert learning == {
+        name for name, one in alone.named_parameters() if name.startswith(("student.", "hint."))
+    }
+    assert alone(images, labels, with_teacher=False).losses.keys() == {"student_ce"}
+    assert alone.teaches
+    assert not alone.teacher_learns

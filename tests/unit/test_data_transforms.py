@@ -7,7 +7,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from tsic.data.images import PAD_COLOUR
-from tsic.data.transforms import TrainTransform, distort_colours, draw_colours, seeded
+from tsic.data.transforms import (
+    TrainTransform,
+    changed,
+    distort_colours,
+    draw_colours,
+    seeded,
+)
 from tsic.errors import ConfigError
 
 
@@ -205,6 +211,13 @@ def test_distort_colours_is_torchvision_s_distortion_of_each_image() -> None:
         with seeded(seed):
             drawn = theirs.make_params([image]) | {"channel_permutation": None}
         assert torch.allclose(ours, theirs.transform(image, drawn), atol=1e-5)
+
+
+def test_a_batch_in_one_piece_as_on_a_gpu_is_changed_as_image_by_image() -> None:
+    images, colours = torch.rand(40, 3, 8, 8), _colours(40)
+    images[:, :, :2] = images[:, :1, :2]  # grey
+    whole = changed(images, colours, skips=False)
+    assert torch.allclose(whole, distort_colours(images, colours), atol=1e-6)
 
 
 def test_distort_colours_keeps_grey_grey_and_channels_in_place() -> None:

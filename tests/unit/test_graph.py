@@ -19,7 +19,7 @@ from tsic.graph import EAGER_STEPS, Answer, StepGraph
 from tsic.options import RIVALS, Objective
 from tsic.rivals import Sizes, rival_class
 from tsic.student import build_student
-from tsic.teacher import build_teacher
+from tsic.teacher import build_hint_encoder, build_teacher
 from tsic.training import CycleModule
 
 CLASSES = 3
@@ -71,6 +71,13 @@ def test_a_step_of_the_cycle_waits_for_nothing(name: str, ema: float | None) -> 
     cycle = Cycle(student, teacher, HINTS, torch.ones(CLASSES), ema)
     assert cycle.is_static
     assert waits_of(cycle) == []
+
+
+@pytest.mark.usefixtures("_no_autocast")
+def test_a_step_with_hints_alone_waits_for_nothing() -> None:
+    student = build_student("compact", num_classes=CLASSES)
+    encoder = build_hint_encoder("tiny-mobile-sam")
+    assert waits_of(Cycle(student, None, HINTS, torch.ones(CLASSES), encoder=encoder)) == []
 
 
 def distilled(method: str) -> Distilled:

@@ -23,6 +23,7 @@ ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "lora": [{"teacher.lora_rank": rank} for rank in (0, 4, 16)],
     "losses": [{f"objective.{name}_weight": 0.0} for name in ("kl", "ensemble", "feature", "mask")],
     "features": [{"objective.feature_loss": kind} for kind in ("attention", "hint", "mean_mse")],
+    "hints": [{"teacher.hints_only": True, "objective.feature_loss": "hint"}],
     "warmup": [{"teacher.warmup_steps": 0}],
     "size": [{"teacher.channels": width} for width in (32, 64, 128)],
     "ramp": [{"teacher.ramp": share} for share in (0.0, 0.5)],

@@ -197,35 +197,33 @@ class TrainTransform:
 
 
 def draw_colours() -> Tensor:
-    """Draw how one image's colours change, from torch's global generator; half of them do not.
+    """Draw how one image's colours change, from torch's global generator.
 
     Returns:
-        Factors of brightness, contrast, saturation, once more contrast, and turns of hue, float32
-        ``(5,)``; neutral are ``1, 1, 1, 1, 0``.
+        Factors of brightness, contrast and saturation, turns of hue, and once more a factor of
+        contrast, which comes first or last: float32 ``(5,)``. Neutral, as each is half of the time,
+        are 1, and 0 of hue.
 
     Source:
         Liu et al., SSD, arXiv:1512.02325, section 3.6; torchvision's ranges and draws.
     """
     drawn = _RANGES.make_params([torch.empty(3, 1, 1)])
-    contrast = _or(drawn["contrast_factor"], 1.0)
-    contrasts = (contrast, 1.0) if drawn["contrast_before"] else (1.0, contrast)
-    brightness = _or(drawn["brightness_factor"], 1.0)
-    saturation = _or(drawn["saturation_factor"], 1.0)
-    hue = _or(drawn["hue_factor"], 0.0)
-    return torch.tensor([brightness, contrasts[0], saturation, contrasts[1], hue])
+    brightness, contrast, saturation, hue = (
+        neutral if drawn[f"{name}_factor"] is None else drawn[f"{name}_factor"]
+        for name, neutral in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0))
+    )
+    first, last = (contrast, 1) if drawn["contrast_before"] else (1, contrast)
+    return torch.tensor([brightness, first, saturation, hue, last], dtype=torch.float32)
 
 
 _RANGES = v2.RandomPhotometricDistort()
 
 
-def _or(drawn: float | None, neutral: float) -> float:
-    return neutral if drawn is None else drawn
-
-
 def distort_colours(images: Tensor, colours: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image of a batch in its own way.
 
-    All images at once, since on a GPU every operation costs a launch. Channels are not permuted.
+    On a GPU all images at once, since each operation costs a launch; elsewhere one by one, without
+    the changes that are neutral.
 
     Args:
         images: RGB float32 ``(B, 3, H, W)`` in ``[0, 1]``, on any device.
@@ -234,21 +232,36 @@ def distort_colours(images: Tensor, colours: Tensor) -> Tensor:
     Returns:
         The same shape and range.
     """
-    brightness, contrast, saturation, contrast_after, turn = colours.view(-1, 5, 1, 1, 1).unbind(1)
-    images = (images * brightness).clamp_(0, 1)
-    images = _towards(_grey(images).mean((1, 2, 3), keepdim=True), images, contrast)
-    images = _turn_hue(_towards(_grey(images), images, saturation), turn)
-    return _towards(_grey(images).mean((1, 2, 3), keepdim=True), images, contrast_after)
+    if images.device.type != "cpu":
+        return changed(images, colours, skips=False)
+    pairs = zip(images.split(1), colours.split(1), strict=True)
+    return torch.cat([changed(*pair, skips=True) for pair in pairs])
 
 
-def _towards(start: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """Go from one image so many times the way to another."""
-    return torch.lerp(start, images, factor).clamp_(0, 1)
+def changed(images: Tensor, colours: Tensor, *, skips: bool) -> Tensor:
+    """See ``distort_colours``; ``skips`` leaves neutral changes of a single image out."""
+    changes = (_brighten, _contrast, _saturate, _turn_hue, _contrast)
+    for change, strength in zip(changes, colours[..., None, None, None].unbind(1), strict=True):
+        if not (skips and strength == (0 if change is _turn_hue else 1)):
+            images = change(images, strength)
+    return images
+
+
+def _brighten(images: Tensor, factor: Tensor) -> Tensor:
+    return (images * factor).clamp_(0, 1)
+
+
+def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    return torch.lerp(_grey(images).mean((1, 2, 3), keepdim=True), images, factor).clamp_(0, 1)
+
+
+def _saturate(images: Tensor, factor: Tensor) -> Tensor:
+    return torch.lerp(_grey(images), images, factor).clamp_(0, 1)
 
 
 def _grey(images: Tensor) -> Tensor:
-    red, green, blue = images.unbind(1)
-    return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
+    red, green, blue = images.split(1, 1)
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
 def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
