@@ -359,7 +359,7 @@ def measure(
         for step in [step for step in steps.values() if step.cycle.is_static]:
             twin = step.as_graph()
             steps[twin.row], work[twin.row] = twin, work[step.row]
-            memory[twin.row] = memory[step.row]
+            memory[twin.row] = [None, None]  # a graph holds its memory beside that of the others
     for step in steps.values():
         for _ in range(1 if step.graph is None else 5):
             step.run()  # warms up
@@ -401,12 +401,16 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['classes']:3} {row['prompts']:3} {row['batch']:2} "
             f"{'graph' if row['graph'] else '':5} {row['seconds_per_image']:8.5f} "
             f"{base['seconds_per_image'] / row['seconds_per_image']:6.2f}x "
-            f"{row['peak_memory_mib']:7.0f} "
-            f"{row['peak_memory_mib'] / base['peak_memory_mib']:6.2f}x "
-            f"{row['process_memory_mib'] / base['process_memory_mib']:7.2f}x {macs}  "
+            f"{row['peak_memory_mib'] or float('nan'):7.0f} "
+            f"{_times(row, base, 'peak_memory_mib'):6.2f}x "
+            f"{_times(row, base, 'process_memory_mib'):7.2f}x {macs}  "
             f"{row['matrix_peak_share']:.0%} {row['copy_peak_share']:.0%}"
         )
     return "\n".join(lines)
+
+
+def _times(row: dict[str, Any], base: dict[str, Any], key: str) -> float:
+    return row[key] / base[key] if row[key] else float("nan")
 
 
 def main() -> None:

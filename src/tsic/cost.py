@@ -39,6 +39,8 @@ class Cost(Callback):
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         self._since = time.monotonic()
+        # The first batch is fetched before.
+        self._waited_before = getattr(trainer.train_dataloader, "waited", 0.0)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

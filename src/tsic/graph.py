@@ -1,6 +1,6 @@
 """A training step recorded once and launched as a whole: CUDA graphs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,6 +44,10 @@ class StepGraph:
         self.cycle = cycle
         self.precision = precision
         self.parameters = [one for one in cycle.parameters() if one.requires_grad]
+        self.forget()
+
+    def forget(self) -> None:
+        """Free the memory of a whole step, which a recorded one holds; the next are eager again."""
         self._kind: object = None
         self._steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -65,7 +69,8 @@ class StepGraph:
         }
         kind = (with_teacher, images.shape)
         if kind != self._kind:
-            self._kind, self._steps, self._graph, self._answer = kind, 0, None, None
+            self.forget()
+            self._kind = kind
         self._steps += 1
         if self._steps <= EAGER_STEPS:
             return self._run(given, with_teacher)
@@ -85,13 +90,14 @@ class StepGraph:
             # Threads that pin memory for loaders go on with that.
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._answer = self._run(self._given, with_teacher)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            cause = error.__context__ or error  # to end the recording fails, too
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            told = f"{cause}".partition("\n")[0]
             raise ConfigError(
-                "trainer.graph: this step cannot be recorded as a CUDA graph "
-                f"({str(error.__context__ or error).splitlines()[0]}); set trainer.graph: false, "
-                "then --resume auto"
+                f"trainer.graph: this step cannot be recorded as a CUDA graph ({told}); set "
+                "trainer.graph: false, then --resume auto"
             ) from error
 
     def _run(self, given: Mapping[str, Tensor], with_teacher: bool) -> Answer:
@@ -102,14 +108,23 @@ class StepGraph:
         ):
             out = self.cycle(**given, with_teacher=with_teacher)
         total = out.total
-        gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
-        laid_out = tuple(map(_like, gradients, self.parameters))
+        # Whoever calls may autocast, in which a backward pass has no part.
+        with torch.autocast(device, enabled=False):
+            gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
         losses = {name: loss.detach() for name, loss in out.losses.items()}
-        return Answer(losses, total.detach(), laid_out)
+        return Answer(losses, total.detach(), tuple(_own(gradients, self.parameters)))
 
 
-def _like(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor | None:
-    """Lay a gradient out as its parameter, as the backward pass would have done."""
-    if gradient is None or gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
+def _own(
+    gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]
+) -> Iterator[Tensor | None]:
+    """Give each parameter a gradient of its own, laid out alike, as ``backward`` would."""
+    given = set()
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        if gradient is None:
+            yield None
+            continue
+        if gradient.stride() != parameter.stride() or gradient.data_ptr() in given:
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        given.add(gradient.data_ptr())
+        yield gradient

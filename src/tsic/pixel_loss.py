@@ -1,7 +1,7 @@
 """Losses of every pixel, whose resized scores are made and forgotten in strips of rows."""
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -203,8 +203,9 @@ def _columns(logits: Tensor, width: int) -> Tensor | None:
     return _shares(range(width), cells, width, logits.dtype, logits.device).T
 
 
-# Made once: on a GPU each would be a copy from the CPU, for which both wait.
-@lru_cache(maxsize=128)
+# Made once: on a GPU each would be a copy from the CPU, for which both wait. None is ever given up,
+# since CUDA graphs read them where they lie; they are small and few.
+@cache
 @torch.inference_mode(mode=False)
 def _shares(part: range, cells: int, side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Share of each cell in a part of an axis resized to ``side``, ``(part, cells)``."""

@@ -177,8 +177,21 @@ class CycleModule(LightningModule):
         if self.teacher_is_on:
             self.cycle.average_teacher()
 
+    def _forget_graph(self) -> None:
+        """Whole images, and what follows the training, need the memory that a graph holds."""
+        if self.graph is not None:
+            self.graph.forget()
+            self._gradients = ()
+            for parameter in self.graph.parameters:
+                parameter.grad = None
+
+    @override
+    def on_fit_end(self) -> None:
+        self._forget_graph()
+
     @override
     def on_validation_epoch_start(self) -> None:
+        self._forget_graph()
         self.contest.reset()
         self.probe.reset()
 

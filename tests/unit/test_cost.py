@@ -57,6 +57,7 @@ def test_a_loader_that_keeps_the_steps_waiting_is_told_of(
     cost: Any = Cost()
     trainer, module = Machine(loader), nn.Linear(1, 1)
     module.device = CPU  # type: ignore[assignment]
+    loader.waited = 900.0  # for the first batch, before the training starts
     cost.on_train_start(trainer, module)
     for _ in loader:
         clock[0] += 100

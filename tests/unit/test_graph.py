@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from tsic.config import OptimConfig
-from tsic.cycle import Cycle
+from tsic.cycle import Cycle, CycleOutput
 from tsic.distilled import Distilled, Offline, Peer
+from tsic.errors import ConfigError
 from tsic.graph import EAGER_STEPS, Answer, StepGraph
 from tsic.options import RIVALS, Objective
 from tsic.rivals import Sizes, rival_class
@@ -46,8 +47,22 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture
 def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device without memory, on which steps are rehearsed, knows no autocast."""
+    """The device without memory, on which steps are rehearsed, knows no autocast.
+
+    Tensors made there of numbers wait, too, but tell no dispatcher.
+    """
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+
+    def refuse(make: Any) -> Any:
+        def made(*args: Any, **kwargs: Any) -> Tensor:
+            result: Tensor = make(*args, **kwargs)
+            assert result.device.type == "cpu", "copied from the CPU"
+            return result
+
+        return made
+
+    for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (Tensor, "new_tensor")):
+        monkeypatch.setattr(owner, name, refuse(getattr(owner, name)))
 
 
 def waits_of(cycle: Cycle) -> list[str]:
@@ -189,6 +204,86 @@ def test_a_replayed_step_is_that_of_its_own_batch(tiny_cycle: Cycle) -> None:
             else:
                 torch.testing.assert_close(gradient, parameter.grad)
                 assert gradient.stride() == parameter.stride()
+
+
+def test_gradients_are_those_of_a_backward_pass_outside_of_autocast() -> None:
+    """Lightning runs the step in autocast, and the backward pass not."""
+    cycle = distilled("skd")
+    images, labels = torch.rand(2, 3, 64, 64), torch.randint(CLASSES, (2, 64, 64))
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        total = cycle(images, labels).total
+    total.backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        step = StepGraph(cycle, torch.bfloat16)
+        found = step(images, labels, with_teacher=True, teaching=1.0)
+    for parameter, gradient in zip(step.parameters, found.gradients, strict=True):
+        assert gradient is not None
+        assert parameter.grad is not None
+        torch.testing.assert_close(gradient, parameter.grad, rtol=0, atol=0)
+
+
+def test_parameters_that_are_added_have_gradients_of_their_own() -> None:
+    """Clipping scales each in place: one held by two would be scaled twice."""
+
+    class Sum(nn.Module):
+        is_static = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+
+        def forward(self, images: Tensor, **_: Any) -> CycleOutput:
+            loss = ((self.one + self.other) * images).sum()
+            return CycleOutput({"loss": loss}, None, None)  # type: ignore[arg-type]
+
+    found = StepGraph(Sum(), None)(  # type: ignore[arg-type]
+        torch.arange(3.0), torch.zeros(1), with_teacher=True, teaching=1.0
+    )
+    one, other = found.gradients
+    assert one is not None
+    assert other is not None
+    assert torch.equal(one, torch.arange(3.0))
+    assert torch.equal(other, one)
+    assert one.data_ptr() != other.data_ptr()
+
+
+@pytest.mark.usefixtures("_on_cpu")
+def test_a_step_that_cannot_be_recorded_says_so(
+    tiny_cycle: Cycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = StepGraph(tiny_cycle, None)
+    for _ in range(EAGER_STEPS):
+        step(*_batch(0), with_teacher=True, teaching=1.0)
+
+    @contextmanager
+    def fails(*_: Any, **__: Any) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("invalidated")
+
+    def broken(*_: Any) -> Answer:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "graph", fails)
+    monkeypatch.setattr(StepGraph, "_run", broken)
+    error: RuntimeError = RuntimeError("it waits\nfor the CPU")
+    with pytest.raises(ConfigError, match=r"recorded as a CUDA graph \(it waits\); set"):
+        step(*_batch(0), with_teacher=True, teaching=1.0)
+    step._graph = None
+    error = torch.OutOfMemoryError("no memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        step(*_batch(0), with_teacher=True, teaching=1.0)
+
+
+@pytest.mark.usefixtures("_on_cpu")
+def test_what_is_forgotten_is_recorded_anew(tiny_cycle: Cycle) -> None:
+    step = StepGraph(tiny_cycle, None)
+    for count in (1, 2):
+        for _ in range(EAGER_STEPS + 1):
+            step(*_batch(0), with_teacher=True, teaching=1.0)
+        assert Replays.recordings == count
+        step.forget()
 
 
 @pytest.mark.usefixtures("_on_cpu")

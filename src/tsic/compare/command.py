@@ -46,7 +46,7 @@ def compare_command(words: Sequence[str]) -> int:
     from tsic.device import resolve_precision
 
     trainer = base.trainer
-    precision = resolve_precision(trainer.precision, trainer.accelerator, graph=trainer.graph)
+    precision = resolve_precision(trainer.precision, trainer.accelerator)
     planned = [
         replace(job, config=_settled(job.config, precision))
         for job in jobs(variants, options.seeds)
@@ -55,6 +55,8 @@ def compare_command(words: Sequence[str]) -> int:
     if options.dry_run:
         sys.stdout.write(_plan([*first, *planned], unfinished))
         return 0
+    for options_of in {job.config.trainer for job in unfinished}:
+        resolve_precision(options_of.precision, options_of.accelerator, graph=options_of.graph)
     places = Places(options.processes, options.devices)
     failed = run_all(unfinished, runs, places, sys.stdout)
     warned = warnings_of([*first, *planned], runs)

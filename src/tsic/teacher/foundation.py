@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from tsic.teacher.attention import fuse_attention
 from tsic.teacher.decoder import decode_masks
+from tsic.teacher.recompute import recomputed
 from tsic.teacher.refiner import Refiner
 
 # ImageNet's statistics: SAM and SAM 2 were trained on images normalised with them.
@@ -223,7 +223,7 @@ class Foundation(nn.Module, ABC):
 
     def _run(self, block: Callable[[Tensor], Any], hidden: Tensor) -> Any:
         if self.recompute and torch.is_grad_enabled() and self.training:
-            return checkpoint(block, hidden, use_reentrant=False)
+            return recomputed(block, hidden)
         return block(hidden)
 
     def _grid(self, height: int, width: int) -> Tensor:
