@@ -336,3 +336,25 @@ def test_optimiser_steps_from_a_graph_are_those_without(
     for mine, other in zip(train(records=True), train(records=False), strict=True):
         torch.testing.assert_close(mine, other)
     assert Replays.recordings == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_graph_on_a_gpu_trains_as_steps_without(name: str) -> None:
+    student = build_student("compact", num_classes=CLASSES)
+    teacher = build_teacher(name, num_classes=CLASSES)
+    cycle = Cycle(student, teacher, HINTS, torch.ones(CLASSES)).cuda()
+    plain, other = copy.deepcopy(cycle), StepGraph(cycle, None)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=1e-3) for one in (cycle, plain)]
+    for number in range(EAGER_STEPS + 3):
+        images, labels = (one.cuda() for one in _batch(number))
+        found = other(images, labels, with_teacher=True, teaching=1.0)
+        for parameter, gradient in zip(other.parameters, found.gradients, strict=True):
+            parameter.grad = gradient
+        out = plain(images, labels)
+        optimizers[1].zero_grad()
+        out.total.backward()
+        torch.testing.assert_close(found.total, out.total, rtol=1e-3, atol=1e-3)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert other._graph is not None
