@@ -164,7 +164,7 @@ class TrainerConfig:
     accumulate: int = 1
     """Micro-batches per optimiser step."""
     graph: bool = False
-    """Record a step on the GPU and launch it as a whole (CUDA graph): up to 5 times as fast where
+    """Record a step on the GPU and launch it as a whole (CUDA graph): up to 4.6 times as fast where
     networks are small. Not with several devices, `accumulate` or `16-mixed`. Steps whose work
     depends on the data (`objective.ohem`, `distill.method: cirkd`) run as ever."""
     val_every: int = 500
