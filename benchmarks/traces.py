@@ -35,7 +35,6 @@ class Traced(Protocol):
     """A training step."""
 
     cycle: Any
-    graph: Any
 
     def run(self) -> float:
         """Do it."""
