@@ -19,6 +19,7 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.files import replacing
 from tsic.metrics import to_labels
 from tsic.pictures import Pixels, colour_labels, colour_masks, panel, save_png, to_pixels
+from tsic.stopping import ends_step
 from tsic.training import CycleModule
 
 
@@ -115,7 +116,7 @@ class ShowProgress(Callback):
             self.bar.update(task, completed=step, scores=self.scores)
             if shown:
                 self.bar.update(task, losses=_losses(trainer))
-        elif shown and trainer.is_global_zero and self._ends_step(trainer, args):
+        elif shown and trainer.is_global_zero and ends_step(trainer, args[2]):
             pace = (time.monotonic() - self.start) / max(1, step - self.first_step)
             left = pace * (self.max_steps - step)
             self.console.print(
@@ -124,9 +125,6 @@ class ShowProgress(Callback):
                 soft_wrap=True,
                 highlight=False,
             )
-
-    def _ends_step(self, trainer: Trainer, args: tuple[Any, ...]) -> bool:
-        return bool((args[2] + 1) % trainer.accumulate_grad_batches == 0)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,7 +4,6 @@ import logging
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +25,7 @@ from tsic.errors import ConfigError, ShapeError
 from tsic.graph import EAGER_STEPS
 from tsic.run import segmentation_data
 from tsic.scores import to_markdown
+from tsic.stopping import StopBetweenSteps, ends_step, run_trainer
 from tsic.teacher import Teacher
 from tsic.training import CycleModule
 
@@ -237,7 +237,7 @@ class _Pace(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if (args[2] + 1) % trainer.accumulate_grad_batches == 0:
+        if ends_step(trainer, args[2]):
             if pl_module.device.type == "cuda":
                 torch.cuda.synchronize()
             self.ends.append(time.perf_counter())
@@ -265,11 +265,9 @@ def _pace(config: RunConfig, module: CycleModule, steps: int) -> float:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[pace],
+        callbacks=[StopBetweenSteps(), pace],
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        trainer.fit(module, segmentation_data(mine, _open(mine, mine.data.train_split), None))
+    run_trainer(trainer, module, segmentation_data(mine, _open(mine, mine.data.train_split), None))
     module.to(trainer.strategy.root_device)
     gaps = [after - before for before, after in zip(pace.ends, pace.ends[1:], strict=False)]
     return sorted(gaps[warm - 1 :])[steps // 2]

@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from typing_extensions import override
 
+from tsic.stopping import StopBetweenSteps, ends_step
+
 
 class KeepBest(ModelCheckpoint):
     """Keep the checkpoint of the highest score, also where a training goes on in another place.
@@ -41,17 +43,22 @@ class KeepLast(Checkpoint):
     """Write where a training goes on.
 
     A step that is validated is written after that: a run that goes on does not validate it again,
-    so the checkpoint has to know the best score. Stands behind ``KeepBest`` for that reason.
+    so the checkpoint has to know the best score. Stands behind ``KeepBest`` for that reason. A run
+    that is told to stop writes the step it stops after.
 
     Args:
         path: The file.
+        stop: Knows whether the run is told to.
         every: Optimiser steps between two writes.
         val_every: Optimiser steps between validations.
         max_steps: Optimiser steps of the run; the last is validated, too.
     """
 
-    def __init__(self, path: Path, *, every: int, val_every: int, max_steps: int) -> None:
+    def __init__(
+        self, path: Path, stop: StopBetweenSteps, *, every: int, val_every: int, max_steps: int
+    ) -> None:
         self.path = path
+        self.stop = stop
         self.every = every
         self.val_every = val_every
         self.max_steps = max_steps
@@ -64,7 +71,8 @@ class KeepLast(Checkpoint):
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if step % self.val_every and step != self.max_steps:
+        # No file could go on from the gradients between two batches of one step.
+        if ends_step(trainer, args[2]) and step % self.val_every and step != self.max_steps:
             self._write(trainer)
 
     @override
@@ -73,6 +81,6 @@ class KeepLast(Checkpoint):
 
     def _write(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        if step % self.every == 0 and step != self._written:
+        if (step % self.every == 0 or self.stop.is_asked) and step != self._written:
             self._written = step
             trainer.save_checkpoint(self.path)

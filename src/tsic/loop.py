@@ -3,8 +3,6 @@
 import logging
 import os
 import pickle
-import signal
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -13,7 +11,6 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tsic.callbacks import CsvLog, ShowProgress, ValidateLast
 from tsic.config import TrainerConfig
@@ -22,6 +19,7 @@ from tsic.device import resolve_precision
 from tsic.errors import CheckpointError, ConfigError
 from tsic.folder import TrainingFolder
 from tsic.keep import KeepBest, KeepLast
+from tsic.stopping import StopBetweenSteps, run_trainer
 
 
 class _Trained(Protocol):
@@ -115,6 +113,7 @@ def make_trainer(
     loggers = [TensorBoardLogger(files.path, name="", version="tensorboard")]
     val_every = min(options.val_every, max_steps)
     uses_ddp = options.devices > 1
+    stop = StopBetweenSteps()
     return Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
@@ -131,12 +130,13 @@ def make_trainer(
         use_distributed_sampler=False,
         logger=[*loggers, CsvLog(files.metrics, step)] if is_main() else loggers,
         callbacks=[
+            stop,
             ShowProgress(max_steps, label, options.log_every),
             ValidateLast(max_steps),
             *callbacks,
             KeepBest(files.best, monitor),
             KeepLast(
-                files.last, every=options.save_every, val_every=val_every, max_steps=max_steps
+                files.last, stop, every=options.save_every, val_every=val_every, max_steps=max_steps
             ),
         ],
         enable_progress_bar=False,
@@ -155,18 +155,9 @@ def fit(
     """Train to the end; only the main process returns, with the module on its device.
 
     Raises:
-        KeyboardInterrupt: If the training is stopped, with the signal's number if it was SIGTERM.
+        KeyboardInterrupt: If the training is stopped, with the signal's number.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        try:
-            trainer.fit(module, data, ckpt_path=files.last if resumes else None, weights_only=False)
-        except SystemExit as stop:  # Lightning's answer to both signals, with no telling exit code
-            if isinstance(stop, SIGTERMException):
-                raise KeyboardInterrupt(signal.SIGTERM) from stop
-            if isinstance(stop.__context__, KeyboardInterrupt):
-                raise stop.__context__ from None
-            raise
+    run_trainer(trainer, module, data, files.last if resumes else None)
     trainer.save_checkpoint(files.last)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the other ranks, which Lightning started, have done their part

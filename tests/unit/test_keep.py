@@ -1,17 +1,19 @@
 """What a stopped training forgets: nothing that was decided before."""
 
 import logging
-import warnings
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
 from tsic.keep import KeepBest, KeepLast
+from tsic.stopping import StopBetweenSteps, run_trainer
 
 SCORES = {2: 50.0, 4: 60.0, 6: 55.0}
 
@@ -19,59 +21,85 @@ SCORES = {2: 50.0, 4: 60.0, 6: 55.0}
 class Scored(LightningModule):
     """Trains one weight; its score at a step stands above."""
 
-    def __init__(self, stops_at: int | None, stops_in_validation: bool) -> None:
+    def __init__(
+        self,
+        stops_at: int | None,
+        stops_in_validation: bool,
+        number: signal.Signals | None,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         self.stops_at = stops_at
         self.stops_in_validation = stops_in_validation
+        self.number = number
         self.validated: list[int] = []
 
     @override
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         if self.global_step == self.stops_at and not self.stops_in_validation:
-            raise InterruptedError
+            self._stop()
         return (self.weight * batch[0]).sum()
 
     @override
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         if self.global_step == self.stops_at and self.stops_in_validation:
-            raise InterruptedError
+            self._stop()
         self.validated.append(self.global_step)
         self.log("score", SCORES[self.global_step])
+
+    def _stop(self) -> None:
+        if self.number is None:
+            raise InterruptedError
+        signal.raise_signal(self.number)
+        self.stops_at = None  # one signal; the second would stop at once
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Ones(LightningDataModule):
+    @override
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(TensorDataset(torch.ones(100)))
+
+    @override
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(TensorDataset(torch.ones(1)))
+
+
 def run(
-    folder: Path, *, stops_at: int | None = None, in_validation: bool = False, every: int = 2
+    folder: Path,
+    *,
+    stops_at: int | None = None,
+    in_validation: bool = False,
+    every: int = 2,
+    number: signal.Signals | None = None,
+    accumulate: int = 1,
 ) -> Scored:
-    """Six steps, a validation after every second."""
-    module = Scored(stops_at, in_validation)
+    """Six steps, a validation after every second; ends with an error or a signal at a step."""
+    module = Scored(stops_at, in_validation, number)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     last = folder / "last.ckpt"
+    stop = StopBetweenSteps()
     trainer = Trainer(
         accelerator="cpu",
         max_steps=6,
         max_epochs=-1,
-        val_check_interval=2,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=2 * accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[
+            stop,
             KeepBest(folder / "best.ckpt", "score"),
-            KeepLast(last, every=every, val_every=2, max_steps=6),
+            KeepLast(last, stop, every=every, val_every=2, max_steps=6),
         ],
     )
-    numbers = DataLoader(TensorDataset(torch.ones(100)))
-    images = DataLoader(TensorDataset(torch.ones(1)))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore")
-        went_on = last if last.is_file() else None
-        trainer.fit(module, numbers, images, ckpt_path=went_on, weights_only=False)
+    run_trainer(trainer, module, Ones(), last if last.is_file() else None)
     return module
 
 
@@ -98,6 +126,49 @@ def test_a_stopped_training_keeps_the_same_best(
     assert run(tmp_path, every=every).validated == again
     assert step_of(tmp_path / "best.ckpt") == 4
     assert step_of(tmp_path / "last.ckpt") == 6
+
+
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Tests in a shell's background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_signal_stops_after_its_step_and_loses_nothing(
+    number: signal.Signals, accumulate: int, tmp_path: Path
+) -> None:
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(tmp_path, stops_at=2, every=100, number=number, accumulate=accumulate)
+    assert stop.value.args == (number,)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert step_of(tmp_path / "last.ckpt") == 3
+    assert run(tmp_path, every=6, accumulate=accumulate).validated == [4, 6]
+    held = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert held["global_step"] == 6
+    assert held["state_dict"]["weight"].item() == pytest.approx(-0.6)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
+@pytest.mark.parametrize(("stops_at", "in_validation"), [(4, True), (3, False)])
+def test_a_signal_waits_for_no_validation(
+    stops_at: int, in_validation: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            tmp_path,
+            stops_at=stops_at,
+            in_validation=in_validation,
+            every=1,
+            number=signal.SIGINT,
+        )
+    assert step_of(tmp_path / "last.ckpt") == 3
+    assert run(tmp_path, every=1).validated == [4, 6]
 
 
 def test_a_training_goes_on_where_its_folder_was_moved(tmp_path: Path) -> None:
