@@ -78,6 +78,11 @@ class TeacherConfig:
     hints_only: bool = False
     """Only its encoder, as published, takes part, for `objective.feature_loss: hint`: no prompt, no
     decoder, nothing of the teacher learns. Cheaper than the cycle."""
+    hint_cache: str | None = None
+    """Folder for what that encoder sees of the whole training images, made before the first step
+    and kept for other runs: steps then cost little more than the student's own."""
+    hint_side: int = 1024
+    """Longer side that images are brought to for `hint_cache`; SAM was trained at 1024."""
     mapping: MappingKind = "light"
     """Mapping decoder: `light`, `uper` (paper), or `uper-released` (public code)."""
     channels: int | None = None

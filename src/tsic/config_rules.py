@@ -83,6 +83,15 @@ def run_rules(config: RunConfig) -> Rules:
             "objective.feature_weight above 0",
         ),
         (
+            config.teacher.hint_cache is None or config.teacher.hints_only,
+            "teacher.hint_cache needs teacher.hints_only: true, since an encoder that learns sees "
+            "an image anew in each step",
+        ),
+        (
+            config.teacher.hint_side >= 64,
+            f"teacher.hint_side must be >= 64 pixels, got {config.teacher.hint_side}",
+        ),
+        (
             config.teacher.warmup_steps >= 0,
             f"teacher.warmup_steps must be >= 0, got {config.teacher.warmup_steps}",
         ),

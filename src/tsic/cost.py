@@ -22,12 +22,14 @@ class Cost(Callback):
     Attributes:
         seconds: Of all parts of the run.
         waiting_seconds: Those in which the step waited for data.
+        embedding_seconds: Beside them, those in which an encoder looked at whole images before.
         memory_mib: Most memory of any part: allocated on a GPU, else resident in this process.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.waiting_seconds = 0.0
+        self.embedding_seconds = 0.0
         self.memory_mib = 0.0
         self._since: float | None = None
         self._waited_before = 0.0
@@ -77,6 +79,7 @@ class Cost(Callback):
         return {
             "seconds": self.seconds,
             "waiting_seconds": self.waiting_seconds,
+            "embedding_seconds": self.embedding_seconds,
             "memory_mib": self.memory_mib,
         }
 
@@ -84,6 +87,7 @@ class Cost(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.memory_mib = state_dict["seconds"], state_dict["memory_mib"]
         self.waiting_seconds = state_dict.get("waiting_seconds", 0.0)
+        self.embedding_seconds += state_dict.get("embedding_seconds", 0.0)
 
     def _note(self, *, goes_on: bool) -> None:
         now = time.monotonic()

@@ -98,6 +98,7 @@ class Cycle(nn.Module):
         *,
         with_teacher: bool = True,
         teaching: float | Tensor = 1.0,
+        hints: Tensor | None = None,
     ) -> CycleOutput:
         """Run one step.
 
@@ -106,6 +107,7 @@ class Cycle(nn.Module):
             labels: Class ids, int64 ``(B, H, W)``, 255 ignored.
             with_teacher: False during warm-up: the student trains alone.
             teaching: Factor on the weights of the distillation terms, hints excepted.
+            hints: What ``encoder`` saw of the images before, ``(B, D, h, w)``; by default it looks.
 
         Returns:
             Named losses and both outputs.
@@ -113,7 +115,8 @@ class Cycle(nn.Module):
         student: StudentOutput = self.student(images)
         named = self._student_losses(student, labels)
         if self.encoder is not None and with_teacher:
-            named["feature"] = self._hint_loss(student, self.encoder(images))
+            seen = self.encoder(images) if hints is None else hints
+            named["feature"] = self._hint_loss(student, seen)
         if self.teacher is None or not with_teacher:
             return CycleOutput(named, student, None)
         teacher: TeacherOutput = self.teacher(images, student.logits)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
@@ -19,14 +19,17 @@ from tsic.config import RunConfig
 from tsic.config_file import RUN, with_values
 from tsic.cost import free_mib, peak_mib
 from tsic.data.dataset import SegmentationDataset
+from tsic.data.hints import StoredHints, cells_of
 from tsic.data.readers import open_dataset
+from tsic.data.transforms import View
 from tsic.device import resolve_precision
+from tsic.embed import embed, stored_hints
 from tsic.errors import ConfigError, ShapeError
 from tsic.graph import EAGER_STEPS
 from tsic.run import segmentation_data
 from tsic.scores import to_markdown
 from tsic.stopping import StopBetweenSteps, ends_step, run_trainer
-from tsic.teacher import Teacher
+from tsic.teacher import HintEncoder, Teacher
 from tsic.training import CycleModule
 
 STEPS = 6
@@ -63,6 +66,8 @@ class Rehearsal:
         step_seconds: Of a step with everything.
         image_seconds: Of scoring one validation image.
         val_images: Validation images.
+        embeddings: Images that are embedded once, before.
+        embedding_seconds: Of embedding one.
         memory_mib: Most memory a step took, or on the CPU the process.
     """
 
@@ -72,6 +77,8 @@ class Rehearsal:
     step_seconds: float
     image_seconds: float
     val_images: int
+    embeddings: int
+    embedding_seconds: float
     memory_mib: float
 
     @property
@@ -82,9 +89,8 @@ class Rehearsal:
         alone = min(config.teacher.warmup_steps, config.max_steps) if has_teacher else 0
         looks = math.ceil(config.max_steps / config.trainer.val_every) + 1
         validation = looks * self.image_seconds * self.val_images / config.trainer.devices
-        return (
-            alone * self.alone_seconds + (config.max_steps - alone) * self.step_seconds + validation
-        )
+        steps = alone * self.alone_seconds + (config.max_steps - alone) * self.step_seconds
+        return self.embeddings * self.embedding_seconds + steps + validation
 
     def to_text(self) -> str:
         """Lay it out."""
@@ -112,6 +118,14 @@ class Rehearsal:
                 f"memory         {self.memory_mib:,.0f} MiB at the peak",
                 f"step           {self.step_seconds:.3f} s, alone {self.alone_seconds:.3f} s",
                 f"validation     {self.image_seconds:.3f} s an image, {self.val_images} images",
+                *(
+                    [
+                        f"embedding      {self.embedding_seconds:.3f} s an image, "
+                        f"{self.embeddings} images, once"
+                    ]
+                    if self.embeddings
+                    else []
+                ),
                 f"{config.max_steps:,} steps".ljust(15)
                 + f"about {_duration(self.total_seconds)}, validation included",
             ]
@@ -141,6 +155,7 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
     alone_seconds = step_seconds
     if is_taught:
         alone_seconds = _pace(config, _module(config, warmup=sys.maxsize), steps)
+    embeddings, embedding_seconds = _embedding(config, full)
     full.eval()
     image = val_set.read(0)[0][None].to(full.device).float() / 255
     with torch.inference_mode():
@@ -155,8 +170,31 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
         step_seconds,
         image_seconds,
         len(val_set),
+        embeddings,
+        embedding_seconds,
         memory,
     )
+
+
+def _embedding(config: RunConfig, module: CycleModule) -> tuple[int, float]:
+    """Images that are to be embedded before the first step, and seconds of one."""
+    train_set, encoder = _open(config, config.data.train_split), module.cycle.encoder
+    hints = stored_hints(config, encoder, train_set)
+    if hints is None or encoder is None:
+        return 0, 0.0
+    image = train_set.read_image(0)
+    return len(hints.missing()), min(_seconds(lambda: embed(encoder, image, config)) for _ in "ab")
+
+
+class _BlankHints(StoredHints):
+    """Hints of the right shape, for steps before any image is embedded."""
+
+    def __init__(self, encoder: HintEncoder) -> None:
+        self.channels = encoder.foundation.dim
+
+    @override
+    def crop(self, index: int, view: View) -> Tensor:
+        return torch.zeros(self.channels, *cells_of(view), dtype=torch.float16)
 
 
 def largest_batch(config: RunConfig) -> int:
@@ -267,7 +305,12 @@ def _pace(config: RunConfig, module: CycleModule, steps: int) -> float:
         enable_model_summary=False,
         callbacks=[StopBetweenSteps(), pace],
     )
-    run_trainer(trainer, module, segmentation_data(mine, _open(mine, mine.data.train_split), None))
+    encoder = module.cycle.encoder
+    hints = None
+    if encoder is not None and config.teacher.hint_cache is not None:
+        hints = _BlankHints(encoder)
+    train_set = _open(mine, mine.data.train_split)
+    run_trainer(trainer, module, segmentation_data(mine, train_set, None, hints))
     module.to(trainer.strategy.root_device)
     gaps = [after - before for before, after in zip(pace.ends, pace.ends[1:], strict=False)]
     return sorted(gaps[warm - 1 :])[steps // 2]

@@ -55,7 +55,13 @@ class StepGraph:
         self._answer: Answer | None = None
 
     def __call__(
-        self, images: Tensor, labels: Tensor, *, with_teacher: bool, teaching: float
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        with_teacher: bool,
+        teaching: float,
+        **seen: Tensor,
     ) -> Answer:
         """Run one step; see ``Cycle``. Gradients are given back, not written to parameters.
 
@@ -66,6 +72,7 @@ class StepGraph:
             "images": images,
             "labels": labels,
             "teaching": torch.full((), teaching, device=images.device),
+            **seen,
         }
         kind = (with_teacher, images.shape)
         if kind != self._kind:

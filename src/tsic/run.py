@@ -17,8 +17,10 @@ from tsic.cost import Cost
 from tsic.data.check import count_pixels, require_clean
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
+from tsic.data.hints import StoredHints
 from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
+from tsic.embed import embed_missing, stored_hints
 from tsic.errors import ConfigError
 from tsic.evaluation import Report, evaluate
 from tsic.files import public_name, write_text
@@ -68,11 +70,15 @@ def train(
     resumes = resume and files.last.is_file()
     train_set, val_set = _open_data(config)
     module = build_module(config, train_set.classes, _class_weights(config, train_set))
+    encoder = module.cycle.encoder
+    hints = stored_hints(config, encoder, train_set)
     if is_main():
         files.samples.mkdir(parents=True, exist_ok=True)
         save_config(config, files.config)
-    data = segmentation_data(config, train_set, val_set)
     cost = Cost()
+    if is_main() and hints is not None and encoder is not None:
+        cost.embedding_seconds = embed_missing(hints, config, encoder, train_set)
+    data = segmentation_data(config, train_set, val_set, hints)
     trainer = make_trainer(
         config.trainer,
         files,
@@ -114,7 +120,10 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
 
 
 def segmentation_data(
-    config: RunConfig, train_set: SegmentationDataset, val_set: SegmentationDataset | None
+    config: RunConfig,
+    train_set: SegmentationDataset,
+    val_set: SegmentationDataset | None,
+    hints: StoredHints | None = None,
 ) -> SegmentationData:
     """Batches of a run; no validation split leaves validation out."""
     data = config.data
@@ -137,6 +146,7 @@ def segmentation_data(
         accumulate=config.trainer.accumulate,
         photometric=data.photometric,
         on_error=data.on_error,
+        hints=hints,
     )
 
 
@@ -170,6 +180,7 @@ def _finish(
         "teacher": reports["teacher"].to_dict() if "teacher" in reports else None,
         "training_seconds": cost.seconds,
         "waiting_seconds": cost.waiting_seconds,
+        "embedding_seconds": cost.embedding_seconds,
         "peak_memory_mib": cost.memory_mib,
     }
     write_text(files.evaluation, json.dumps(written, indent=1))

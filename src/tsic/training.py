@@ -123,11 +123,13 @@ class CycleModule(LightningModule):
         place = micro_batch * self.trainer.world_size + self.global_rank
         torch.manual_seed(position_seed(self.seed + 1, place))
         step = self.graph or self.cycle
+        seen = {} if batch["hints"] is None else {"hints": batch["hints"]}
         out: CycleOutput | Answer = step(
             batch["images"],
             batch["labels"],
             with_teacher=self.teacher_is_on,
             teaching=self.teaching,
+            **seen,
         )
         total = out.total
         if not torch.isfinite(total):

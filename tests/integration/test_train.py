@@ -20,8 +20,10 @@ from tsic.build import load_run
 from tsic.callbacks import read_metrics
 from tsic.checkpoint import load_student
 from tsic.config_file import load_config
+from tsic.dry_run import rehearse
 from tsic.errors import CheckpointError, ConfigError, NonFiniteLossError
 from tsic.run import train
+from tsic.teacher import HintEncoder
 
 Settings = dict[str, Any]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -293,6 +295,47 @@ def test_a_run_with_hints_alone_has_no_teacher_to_score(config_file: Path, tmp_p
     assert tsic("evaluate", result.folder.path, "--role", "teacher", check=False).returncode == 2
 
 
+def test_hints_are_made_once_for_all_runs(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    words = ["--teacher.hint_cache", str(cache), "--objective.feature_loss", "hint"]
+    with pytest.raises(ConfigError, match=r"hint_cache needs teacher\.hints_only: true"):
+        load_config(config_file, words)
+    words += ["--teacher.hints_only", "true", "--teacher.hint_side", "128"]
+    words += ["--teacher.warmup_steps", "0"]
+    rehearsed = rehearse(load_config(config_file, words), steps=1)
+    assert not cache.exists(), "a rehearsal writes nothing"
+    looks: list[torch.Size] = []
+    look = HintEncoder.forward
+
+    def counted(self: HintEncoder, images: Tensor) -> Tensor:
+        looks.append(images.shape)
+        return look(self, images)
+
+    monkeypatch.setattr(HintEncoder, "forward", counted)
+    first = train(load_config(config_file, words), tmp_path / "first")
+    count = len(list(cache.glob("*.npy")))
+    assert rehearsed.embeddings == count
+    assert f"{count} images, once" in rehearsed.to_text()
+    # Each image and its mirror image, at that size, and none in the steps.
+    assert [shape[0] for shape in looks] == [2] * count
+    assert {max(shape[2:]) for shape in looks} == {128}
+    losses = [value for _, name, value in read_metrics(first.folder.metrics) if "feature" in name]
+    assert len(losses) == 6
+    assert json.loads(first.folder.evaluation.read_text())["embedding_seconds"] > 0
+
+    (cache / "000000.npy").unlink()
+    again = train(load_config(config_file, words), tmp_path / "again")
+    assert len(looks) == count + 1, "what is there is not made again"
+    students = [load_file(run.folder.path / "student.safetensors") for run in (first, again)]
+    assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
+    other = load_config(config_file, [*words, "--teacher.hint_side", "64"])
+    with pytest.raises(ConfigError, match=r"hint_cache .* was made with other encoder"):
+        train(other, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_either_network_of_a_run_teaches_offline(config_file: Path, tmp_path: Path) -> None:
     train(load_config(config_file), tmp_path / "first")
     words = ["--teacher.name", "none"]
@@ -426,6 +469,8 @@ def test_every_shipped_config_trains_past_each_switch(
         "--trainer.val_every": 2,
         "--trainer.log_every": 1,
     }
+    if written.teacher.hint_cache:
+        small |= {"--teacher.hint_cache": tmp_path / "hints", "--teacher.hint_side": 128}
     words = [str(word) for pair in small.items() for word in pair]
     result = train(load_config(path, words), tmp_path / "run")
     assert (result.teacher is None) == (tiny == "none" or written.teacher.hints_only)

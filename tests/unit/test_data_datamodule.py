@@ -80,7 +80,8 @@ def test_batches_hold_what_the_contract_says(train: SegmentationDataset) -> None
     raw = _take(_data(train), 1)[0]
     assert (raw["images"].dtype, raw["labels"].dtype) == (torch.uint8, torch.uint8)
     batch = to_batch(raw)
-    assert batch.keys() == {"images", "labels", "names"}
+    assert batch.keys() == {"images", "labels", "names", "hints"}
+    assert batch["hints"] is None
     assert (batch["images"].shape, batch["images"].dtype) == ((4, 3, 32, 48), torch.float32)
     assert (batch["labels"].shape, batch["labels"].dtype) == ((4, 32, 48), torch.int64)
     assert batch["names"][0].startswith("train/images/")

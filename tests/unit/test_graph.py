@@ -287,6 +287,24 @@ def test_what_is_forgotten_is_recorded_anew(tiny_cycle: Cycle) -> None:
 
 
 @pytest.mark.usefixtures("_on_cpu")
+def test_a_replayed_step_takes_the_hints_of_its_own_batch() -> None:
+    torch.manual_seed(0)
+    student = build_student("compact", num_classes=CLASSES, options={"width": 0.25})
+    encoder = build_hint_encoder("tiny-sam")
+    cycle = Cycle(student, None, HINTS, encoder=encoder)
+    graph = StepGraph(cycle, None)
+    images, labels = _batch(0)
+    seen = [torch.randn(len(images), encoder.foundation.dim, 3, 4) for _ in range(EAGER_STEPS + 2)]
+    for hints in seen:
+        student_before = copy.deepcopy(cycle)
+        found = graph(images, labels, with_teacher=True, teaching=1.0, hints=hints).total.clone()
+        expected = student_before(images, labels, hints=hints).total
+        torch.testing.assert_close(found, expected.detach())
+        assert not torch.isclose(found, student_before(images, labels).total)
+    assert Replays.recordings == 1
+
+
+@pytest.mark.usefixtures("_on_cpu")
 def test_another_kind_of_step_is_recorded_anew(tiny_cycle: Cycle) -> None:
     """When the teacher joins, and where a batch has another size."""
     step = StepGraph(tiny_cycle, None)
@@ -323,7 +341,7 @@ def test_optimiser_steps_from_a_graph_are_those_without(
         for number in range(EAGER_STEPS + 3):
             monkeypatch.setattr(CycleModule, "global_step", number)
             images, labels = _batch(number)
-            batch = {"images": images, "labels": labels, "names": ["a", "b"]}
+            batch = {"images": images, "labels": labels, "names": ["a", "b"], "hints": None}
             loss = module.training_step(batch, number)  # type: ignore[arg-type]
             optimizer.zero_grad()
             module.backward(loss)

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tsic.data.dataset import SegmentationDataset
+from tsic.data.hints import StoredHints
 from tsic.data.images import size_mismatch
 from tsic.data.sampling import position_seed
-from tsic.data.transforms import ReadRows, distort_colours, draw_colours, seeded
+from tsic.data.transforms import ReadRows, View, distort_colours, draw_colours, seeded
 from tsic.errors import DataError
 
 
@@ -22,11 +23,13 @@ class Batch(TypedDict):
         images: RGB float32 ``(B, 3, H, W)`` in ``[0, 1]``.
         labels: int64 ``(B, H, W)``, train ids or 255.
         names: Path of each image relative to its dataset's root.
+        hints: What an encoder saw of the images before, ``(B, D, h, w)``; ``None`` if nothing.
     """
 
     images: Tensor
     labels: Tensor
     names: list[str]
+    hints: Tensor | None
 
 
 class RawBatch(TypedDict):
@@ -38,6 +41,7 @@ class RawBatch(TypedDict):
         colours: How each image's colours are varied, ``(B, 5)``; ``None`` where they are not.
         names: Path of each image relative to its dataset's root.
         skipped: What was wrong with files that others stand in for.
+        hints: As in `Batch`, float16.
     """
 
     images: Tensor
@@ -45,13 +49,17 @@ class RawBatch(TypedDict):
     colours: Tensor | None
     names: list[str]
     skipped: list[str]
+    hints: Tensor | None
 
 
 class Transform(Protocol):
     """Turns what a dataset reads into what a batch holds."""
 
-    def __call__(self, image: ReadRows, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Map an image and its uint8 label ``(H, W)`` to both, uint8, of the crop's size."""
+    def draw(self, label: Tensor) -> View:
+        """Draw a view of an image with this uint8 label ``(H, W)``."""
+
+    def cut(self, image: ReadRows, label: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """Map an image and its label to both, uint8, of the crop's size."""
 
 
 class Item(NamedTuple):
@@ -62,6 +70,7 @@ class Item(NamedTuple):
     colours: Tensor | None
     name: str
     skipped: tuple[str, ...] = ()
+    hint: Tensor | None = None
 
 
 OnError = Literal["stop", "skip"]
@@ -84,6 +93,7 @@ class TrainDataset(Dataset[Item | DataError]):
         photometric: Whether colours vary.
         on_error: ``stop`` at an unreadable file, or ``skip`` it: the next readable one in the
             dataset stands in for it, with the same random numbers.
+        hints: What an encoder saw of the images before.
     """
 
     def __init__(
@@ -94,11 +104,13 @@ class TrainDataset(Dataset[Item | DataError]):
         *,
         photometric: bool,
         on_error: OnError = "stop",
+        hints: StoredHints | None = None,
     ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
         self.photometric = photometric
+        self.hints = hints
         self.tries = 1 if on_error == "stop" else min(1 + SKIPS, len(dataset))
 
     def __getitem__(self, key: tuple[int, int]) -> Item | DataError:
@@ -115,12 +127,14 @@ class TrainDataset(Dataset[Item | DataError]):
     def _augmented(self, position: int, index: int) -> Item:
         whole = self.dataset.read_label(index)
         with seeded(position_seed(self.seed, position)):
-            image, label = self.transform(self._reader(index, whole.shape), whole)
+            view = self.transform.draw(whole)
+        image, label = self.transform.cut(self._reader(index, whole.shape), whole, view)
+        hint = None if self.hints is None else self.hints.crop(index, view)
         colours = None
         if self.photometric:
             with seeded(position_seed(self.seed, position, "colours")):
                 colours = draw_colours()
-        return Item(image, label, colours, self.dataset.samples[index].name)
+        return Item(image, label, colours, self.dataset.samples[index].name, hint=hint)
 
     def _reader(self, index: int, size: torch.Size) -> ReadRows:
         """Read rows of an image once it is known which are needed."""
@@ -172,12 +186,14 @@ def collate(items: list[Item | DataError]) -> RawBatch | DataError:
             return item
         samples.append(item)
     colours = [item.colours for item in samples if item.colours is not None]
+    hints = [item.hint for item in samples if item.hint is not None]
     return {
         "images": torch.stack([item.image for item in samples]),
         "labels": torch.stack([item.label for item in samples]),
         "colours": torch.stack(colours) if colours else None,
         "names": [item.name for item in samples],
         "skipped": [message for item in samples for message in item.skipped],
+        "hints": torch.stack(hints) if hints else None,
     }
 
 
@@ -186,7 +202,9 @@ def to_batch(raw: RawBatch) -> Batch:
     images = raw["images"].float() / 255
     if raw["colours"] is not None:
         images = distort_colours(images, raw["colours"])
-    return {"images": images, "labels": raw["labels"].long(), "names": raw["names"]}
+    hints = None if raw["hints"] is None else raw["hints"].float()
+    labels = raw["labels"].long()
+    return {"images": images, "labels": labels, "names": raw["names"], "hints": hints}
 
 
 class Loader(DataLoader[Item | DataError]):

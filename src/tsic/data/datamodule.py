@@ -20,6 +20,7 @@ from tsic.data.batches import (
     to_batch,
 )
 from tsic.data.dataset import SegmentationDataset
+from tsic.data.hints import StoredHints
 from tsic.data.sampling import StepBatches
 from tsic.errors import ConfigError, DataError
 
@@ -40,6 +41,7 @@ class SegmentationData(LightningDataModule):
         accumulate: Micro-batches per optimiser step, needed to find the place after a resume.
         photometric: Whether the colours of training images vary.
         on_error: What an unreadable training file does, as in `TrainDataset`.
+        hints: What an encoder saw of the training images before.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -57,6 +59,7 @@ class SegmentationData(LightningDataModule):
         accumulate: int = 1,
         photometric: bool = True,
         on_error: OnError = "stop",
+        hints: StoredHints | None = None,
     ) -> None:
         super().__init__()
         for key, number, least in (
@@ -75,6 +78,7 @@ class SegmentationData(LightningDataModule):
         self.accumulate = accumulate
         self.photometric = photometric
         self.on_error = on_error
+        self.hints = hints
 
     def train_dataloader(self) -> Loader:
         """Load endless training batches, from the micro-batch after the trainer's last step.
@@ -98,6 +102,7 @@ class SegmentationData(LightningDataModule):
             self.seed,
             photometric=self.photometric,
             on_error=self.on_error,
+            hints=self.hints,
         )
         return self._loader(dataset, batch_sampler=batches)
 

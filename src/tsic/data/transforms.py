@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +21,40 @@ CROP_ATTEMPTS = 10
 """How often a crop of nearly one class is thrown again, as in mmsegmentation's RandomCrop."""
 
 _COUNTED_SIDE = 128  # class shares are counted on about this many rows and columns
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a crop lies.
+
+    Args:
+        scaled: Height and width that the whole image is brought to.
+        corner: The crop's top left corner in it; negative where the crop is padded.
+        crop: Height and width of the crop.
+        mirrored: Whether what it shows is then flipped.
+    """
+
+    scaled: tuple[int, int]
+    corner: tuple[int, int]
+    crop: tuple[int, int]
+    mirrored: bool
+
+    def affine(self) -> Tensor:
+        """Map the crop's coordinates to those of the whole image, mirrored if the crop is.
+
+        Returns:
+            ``(2, 3)``, x before y, from -1 to 1 across crop and image, as ``F.affine_grid`` has it.
+        """
+        top, left = self.corner
+        if self.mirrored and self.scaled[1] > self.crop[1]:  # padding stays where it was
+            left = self.scaled[1] - self.crop[1] - left
+        (tall, wide), (height, width) = self.scaled, self.crop
+        return torch.tensor(
+            [
+                [width / wide, 0, (2 * left + width) / wide - 1],
+                [0, height / tall, (2 * top + height) / tall - 1],
+            ]
+        )
 
 
 class TrainTransform:
@@ -84,16 +119,24 @@ class TrainTransform:
         Returns:
             Image, uint8 ``(3, *crop)``, and label, uint8 ``(*crop)``.
         """
+        return self.cut(image, label, self.draw(label))
+
+    def draw(self, label: Tensor) -> View:
+        """Draw a view of an image with this label."""
         ratio = uniform(*self.scale) * self._base_ratio(label.shape)
-        scaled = tuple(max(1, round(side * ratio)) for side in label.shape)
+        height, width = (max(1, round(side * ratio)) for side in label.shape)
         if self.rare_crop and chance(self.rare_crop):
-            corner = self._corner_around_any_class(label, scaled)
+            corner = self._corner_around_any_class(label, (height, width))
         else:
-            corner = self._choose_corner(label, scaled)
-        crop, label = self._cut(image, label, scaled, corner)
-        if chance(self.flip):
+            corner = self._choose_corner(label, (height, width))
+        return View((height, width), corner, self.crop, chance(self.flip))
+
+    def cut(self, image: Tensor | ReadRows, label: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """Cut a view from an image and its label; see ``__call__``."""
+        crop, label = self._cut(image, label, view.scaled, view.corner)
+        if view.mirrored:
             crop, label = TF.horizontal_flip(crop), TF.horizontal_flip(label)
-        return self._pad(crop, label, corner)
+        return self._pad(crop, label, view.corner)
 
     def _base_ratio(self, size: torch.Size) -> float:
         """Ratio that fits the image into the box ``resize``."""

@@ -1,0 +1,91 @@
+"""Let a frozen encoder look at whole training images once, before the first step."""
+
+import hashlib
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from tsic.config import RunConfig
+from tsic.data.dataset import SegmentationDataset
+from tsic.data.hints import StoredHints
+from tsic.errors import DataError
+from tsic.progress import progress
+from tsic.teacher import HintEncoder
+
+
+def stored_hints(
+    config: RunConfig, encoder: HintEncoder | None, dataset: SegmentationDataset
+) -> StoredHints | None:
+    """Where the hints of a run lie, or are to lie; ``None`` where each step makes its own.
+
+    Raises:
+        ConfigError: If the folder holds something else.
+    """
+    if config.teacher.hint_cache is None or encoder is None:
+        return None
+    names = [sample.name for sample in dataset.samples]
+    told = f"{_digest(encoder)} at {config.teacher.hint_side}"
+    return StoredHints(Path(config.teacher.hint_cache), names, told)
+
+
+def _digest(encoder: HintEncoder) -> str:
+    """Tell an encoder's weights from others."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.foundation.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def embed_missing(
+    hints: StoredHints, config: RunConfig, encoder: HintEncoder, dataset: SegmentationDataset
+) -> float:
+    """Embed the images that have no file yet.
+
+    Several runs may do so at once: each takes the images in an order of its own and passes over
+    those that another has done.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        DataError: If an image cannot be read and ``data.on_error`` is ``stop``.
+    """
+    start = time.monotonic()
+    missing = hints.missing()
+    if not missing:
+        return 0.0
+    sys.stderr.write(f"embedding {len(missing)} images once, into '{hints.folder}'\n")
+    random.Random(os.getpid()).shuffle(missing)
+    with progress("embed the images") as on_progress:
+        for done, index in enumerate(missing):
+            if not hints.has(index):
+                try:
+                    hints.write(index, embed(encoder, dataset.read_image(index), config))
+                except DataError:
+                    if config.data.on_error == "stop":
+                        raise
+            on_progress(done + 1, len(missing))
+    return time.monotonic() - start
+
+
+@torch.no_grad()
+def embed(encoder: HintEncoder, image: Tensor, config: RunConfig) -> Tensor:
+    """Embed an image, uint8 ``(3, H, W)``, and its mirror image: ``(2, D, h, w)``."""
+    device = torch.device("cpu")
+    if config.trainer.accelerator != "cpu":
+        device = torch.accelerator.current_accelerator(check_available=True) or device
+    ratio = config.teacher.hint_side / max(image.shape[1:])
+    size = [max(1, round(side * ratio)) for side in image.shape[1:]]
+    scaled = TF.resize(image.to(device), size, antialias=True).float() / 255
+    mixed = config.trainer.precision != "32-true"
+    kind = torch.float16 if config.trainer.precision == "16-mixed" else torch.bfloat16
+    with torch.autocast(device.type, kind, enabled=mixed):
+        seen: Tensor = encoder.to(device)(torch.stack([scaled, scaled.flip(2)]))
+    return seen

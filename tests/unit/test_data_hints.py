@@ -1,0 +1,89 @@
+"""What an encoder saw of whole images lies where the crop shows it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tsic.data.hints import StoredHints, cells_of
+from tsic.data.transforms import TrainTransform, View, seeded
+from tsic.errors import ConfigError, DataError
+
+HEIGHT, WIDTH = 120, 160
+
+
+def coordinates() -> Tensor:
+    """Image ``(3, H, W)`` whose red is its column and whose green is its row."""
+    rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    return torch.stack([columns, rows, rows * 0])
+
+
+@pytest.fixture
+def hints(tmp_path: Path) -> StoredHints:
+    """An "encoder" that sees a cell's mean column and row, in an image and its mirror image."""
+    stored = StoredHints(tmp_path / "hints", ["one.png", "two.png"], "an encoder")
+    image = coordinates().float()
+    stored.write(1, F.avg_pool2d(torch.stack([image, image.flip(2)]), 4))
+    return stored
+
+
+@pytest.mark.parametrize("crop", [(64, 96), (90, 70), (150, 208)])
+def test_a_crop_is_hinted_at_what_it_shows(hints: StoredHints, crop: tuple[int, int]) -> None:
+    transform = TrainTransform(crop, scale=(0.6, 1.6), max_class_share=1)
+    image, label = coordinates().to(torch.uint8), torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
+    mirrored = padded = 0
+    for seed in range(40):
+        with seeded(seed):
+            view = transform.draw(label)
+        shown, known = transform.cut(image, label, view)
+        hint = hints.crop(1, view)
+        rows, columns = cells_of(view)
+        assert hint.shape == (3, rows, columns)
+        # The cells cover exactly the crop.
+        mean = F.adaptive_avg_pool2d(shown.float(), (rows, columns))
+        whole = F.adaptive_avg_pool2d((known != 255).float()[None], (rows, columns))[0] == 1
+        assert (hint.float() - mean)[:2, whole].abs().max() < 2.5, "pixels"
+        mirrored += view.mirrored
+        padded += not bool(whole.all())
+    assert 5 < mirrored < 35
+    assert (padded > 0) == (crop != (64, 96))
+
+
+def test_hints_of_a_padded_mirrored_crop_stay_beside_the_padding(hints: StoredHints) -> None:
+    view = View(scaled=(120, 160), corner=(0, -48), crop=(120, 208), mirrored=True)
+    columns = hints.crop(1, view)[0].float().mean(0)
+    assert columns[:3].min() > 155, "the mirror image begins with the last column"
+    assert columns[3] > columns[-1]
+
+
+def test_missing_images_are_known(hints: StoredHints) -> None:
+    assert hints.missing() == [0]
+    view = View((120, 160), (0, 0), (64, 64), mirrored=False)
+    with pytest.raises(DataError, match=r"000000\.npy: no embedding of one\.png .*delete it"):
+        hints.crop(0, view)
+
+
+def test_a_damaged_file_is_named(hints: StoredHints) -> None:
+    file = hints.folder / "000001.npy"
+    file.write_bytes(file.read_bytes()[:200])
+    view = View((120, 160), (0, 0), (64, 64), mirrored=False)
+    with pytest.raises(DataError, match=r"000001\.npy: no embedding of two\.png"):
+        hints.crop(1, view)
+
+
+@pytest.mark.parametrize(
+    ("names", "encoder", "told"),
+    [
+        (["one.png", "two.png"], "another", "other encoder than"),
+        (["one.png"], "an encoder", "other images than"),
+        (["one.png"], "another", "other encoder and images than"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(
+    hints: StoredHints, names: list[str], encoder: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{told}.*choose another folder"):
+        StoredHints(hints.folder, names, encoder)
+    StoredHints(hints.folder, hints.names, "an encoder")
