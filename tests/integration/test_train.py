@@ -330,6 +330,8 @@ def test_hints_are_made_once_for_all_runs(
     assert len(looks) == count + 1, "what is there is not made again"
     students = [load_file(run.folder.path / "student.safetensors") for run in (first, again)]
     assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
+    mixed = load_config(config_file, [*words, "--trainer.precision", "bf16-mixed"])
+    assert rehearse(mixed, steps=1).embeddings == 0, "in any precision it is the same encoder"
     other = load_config(config_file, [*words, "--teacher.hint_side", "64"])
     with pytest.raises(ConfigError, match=r"hint_cache .* was made with other encoder"):
         train(other, tmp_path / "other")

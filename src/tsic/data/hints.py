@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tsic.data.transforms import View
 from tsic.errors import ConfigError, DataError
-from tsic.files import replacing, write_text
+from tsic.files import write_text
 
 _STRIDE = 16
 
@@ -43,9 +44,9 @@ class StoredHints:
         }
         try:
             held = json.loads(self._note.read_text()) if self._note.is_file() else self.about
-        except ValueError:
-            held = {}
-        differs = [key for key in self.about if held.get(key) != self.about[key]]
+            differs = [key for key in self.about if held.get(key) != self.about[key]]
+        except (ValueError, AttributeError):  # no JSON, or no object
+            differs = list(self.about)
         if differs:
             raise ConfigError(
                 f"teacher.hint_cache '{folder}' was made with other {' and '.join(differs)} than "
@@ -72,8 +73,14 @@ class StoredHints:
         if not self._note.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self._note, json.dumps(self.about, indent=1))
-        with replacing(self._file(index)) as part, part.open("wb") as file:
-            np.save(file, embeddings.half().cpu().numpy())
+        # Runs side by side may make the same file: each in a place of its own.
+        own = self._file(index).with_suffix(f".{os.getpid()}")
+        try:
+            with own.open("wb") as file:
+                np.save(file, embeddings.half().cpu().numpy())
+            own.replace(self._file(index))
+        finally:
+            own.unlink(missing_ok=True)
 
     def crop(self, index: int, view: View) -> Tensor:
         """What the encoder saw of an image, where a crop lies.
