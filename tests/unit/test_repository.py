@@ -46,6 +46,7 @@ DOORS = {
         "tsic.dry_run",
         "tsic.watch",
         "tsic.keep",
+        "tsic.stopping",
         "tsic.loop",
         "tsic.pretrain.data",
         "tsic.pretrain.module",
