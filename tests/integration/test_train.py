@@ -120,6 +120,7 @@ def test_a_stopped_run_says_how_to_go_on(
 ) -> None:
     words = ["train", "--config", config_file, "--out", tmp_path, "--name", "run"]
     words += ["--trainer.val_every", "100000", "--trainer.save_every", "100000"]
+    words += ["--data.workers", "2"]
     # Tests in a shell's background ignore Ctrl-C, and so would the run.
     before = signal.signal(number, signal.default_int_handler)
     run = subprocess.Popen(
@@ -127,13 +128,17 @@ def test_a_stopped_run_says_how_to_go_on(
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     signal.signal(number, before)
     metrics = tmp_path / "run" / "metrics.csv"
     while not (metrics.is_file() and metrics.stat().st_size > 100):
         assert run.poll() is None
         time.sleep(0.1)
-    run.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(run.pid, number)  # a terminal tells the workers, too
+    else:
+        run.send_signal(number)
     _, said = run.communicate(timeout=60)
     # Within a backward pass, an interrupt made the process crash when it exited.
     assert run.returncode == 128 + number

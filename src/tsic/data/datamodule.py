@@ -1,5 +1,6 @@
 """From datasets to batches on every rank, resumable at any step (Lightning)."""
 
+import signal
 from typing import Any
 
 import torch
@@ -134,6 +135,7 @@ class SegmentationData(LightningDataModule):
             dataset,
             num_workers=self.workers,
             collate_fn=collate,
+            worker_init_fn=_leave_interrupts,
             pin_memory=on_cuda,
             persistent_workers=self.workers > 0,
             # Without its own generator a loader draws from the global one, which shifts
@@ -141,3 +143,8 @@ class SegmentationData(LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
             **options,
         )
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches workers as well; they end when the training has ended its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
