@@ -13,7 +13,7 @@ import kornia.enhance
 import torch
 from torch import Tensor
 
-from tsic.data.transforms import distort_colours, draw_colours
+from tsic.data.colours import distort_colours, draw_colours
 
 
 def batched(images: Tensor, strengths: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def _with_largest_batch(config: RunConfig, folder: Path, *, goes_on: bool) -> Ru
     if (goes_on or not is_main()) and begun.is_file():
         size = load_config(begun).data.batch_size
     else:
-        from tsic.dry_run import largest_batch
+        from tsic.batch_size import largest_batch
 
         size = largest_batch(config)
     sys.stdout.write(f"data.batch_size: {size}\n")

@@ -1,6 +1,5 @@
 """What a training would cost: a few of its steps on this machine, and nothing written."""
 
-import logging
 import math
 import sys
 import time
@@ -9,33 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from typing_extensions import override
 
-from tsic.build import build_module
 from tsic.config import RunConfig
-from tsic.config_file import RUN, with_values
-from tsic.cost import free_mib, peak_mib
-from tsic.data.dataset import SegmentationDataset
-from tsic.data.hints import StoredHints, cells_of
-from tsic.data.readers import open_dataset
-from tsic.data.transforms import View
-from tsic.device import resolve_precision
+from tsic.cost import peak_mib
 from tsic.embed import embed, stored_hints
-from tsic.errors import ConfigError, ShapeError
-from tsic.graph import EAGER_STEPS
-from tsic.run import segmentation_data
+from tsic.pace import open_split, pace, settled, untrained
 from tsic.scores import to_markdown
-from tsic.stopping import StopBetweenSteps, ends_step, run_trainer
-from tsic.teacher import HintEncoder, Teacher
+from tsic.teacher import Teacher
 from tsic.training import CycleModule
 
 STEPS = 6
 """Steps that are timed, after as many that warm up as a third of them."""
-_SHARE = 0.9
-"""Of the free memory that a batch may take on the CPU, where taking too much is fatal."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +131,19 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
         ConfigError: If the configuration cannot work.
         DataError: If the data cannot be opened.
     """
-    config = _settled(config)
-    val_set = _open(config, config.data.val_split)
-    full = _module(config, warmup=0)
+    config = settled(config)
+    val_set = open_split(config, config.data.val_split)
+    full = untrained(config, warmup=0)
     # First: training holds an encoder's weights in another precision, which would look like others.
     embeddings, embedding_seconds = _embedding(config, full)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     is_taught = full.cycle.teaches
-    step_seconds = _pace(config, full, steps)
+    step_seconds = pace(config, full, steps)
     memory = peak_mib(full.device)
     alone_seconds = step_seconds
     if is_taught:
-        alone_seconds = _pace(config, _module(config, warmup=sys.maxsize), steps)
+        alone_seconds = pace(config, untrained(config, warmup=sys.maxsize), steps)
     full.eval()
     image = val_set.read(0)[0][None].to(full.device).float() / 255
     with torch.inference_mode():
@@ -179,7 +166,7 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
 
 def _embedding(config: RunConfig, module: CycleModule) -> tuple[int, float]:
     """Images that are to be embedded before the first step, and seconds of one."""
-    train_set, encoder = _open(config, config.data.train_split), module.cycle.encoder
+    train_set, encoder = open_split(config, config.data.train_split), module.cycle.encoder
     hints = stored_hints(config, encoder, train_set)
     if hints is None or encoder is None:
         return 0, 0.0
@@ -187,136 +174,6 @@ def _embedding(config: RunConfig, module: CycleModule) -> tuple[int, float]:
     image = train_set.read_image(0)
     looks = range(2 if missing else 0)
     return missing, min((_seconds(lambda: embed(encoder, image, config)) for _ in looks), default=0)
-
-
-class _BlankHints(StoredHints):
-    """Hints of the right shape, for steps before any image is embedded."""
-
-    def __init__(self, encoder: HintEncoder) -> None:
-        self.channels = encoder.foundation.dim
-
-    @override
-    def crop(self, index: int, view: View) -> Tensor:
-        return torch.zeros(self.channels, *cells_of(view), dtype=torch.float16)
-
-
-def largest_batch(config: RunConfig) -> int:
-    """Find the largest batch whose steps fit into memory: doubled until it breaks, then halved in.
-
-    It is never larger than the training split. On a GPU it breaks when memory runs out. On the
-    CPU, where that would end the process, it is foretold from what the batches before took.
-
-    Raises:
-        ConfigError: If a single image per device does not fit.
-    """
-    per_step = config.trainer.devices * config.trainer.accumulate
-    config = _settled(config)
-    fits, breaks, least = 0, 0, 1
-    peaks: dict[int, float] = {}
-    most = max(1, len(_open(config, config.data.train_split)) // per_step)
-    while fits < most and (not breaks or breaks - fits > max(1, fits // 8)):
-        batch = (fits + breaks) // 2 if breaks else min(most, max(1, 2 * fits))
-        try:
-            if _fits(config, batch * per_step, peaks, batch):
-                fits = batch
-            else:
-                breaks = batch
-        except (ConfigError, ShapeError):
-            if batch > 1 or most == 1:
-                raise
-            fits, least = 1, 2  # some networks cannot normalise a single image
-        if breaks == least:
-            raise ConfigError(
-                f"not even {least} image{'s' * (least > 1)} per device fit into memory: choose a "
-                "smaller data.crop or teacher, or set teacher.recompute_encoder: true"
-            )
-    return fits * per_step
-
-
-def _fits(config: RunConfig, batch_size: int, peaks: dict[int, float], batch: int) -> bool:
-    uses_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    if not uses_gpu and len(peaks) > 1:
-        (less, low), (more, high) = sorted(peaks.items())[-2:]
-        foretold = high + (batch - more) * (high - low) / (more - less)
-        if foretold - high > _SHARE * free_mib():
-            return False
-    tried = with_values(RUN, config, {"data.batch_size": batch_size})
-    try:
-        module = _module(tried, warmup=0)
-        _pace(tried, module, steps=1)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return False
-    peaks[batch] = peak_mib(module.device)
-    return True
-
-
-def _settled(config: RunConfig) -> RunConfig:
-    options = config.trainer
-    precision = resolve_precision(options.precision, options.accelerator, graph=options.graph)
-    return replace(config, trainer=replace(config.trainer, precision=precision))
-
-
-def _open(config: RunConfig, split: str) -> SegmentationDataset:
-    data = config.data
-    return open_dataset(data.name, data.root, split, data.classes)
-
-
-def _module(config: RunConfig, *, warmup: int) -> CycleModule:
-    """The run's networks, the teacher joining after some steps; classes are all weighed alike."""
-    classes = _open(config, config.data.train_split).classes
-    config = replace(config, teacher=replace(config.teacher, warmup_steps=warmup))
-    weights = torch.ones(classes.num_classes) if config.objective.class_balance else None
-    return build_module(config, classes, weights)
-
-
-class _Pace(Callback):
-    """When each optimiser step ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    @override
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if ends_step(trainer, args[2]):
-            if pl_module.device.type == "cuda":
-                torch.cuda.synchronize()
-            self.ends.append(time.perf_counter())
-
-
-def _pace(config: RunConfig, module: CycleModule, steps: int) -> float:
-    """Median seconds from one step's end to the next, waiting for data included."""
-    pace = _Pace()
-    warm = 1 + steps // 3 + (EAGER_STEPS if config.trainer.graph else 0)
-    one_device = replace(config.trainer, devices=1)
-    share = config.data.batch_size // config.trainer.devices
-    mine = replace(config, trainer=one_device, data=replace(config.data, batch_size=share))
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    trainer = Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=1,
-        precision=config.trainer.precision,
-        accumulate_grad_batches=config.trainer.accumulate,
-        gradient_clip_val=config.optim.clip,
-        max_steps=warm + steps,
-        max_epochs=-1,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[StopBetweenSteps(), pace],
-    )
-    encoder = module.cycle.encoder
-    hints = None
-    if encoder is not None and config.teacher.hint_cache is not None:
-        hints = _BlankHints(encoder)
-    train_set = _open(mine, mine.data.train_split)
-    run_trainer(trainer, module, segmentation_data(mine, train_set, None, hints))
-    module.to(trainer.strategy.root_device)
-    gaps = [after - before for before, after in zip(pace.ends, pace.ends[1:], strict=False)]
-    return sorted(gaps[warm - 1 :])[steps // 2]
 
 
 def _parts(config: RunConfig, module: CycleModule) -> tuple[Part, ...]:

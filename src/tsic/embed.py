@@ -1,7 +1,6 @@
 """Let a frozen encoder look at whole training images once, before the first step."""
 
 import hashlib
-import os
 import random
 import sys
 import time
@@ -24,23 +23,21 @@ def stored_hints(
 ) -> StoredHints | None:
     """Where the hints of a run lie, or are to lie; ``None`` where each step makes its own.
 
-    Raises:
-        ConfigError: If the folder holds something else.
+    Call it before mixed precision rounds the encoder's weights: they name the folder.
     """
     if config.teacher.hint_cache is None or encoder is None:
         return None
-    names = [sample.name for sample in dataset.samples]
-    told = f"{_digest(encoder)} at {config.teacher.hint_side}"
-    return StoredHints(Path(config.teacher.hint_cache), names, told)
+    folder = f"{_digest(encoder)}-{config.teacher.hint_side}"
+    return StoredHints(Path(config.teacher.hint_cache) / folder, dataset)
 
 
 def _digest(encoder: HintEncoder) -> str:
     """Tell an encoder's weights from others."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.foundation.encoder.state_dict().items()):
+    for name, tensor in sorted(encoder.foundation.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def embed_missing(
@@ -61,8 +58,8 @@ def embed_missing(
     missing = hints.missing()
     if not missing:
         return 0.0
-    sys.stderr.write(f"embedding {len(missing)} images once, into '{hints.folder}'\n")
-    random.Random(os.getpid()).shuffle(missing)
+    sys.stderr.write(f"embedding {len(missing)} images once, into '{config.teacher.hint_cache}'\n")
+    random.SystemRandom().shuffle(missing)
     with progress("embed the images") as on_progress:
         for done, index in enumerate(missing):
             if not hints.has(index):
@@ -77,7 +74,7 @@ def embed_missing(
 
 @torch.no_grad()
 def embed(encoder: HintEncoder, image: Tensor, config: RunConfig) -> Tensor:
-    """Embed an image, uint8 ``(3, H, W)``, and its mirror image: ``(2, D, h, w)``."""
+    """Embed an image, uint8 ``(3, H, W)``, and its mirror image: ``(2, D, h, w)`` on the CPU."""
     device = torch.device("cpu")
     if config.trainer.accelerator != "cpu":
         device = torch.accelerator.current_accelerator(check_available=True) or device
@@ -88,4 +85,4 @@ def embed(encoder: HintEncoder, image: Tensor, config: RunConfig) -> Tensor:
     kind = torch.float16 if config.trainer.precision == "16-mixed" else torch.bfloat16
     with torch.autocast(device.type, kind, enabled=mixed):
         seen: Tensor = encoder.to(device)(torch.stack([scaled, scaled.flip(2)]))
-    return seen
+    return seen.cpu()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from tsic.errors import DataError
 
@@ -11,13 +12,15 @@ from tsic.errors import DataError
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside the file to write to; it takes the file's place when all went well.
 
+    Each caller has a path of its own: several processes may write one file, and the last counts.
+
     Args:
         path: The file; its folder exists.
 
     Yields:
         Where to write.
     """
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
     try:
         yield part
         part.replace(path)

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from typing_extensions import override
 
-from tsic.stopping import StopBetweenSteps, ends_step
+from tsic.stopping import StopBetweenSteps
 
 
 class KeepBest(ModelCheckpoint):
@@ -48,7 +48,7 @@ class KeepLast(Checkpoint):
 
     Args:
         path: The file.
-        stop: Knows whether the run is told to.
+        stop: Knows where it stops.
         every: Optimiser steps between two writes.
         val_every: Optimiser steps between validations.
         max_steps: Optimiser steps of the run; the last is validated, too.
@@ -71,16 +71,22 @@ class KeepLast(Checkpoint):
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        # No file could go on from the gradients between two batches of one step.
-        if ends_step(trainer, args[2]) and step % self.val_every and step != self.max_steps:
-            self._write(trainer)
+        if step % self.val_every and step != self.max_steps:
+            self._write(trainer, self.every)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer)
+        self._write(trainer, self.every)
 
-    def _write(self, trainer: Trainer) -> None:
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self.stop.is_between_steps:
+            self._write(trainer, 1)
+
+    def _write(self, trainer: Trainer, every: int) -> None:
         step = trainer.global_step
-        if (step % self.every == 0 or self.stop.is_asked) and step != self._written:
+        if step % every == 0 and step != self._written:
             self._written = step
             trainer.save_checkpoint(self.path)

@@ -19,7 +19,7 @@ from tsic.device import resolve_precision
 from tsic.errors import CheckpointError, ConfigError
 from tsic.folder import TrainingFolder
 from tsic.keep import KeepBest, KeepLast
-from tsic.stopping import StopBetweenSteps, run_trainer
+from tsic.stopping import StopBetweenSteps, heed_late_signal, run_trainer
 
 
 class _Trained(Protocol):
@@ -159,6 +159,7 @@ def fit(
     """
     run_trainer(trainer, module, data, files.last if resumes else None)
     trainer.save_checkpoint(files.last)
+    heed_late_signal(trainer)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the other ranks, which Lightning started, have done their part
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU

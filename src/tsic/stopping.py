@@ -20,16 +20,17 @@ class StopBetweenSteps(Callback):
     """Let Ctrl-C and SIGTERM stop a training between two steps, or between two validated batches.
 
     An interrupt inside the backward pass would stay in PyTorch's engine with all that the pass has
-    saved, and the process could crash when it exits. After the first signal the next one stops at
-    once. Several processes are stopped by Lightning, which has to end them together.
+    saved, and the process could crash when it exits. After the first signal Ctrl-C stops at once.
+    Several processes are stopped by Lightning, which has to end them together.
 
     Attributes:
-        is_asked: Whether a signal came.
+        asked: The signal that came.
+        is_between_steps: Whether the training has stopped where it can go on.
     """
 
     def __init__(self) -> None:
-        self.is_asked = False
-        self._number = signal.SIGINT
+        self.asked: signal.Signals | None = None
+        self.is_between_steps = False
         self._before: dict[signal.Signals, Any] = {}
 
     @override
@@ -44,14 +45,19 @@ class StopBetweenSteps(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx == 0 or ends_step(trainer, batch_idx - 1):
-            self._stop()
+        if self.asked is not None and (batch_idx == 0 or ends_step(trainer, batch_idx - 1)):
+            self.is_between_steps = True
+            # Lightning has counted this batch, which is not trained on.
+            progress = trainer.fit_loop.epoch_loop.batch_progress
+            for count in (progress.current, progress.total):
+                count.ready -= 1
+            self.raise_if_asked()
 
     @override
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any
     ) -> None:
-        self._stop()
+        self.raise_if_asked()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,14 +70,15 @@ class StopBetweenSteps(Callback):
         self._restore()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.is_asked, self._number = True, signal.Signals(number)
+        self.asked = signal.Signals(number)
         self._restore()
         # Not ``sys.stderr``, which cannot be written to while it is being written to.
         os.write(_STDERR, b"\ntsic: stopping after this step; Ctrl-C stops at once\n")
 
-    def _stop(self) -> None:
-        if self.is_asked:
-            raise KeyboardInterrupt(self._number)
+    def raise_if_asked(self) -> None:
+        """Raise KeyboardInterrupt with the signal's number if one came."""
+        if self.asked is not None:
+            raise KeyboardInterrupt(self.asked)
 
     def _restore(self) -> None:
         while self._before:
@@ -98,7 +105,7 @@ def run_trainer(
         checkpoint: Where to go on.
 
     Raises:
-        KeyboardInterrupt: If the training is stopped, with the signal's number.
+        KeyboardInterrupt: If the training is stopped before its end, with the signal's number.
     """
     handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
@@ -112,3 +119,10 @@ def run_trainer(
                 signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
                 raise stop.__context__ from None
             raise
+
+
+def heed_late_signal(trainer: Trainer) -> None:
+    """Raise KeyboardInterrupt if a signal came in the last step, after which no other asks."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, StopBetweenSteps):
+            callback.raise_if_asked()

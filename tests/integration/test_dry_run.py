@@ -8,10 +8,11 @@ import pytest
 import torch
 import yaml
 
-from tsic import dry_run
+from tsic import batch_size
+from tsic.batch_size import largest_batch
 from tsic.cli import main
 from tsic.config_file import load_config
-from tsic.dry_run import largest_batch, rehearse
+from tsic.dry_run import rehearse
 from tsic.errors import ConfigError, ShapeError
 from tsic.training import CycleModule
 
@@ -57,8 +58,8 @@ def test_largest_batch_is_the_last_that_fits(
             raise torch.OutOfMemoryError
         return 1.0
 
-    monkeypatch.setattr(dry_run, "_pace", pace)
-    monkeypatch.setattr(dry_run, "_module", lambda *args, **kwargs: MODULE)
+    monkeypatch.setattr(batch_size, "pace", pace)
+    monkeypatch.setattr(batch_size, "untrained", lambda *args, **kwargs: MODULE)
     assert largest_batch(load_config(config_file)) == min(most, 6), "six training images"
 
 
@@ -66,7 +67,7 @@ def test_no_batch_fits(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def pace(*args: Any, **kwargs: Any) -> float:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(dry_run, "_pace", pace)
+    monkeypatch.setattr(batch_size, "pace", pace)
     with pytest.raises(ConfigError, match=r"smaller data\.crop"):
         largest_batch(load_config(config_file))
 
@@ -81,10 +82,10 @@ def test_the_processor_foretells_what_would_not_fit(
         tried.append(config.data.batch_size)
         return 1.0
 
-    monkeypatch.setattr(dry_run, "_pace", pace)
-    monkeypatch.setattr(dry_run, "_module", lambda *args, **kwargs: MODULE)
-    monkeypatch.setattr(dry_run, "peak_mib", lambda device: 500 + 10.0 * tried[-1])
-    monkeypatch.setattr(dry_run, "free_mib", lambda: 10.0)
+    monkeypatch.setattr(batch_size, "pace", pace)
+    monkeypatch.setattr(batch_size, "untrained", lambda *args, **kwargs: MODULE)
+    monkeypatch.setattr(batch_size, "peak_mib", lambda device: 500 + 10.0 * tried[-1])
+    monkeypatch.setattr(batch_size, "free_mib", lambda: 10.0)
     assert largest_batch(load_config(config_file)) == 2
     assert tried == [1, 2], "four images would take 20 MiB more than two"
 
@@ -100,7 +101,7 @@ def test_a_network_that_wants_two_images_is_asked_with_two(
             raise ShapeError("normalises a single value per channel")
         return batch_size <= images
 
-    monkeypatch.setattr(dry_run, "_fits", fits)
+    monkeypatch.setattr(batch_size, "_fits", fits)
     if found:
         assert largest_batch(load_config(config_file)) == found
     else:
@@ -113,9 +114,9 @@ def test_batch_auto_is_what_the_run_trains_with(
 ) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({**settings, "max_steps": 1, "teacher": {"name": "none"}}))
-    monkeypatch.setattr(dry_run, "largest_batch", lambda config: 3)
+    monkeypatch.setattr(batch_size, "largest_batch", lambda config: 3)
     words = ["train", "--config", str(path), "--out", str(tmp_path), "--name", "run"]
     assert main([*words, "--batch", "auto"]) == 0
     assert load_config(tmp_path / "run" / "config.yaml").data.batch_size == 3
-    monkeypatch.setattr(dry_run, "largest_batch", lambda config: 5)
+    monkeypatch.setattr(batch_size, "largest_batch", lambda config: 5)
     assert main([*words, "--batch", "auto", "--resume", "auto"]) == 0, "it keeps its own"

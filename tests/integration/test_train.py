@@ -21,9 +21,10 @@ from tsic.callbacks import read_metrics
 from tsic.checkpoint import load_student
 from tsic.config_file import load_config
 from tsic.dry_run import rehearse
+from tsic.embed import embed
 from tsic.errors import CheckpointError, ConfigError, NonFiniteLossError
 from tsic.run import train
-from tsic.teacher import HintEncoder
+from tsic.teacher import HintEncoder, build_hint_encoder
 
 Settings = dict[str, Any]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -135,10 +136,7 @@ def test_a_stopped_run_says_how_to_go_on(
     while not (metrics.is_file() and metrics.stat().st_size > 100):
         assert run.poll() is None
         time.sleep(0.1)
-    if number == signal.SIGINT:
-        os.killpg(run.pid, number)  # a terminal tells the workers, too
-    else:
-        run.send_signal(number)
+    os.killpg(run.pid, number)  # a terminal and a scheduler tell the workers, too
     _, said = run.communicate(timeout=60)
     # Within a backward pass, an interrupt made the process crash when it exited.
     assert run.returncode == 128 + number
@@ -191,7 +189,10 @@ def test_a_checkpoint_that_is_none_is_told(config_file: Path, tmp_path: Path) ->
         train(config, folder.path, resume=True)
 
 
-def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_resume_after_kill_equals_an_uninterrupted_run(
+    number: signal.Signals, config_file: Path, tmp_path: Path
+) -> None:
     words: list[str | Path] = [
         "train",
         "--config",
@@ -216,7 +217,7 @@ def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_pa
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (last.is_file() and state_step(last) >= 6):
         time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
+    killed.send_signal(number)
     killed.wait()
     stopped_at = state_step(last)
     assert 6 <= stopped_at < 24, f"killed at step {stopped_at}, too late to test anything"
@@ -320,7 +321,7 @@ def test_hints_are_made_once_for_all_runs(
 
     monkeypatch.setattr(HintEncoder, "forward", counted)
     first = train(load_config(config_file, words), tmp_path / "first")
-    count = len(list(cache.glob("*.npy")))
+    count = len(list(cache.glob("*/*.npy")))
     assert rehearsed.embeddings == count
     assert f"{count} images, once" in rehearsed.to_text()
     # Each image and its mirror image, at that size, and none in the steps.
@@ -330,7 +331,7 @@ def test_hints_are_made_once_for_all_runs(
     assert len(losses) == 6
     assert json.loads(first.folder.evaluation.read_text())["embedding_seconds"] > 0
 
-    (cache / "000000.npy").unlink()
+    next(cache.glob("*/*.npy")).unlink()
     again = train(load_config(config_file, words), tmp_path / "again")
     assert len(looks) == count + 1, "what is there is not made again"
     students = [load_file(run.folder.path / "student.safetensors") for run in (first, again)]
@@ -338,9 +339,17 @@ def test_hints_are_made_once_for_all_runs(
     mixed = load_config(config_file, [*words, "--trainer.precision", "bf16-mixed"])
     assert rehearse(mixed, steps=1).embeddings == 0, "in any precision it is the same encoder"
     other = load_config(config_file, [*words, "--teacher.hint_side", "64"])
-    with pytest.raises(ConfigError, match=r"hint_cache .* was made with other encoder"):
-        train(other, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    assert rehearse(other, steps=1).embeddings == count, "at another size it sees something else"
+
+
+def test_a_mirror_image_is_embedded_beside_its_image(config_file: Path) -> None:
+    config = load_config(config_file, ["--teacher.hint_side", "96"])
+    encoder = build_hint_encoder("tiny-sam")
+    image = torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8)
+    seen, other = embed(encoder, image, config), embed(encoder, image.flip(2), config)
+    torch.testing.assert_close(seen, other.flip(0))
+    assert not torch.allclose(seen[0], seen[1])
+    assert seen.shape[2:] == (5, 6), "72 x 96 pixels, in cells of 16"
 
 
 def test_either_network_of_a_run_teaches_offline(config_file: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tsic.compare.plan import ABLATIONS, ALONE, ablations, jobs, methods
 from tsic.config import RunConfig, TeacherConfig
+from tsic.config_rules import run_rules
 from tsic.errors import ConfigError
 from tsic.options import RIVALS, Objective
 from tsic.recipes import RECIPES
@@ -63,6 +64,15 @@ def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() 
 def test_mistakes_are_told(base: RunConfig, names: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         methods(base, names, None)
+
+
+def test_who_stands_in_for_hints_alone_has_none() -> None:
+    teacher = replace(BASE.teacher, hints_only=True, hint_cache="hints")
+    objective = replace(BASE.objective, feature_loss="hint", feature_weight=3.0)
+    base = replace(BASE, teacher=teacher, objective=objective)
+    for variant in methods(base, ["kd", "release"], Path("offline")):
+        broken = [said for holds, said in run_rules(variant.config) if not holds]
+        assert broken == [], variant.name
 
 
 def test_ablations_vary_one_switch_at_a_time() -> None:

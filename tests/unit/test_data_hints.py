@@ -2,16 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsic.data.classes import ClassTable
+from tsic.data.dataset import Sample, SegmentationDataset
 from tsic.data.hints import StoredHints, cells_of
 from tsic.data.transforms import TrainTransform, View, seeded
-from tsic.errors import ConfigError, DataError
+from tsic.errors import DataError
 
 HEIGHT, WIDTH = 120, 160
+CLASSES = ClassTable(("a",), ((0, 0, 0),), {0: 0})
 
 
 def coordinates() -> Tensor:
@@ -20,10 +24,20 @@ def coordinates() -> Tensor:
     return torch.stack([columns, rows, rows * 0])
 
 
+def two_images(folder: Path, text: str = "") -> SegmentationDataset:
+    """A dataset of two files of text, of which nothing is read."""
+    folder.mkdir(exist_ok=True)
+    samples = []
+    for name in ("one.png", "two.png"):
+        (folder / name).write_text(f"{name}{text}")
+        samples.append(Sample(folder / name, folder / name, name))
+    return SegmentationDataset("folder", folder, "train", CLASSES, tuple(samples))
+
+
 @pytest.fixture
 def hints(tmp_path: Path) -> StoredHints:
     """An "encoder" that sees a cell's mean column and row, in an image and its mirror image."""
-    stored = StoredHints(tmp_path / "hints", ["one.png", "two.png"], "an encoder")
+    stored = StoredHints(tmp_path / "hints", two_images(tmp_path / "here"))
     image = coordinates().float()
     stored.write(1, F.avg_pool2d(torch.stack([image, image.flip(2)]), 4))
     return stored
@@ -58,32 +72,31 @@ def test_hints_of_a_padded_mirrored_crop_stay_beside_the_padding(hints: StoredHi
     assert columns[3] > columns[-1]
 
 
+WHOLE = View((120, 160), (0, 0), (64, 64), mirrored=False)
+
+
 def test_missing_images_are_known(hints: StoredHints) -> None:
     assert hints.missing() == [0]
-    view = View((120, 160), (0, 0), (64, 64), mirrored=False)
-    with pytest.raises(DataError, match=r"000000\.npy: no embedding of one\.png .*delete it"):
-        hints.crop(0, view)
+    with pytest.raises(DataError, match=r"\.npy: no embedding of one\.png .*delete it"):
+        hints.crop(0, WHOLE)
 
 
 def test_a_damaged_file_is_named(hints: StoredHints) -> None:
-    file = hints.folder / "000001.npy"
-    file.write_bytes(file.read_bytes()[:200])
-    view = View((120, 160), (0, 0), (64, 64), mirrored=False)
-    with pytest.raises(DataError, match=r"000001\.npy: no embedding of two\.png"):
-        hints.crop(1, view)
+    hints.files[1].write_bytes(hints.files[1].read_bytes()[:200])
+    with pytest.raises(DataError, match=r"\.npy: no embedding of two\.png"):
+        hints.crop(1, WHOLE)
 
 
-@pytest.mark.parametrize(
-    ("names", "encoder", "told"),
-    [
-        (["one.png", "two.png"], "another", "other encoder than"),
-        (["one.png"], "an encoder", "other images than"),
-        (["one.png"], "another", "other encoder and images than"),
-    ],
-)
-def test_a_folder_of_something_else_is_refused(
-    hints: StoredHints, names: list[str], encoder: str, told: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"{told}.*choose another folder"):
-        StoredHints(hints.folder, names, encoder)
-    StoredHints(hints.folder, hints.names, "an encoder")
+@pytest.mark.parametrize("shape", [(3,), (2, 4), (3, 4, 5, 6)])
+def test_a_strange_file_is_named(hints: StoredHints, shape: tuple[int, ...]) -> None:
+    np.save(hints.files[1], np.zeros(shape, np.float16))
+    with pytest.raises(DataError, match=r"no embedding of two\.png .*its array is \("):
+        hints.crop(1, WHOLE)
+
+
+def test_images_of_one_name_and_another_size_are_others(hints: StoredHints, tmp_path: Path) -> None:
+    folder = hints.files[1].parent
+    moved = StoredHints(folder, two_images(tmp_path / "moved"))
+    assert moved.missing() == [0], "the same images elsewhere"
+    others = StoredHints(folder, two_images(tmp_path / "others", "larger"))
+    assert others.missing() == [0, 1]

@@ -6,14 +6,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from tsic.data.colours import changed, distort_colours, draw_colours
 from tsic.data.images import PAD_COLOUR
-from tsic.data.transforms import (
-    TrainTransform,
-    changed,
-    distort_colours,
-    draw_colours,
-    seeded,
-)
+from tsic.data.transforms import TrainTransform, seeded
 from tsic.errors import ConfigError
 
 

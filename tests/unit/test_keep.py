@@ -9,11 +9,11 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from tsic.keep import KeepBest, KeepLast
-from tsic.stopping import StopBetweenSteps, run_trainer
+from tsic.stopping import StopBetweenSteps, heed_late_signal, run_trainer
 
 SCORES = {2: 50.0, 4: 60.0, 6: 55.0}
 
@@ -35,13 +35,13 @@ class Scored(LightningModule):
         self.validated: list[int] = []
 
     @override
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         if self.global_step == self.stops_at and not self.stops_in_validation:
             self._stop()
-        return (self.weight * batch[0]).sum()
+        return (self.weight * batch).sum()
 
     @override
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         if self.global_step == self.stops_at and self.stops_in_validation:
             self._stop()
         self.validated.append(self.global_step)
@@ -58,14 +58,34 @@ class Scored(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Numbers(Dataset[Tensor]):
+    """Ones; reading one of them may take until a signal comes."""
+
+    def __init__(self, count: int, stops_at: int | None = None) -> None:
+        self.count = count
+        self.stops_at = stops_at
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index == self.stops_at:
+            signal.raise_signal(signal.SIGINT)
+        return torch.ones(1)
+
+
 class Ones(LightningDataModule):
-    @override
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(TensorDataset(torch.ones(100)))
+    def __init__(self, stops_at: int | None) -> None:
+        super().__init__()
+        self.stops_at = stops_at
 
     @override
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(TensorDataset(torch.ones(1)))
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        return DataLoader(Numbers(100, self.stops_at))
+
+    @override
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return DataLoader(Numbers(1))
 
 
 def run(
@@ -76,6 +96,7 @@ def run(
     every: int = 2,
     number: signal.Signals | None = None,
     accumulate: int = 1,
+    reads_until: int | None = None,
 ) -> Scored:
     """Six steps, a validation after every second; ends with an error or a signal at a step."""
     module = Scored(stops_at, in_validation, number)
@@ -99,7 +120,8 @@ def run(
             KeepLast(last, stop, every=every, val_every=2, max_steps=6),
         ],
     )
-    run_trainer(trainer, module, Ones(), last if last.is_file() else None)
+    run_trainer(trainer, module, Ones(reads_until), last if last.is_file() else None)
+    heed_late_signal(trainer)
     return module
 
 
@@ -152,6 +174,34 @@ def test_a_signal_stops_after_its_step_and_loses_nothing(
     held = torch.load(tmp_path / "last.ckpt", weights_only=False)
     assert held["global_step"] == 6
     assert held["state_dict"]["weight"].item() == pytest.approx(-0.6)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
+@pytest.mark.parametrize(
+    ("accumulate", "item", "stopped_at"),
+    [(1, 2, 2), (1, 3, 3), (1, 4, 4), (2, 4, 2), (2, 5, 3), (2, 6, 3), (2, 8, 4)],
+)
+def test_a_signal_while_data_is_read_loses_nothing(
+    accumulate: int, item: int, stopped_at: int, tmp_path: Path
+) -> None:
+    """The run goes on as if it had not stopped, and can be stopped again."""
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, every=100, accumulate=accumulate, reads_until=item)
+    assert step_of(tmp_path / "last.ckpt") == stopped_at
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, every=100, accumulate=accumulate, stops_at=4, number=signal.SIGTERM)
+    assert step_of(tmp_path / "last.ckpt") == 5
+    assert run(tmp_path, every=6, accumulate=accumulate).validated == [6]
+    held = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert held["state_dict"]["weight"].item() == pytest.approx(-0.6)
+    counted = held["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+    assert set(counted.values()) == {6 * accumulate}
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
+def test_a_signal_in_the_last_step_is_heeded(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stops_at=5, number=signal.SIGINT)
 
 
 @pytest.mark.usefixtures("heeds_ctrl_c")

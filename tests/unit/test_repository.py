@@ -43,7 +43,7 @@ DOORS = {
         "tsic.training",
         "tsic.callbacks",
         "tsic.cost",
-        "tsic.dry_run",
+        "tsic.pace",
         "tsic.watch",
         "tsic.keep",
         "tsic.stopping",

@@ -14,6 +14,7 @@ from tsic.recipes import RECIPES
 
 ALONE = "alone"
 METHODS = (ALONE, *RIVALS, *RECIPES)
+_NO_HINTS = {"hints_only": False, "hint_cache": None}  # whoever stands in the cycle's place
 """The student alone, the published methods, the cycle's recipes."""
 
 ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
@@ -81,7 +82,8 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
     if name in RECIPES:
         _require_cycle(base, f"method {name}")
         return _recipe(base, name)
-    alone = replace(base, teacher=replace(base.teacher, name="none"), distill=DistillConfig())
+    nobody = replace(base.teacher, name="none", **_NO_HINTS)  # type: ignore[arg-type]
+    alone = replace(base, teacher=nobody, distill=DistillConfig())
     if name == ALONE:
         return alone
     if name != "mutual" and offline is None:
@@ -113,7 +115,11 @@ def _recipe(base: RunConfig, name: str) -> RunConfig:
             f"method {name} beside a configuration of recipe {base.recipe}: what that one presets "
             "would stay; give a configuration of recipe cycle"
         )
-    teacher = {**RECIPES[name].get("teacher", {}), "warmup_steps": base.teacher.warmup_steps}
+    teacher = {
+        **RECIPES[name].get("teacher", {}),
+        "warmup_steps": base.teacher.warmup_steps,
+        **_NO_HINTS,
+    }
     objective = RECIPES[name].get("objective", {})
     return replace(
         base,

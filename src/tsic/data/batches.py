@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tsic.data.colours import distort_colours, draw_colours
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import StoredHints
 from tsic.data.images import size_mismatch
 from tsic.data.sampling import position_seed
-from tsic.data.transforms import ReadRows, View, distort_colours, draw_colours, seeded
+from tsic.data.transforms import ReadRows, View, seeded
 from tsic.errors import DataError
 
 

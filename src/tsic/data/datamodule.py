@@ -135,7 +135,7 @@ class SegmentationData(LightningDataModule):
             dataset,
             num_workers=self.workers,
             collate_fn=collate,
-            worker_init_fn=_leave_interrupts,
+            worker_init_fn=_outlive_a_signal,
             pin_memory=on_cuda,
             persistent_workers=self.workers > 0,
             # Without its own generator a loader draws from the global one, which shifts
@@ -145,6 +145,10 @@ class SegmentationData(LightningDataModule):
         )
 
 
-def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches workers as well; they end when the training has ended its step."""
+def _outlive_a_signal(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach workers as well; a stopping step may need them.
+
+    The second SIGTERM ends a worker: it is how PyTorch ends one that hangs.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

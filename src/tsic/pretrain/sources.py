@@ -9,10 +9,11 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from tsic.data.colours import distort_colours, draw_colours
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.images import SUFFIXES, read_image
 from tsic.data.scenes import draw_scene
-from tsic.data.transforms import distort_colours, draw_colours, seeded
+from tsic.data.transforms import seeded
 from tsic.errors import ConfigError
 from tsic.pretrain.leaves import draw_leaves
 from tsic.pretrain.region_cache import RegionCache, propose_all
