@@ -122,8 +122,8 @@ class DistillConfig:
     """A published method in the cycle's place, for comparisons."""
 
     method: str = "none"
-    """`none`, or one of `docs/compare.md`: `at`, `cirkd`, `cwd`, `cwd_features`, `dist`, `fitnet`,
-    `ifvd`, `kd`, `mutual`, `skd`."""
+    """`none`, or one of `docs/compare.md`: `afdcd`, `at`, `cirkd`, `cwd`, `cwd_features`, `dist`,
+    `fitnet`, `ifvd`, `kd`, `mutual`, `skd`."""
     teacher: str | None = None
     """Folder of a finished run or of a student, which teaches and stands still; `mutual` has none:
     its teacher is a second student of the same kind that learns beside the first."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tsic.errors import ConfigError
 from tsic.options import RIVALS
 from tsic.rivals import Rival, Signals, Sizes, rival_class
+from tsic.rivals.afdcd import MASKED, AfDcd, completion, omni_contrast
 from tsic.rivals.at import attention_transfer
 from tsic.rivals.cirkd import PIXELS_PER_CLASS, Queue, cross_image, to_memory
 from tsic.rivals.cwd import channel_wise
@@ -53,6 +54,7 @@ def losses(rival: Rival, signals: Signals) -> dict[str, Tensor]:
 
 def test_every_file_is_a_method() -> None:
     methods = [
+        "afdcd",
         "at",
         "cirkd",
         "cwd",
@@ -73,6 +75,7 @@ def test_every_file_is_a_method() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("afdcd", {"afdcd_completion": 0.0162, "afdcd_contrast": 0.01}),
         ("at", {"at": 10_000}),
         ("cwd", {"cwd": 3}),
         ("cwd_features", {"cwd_features": 50}),
@@ -86,12 +89,15 @@ def test_every_file_is_a_method() -> None:
 def test_methods_weigh_their_losses(
     name: str, expected: dict[str, float], signals: Signals
 ) -> None:
-    rival = build(name)
+    rival = build(name).eval()
     s, t, labels = signals.student_features, signals.teacher_features, signals.feature_labels
     logits = signals.student_logits, signals.teacher_logits, signals.labels
     project = getattr(rival, "project", nn.Identity())
     projected = project(s)
+    completed = getattr(rival, "complete", nn.Identity())(projected * (labels != 255)[:, None])
     bare = {
+        "afdcd_completion": lambda: completion(completed, t, labels),
+        "afdcd_contrast": lambda: omni_contrast(completed, t, labels, groups=5),
         "at": lambda: attention_transfer(s, t, labels),
         "cwd": lambda: channel_wise(*logits, temperature=4),
         "cwd_features": lambda: channel_wise(projected, t, labels, temperature=4),
@@ -198,6 +204,7 @@ def test_who_says_the_same_loses_nothing(signals: Signals) -> None:
     logits, features = signals.student_logits.detach(), signals.student_features.detach()
     same = [
         attention_transfer(features, features, LABELS),
+        completion(features, features, LABELS),
         hint(features, features, LABELS),
         pair_wise(features, features, LABELS),
         intra_class_variation(features, features, LABELS, 3),
@@ -242,6 +249,55 @@ def test_attention_transfer_by_hand() -> None:
 def test_hint_by_hand() -> None:
     # Squared differences per pixel: 1 + 1, 1 + 1, 4 + 4; over three pixels of two channels.
     assert hint(HERE, THERE, ROW).item() == pytest.approx(12 / 6)
+
+
+def test_completion_by_hand() -> None:
+    # The same differences; over three pixels.
+    assert completion(HERE, THERE, ROW).item() == pytest.approx(12 / 3)
+
+
+def test_omni_contrast_by_hand() -> None:
+    # Patches of two cells along the row, so the third pixel's has no other; a channel is a group,
+    # the third channel is left over.
+    here, there = columns(HERE), columns(THERE)
+    expected = 0.0
+    for i, patch in ((0, (0, 1)), (1, (0, 1)), (2, (2,))):
+        for c in range(2):
+            others = [there[j][1 - c] for j in patch]
+            scores = [-abs(here[i][c] - one) / 0.07 for one in (there[i][c], *others)]
+            expected -= log(softmax(scores)[0])
+    one, other = (torch.cat([maps, maps[:, :1]], 1) for maps in (HERE, THERE))
+    found = omni_contrast(one, other, ROW, groups=2, patch=2)
+    assert found.item() == pytest.approx(expected / 3)
+
+
+def test_omni_contrast_asks_for_vectors_where_groups_have_several_channels() -> None:
+    here, there = torch.rand(2, 1, 6, 4, 8).double()
+    labels = torch.zeros(1, 4, 8, dtype=torch.int64)
+    total = 0.0
+    for y, x in np.ndindex(4, 8):
+        for g in range(3):
+            block = there[0, :, :, 4 * (x // 4) : 4 * (x // 4) + 4].reshape(3, 2, 16)
+            mine = here[0].unflatten(0, (3, 2))[g, :, y, x]
+            near = -(block - mine[:, None]).abs().sum(1) / 0.07
+            found = near[g, 4 * y + x % 4]
+            rest = torch.cat([near[o] for o in range(3) if o != g])
+            total += float(torch.cat([found[None], rest]).logsumexp(0) - found)
+    assert omni_contrast(here, there, labels, groups=3).item() == pytest.approx(total / 32)
+
+
+def test_afdcd_masks_three_of_four_cells_in_training_alone() -> None:
+    rival = build("afdcd")
+    assert isinstance(rival, AfDcd)
+    seen: list[Tensor] = []
+    rival.complete.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    maps, logits = torch.ones(1, 4, 64, 64), torch.zeros(1, 3, 64, 64)
+    labels = torch.zeros(1, 64, 64, dtype=torch.int64)
+    signals = Signals(logits, logits, labels, maps, torch.ones(1, 5, 64, 64), labels)
+    losses(rival, signals)
+    losses(rival.eval(), signals)
+    blank = [(one == 0).all(1).double().mean().item() for one in seen]
+    assert blank == pytest.approx([MASKED, 0], abs=0.03)
 
 
 def test_pair_wise_by_hand() -> None:
