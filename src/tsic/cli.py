@@ -9,6 +9,12 @@ from importlib import import_module
 
 from tsic.errors import ConfigError, TsicError, nearest
 
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "a file would be larger than this system allows",
+}
+
 Command = Callable[[Sequence[str]], int]
 """Takes the words after its verb and returns an exit code."""
 
@@ -63,13 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        file = error.filename2 or error.filename
+        if error.errno in _NO_ROOM:
+            again = "--resume auto" if words[0] in ("train", "pretrain") else "try again"
             sys.stderr.write(
-                f"tsic: the disk is full ({error.filename}); what was written before is whole: "
-                "free some space, then --resume auto\n"
+                f"tsic: {_NO_ROOM[error.errno]}{f' ({file})' if file else ''}; what was written "
+                f"before is whole: make room, then {again}\n"
             )
-        elif error.filename:
-            sys.stderr.write(f"tsic: cannot use '{error.filename}': {error.strerror}\n")
+        elif file:
+            sys.stderr.write(f"tsic: cannot use '{file}': {error.strerror}\n")
         else:
             raise
         return 2

@@ -1,5 +1,6 @@
 """The verbs: each parses its words and calls one function."""
 
+import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,13 @@ def _training_parser(verb: str) -> Parser:
     return own
 
 
+def _name(known: argparse.Namespace, otherwise: str) -> str:
+    name: str = known.name or (known.config.stem if known.config else otherwise)
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ConfigError(f"--name '{name}' must be a name; --out takes the folder it lies in")
+    return name
+
+
 def train_command(words: Sequence[str]) -> int:
     """Train a student; any key of the configuration can follow as ``--key value``."""
     own = _training_parser(RUN.verb)
@@ -47,7 +55,7 @@ def train_command(words: Sequence[str]) -> int:
     if known.batch and not finds_batch:
         overrides += ["--data.batch_size", known.batch]
     config = load_config(known.config, overrides, own.options)
-    name = known.name or (known.config.stem if known.config else "run")
+    name = _name(known, "run")
     if finds_batch:
         config = _with_largest_batch(config, known.out / name, goes_on=known.resume == "auto")
     if known.dry_run:
@@ -70,7 +78,7 @@ def train_command(words: Sequence[str]) -> int:
 def _with_largest_batch(config: RunConfig, folder: Path, *, goes_on: bool) -> RunConfig:
     """The configuration with the largest batch that fits; a run that goes on keeps its own."""
     from tsic.folder import RunFolder
-    from tsic.loop import is_main
+    from tsic.loop import is_main, refuse_other_run
 
     begun = RunFolder(folder).config
     # Other ranks find what the main process has settled.
@@ -79,6 +87,7 @@ def _with_largest_batch(config: RunConfig, folder: Path, *, goes_on: bool) -> Ru
     else:
         from tsic.batch_size import largest_batch
 
+        refuse_other_run(RUN, config, RunFolder(folder), resume=False, free=())
         size = largest_batch(config)
     sys.stdout.write(f"data.batch_size: {size}\n")
     return with_values(RUN, config, {"data.batch_size": size})
@@ -97,7 +106,7 @@ def pretrain_command(words: Sequence[str]) -> int:
     if known.images is not None:
         overrides += ["--source.images", known.images]
     config = read_config(PRETRAIN, known.config, overrides, own.options)
-    name = known.name or (known.config.stem if known.config else "pretrain")
+    name = _name(known, "pretrain")
     from tsic.pretrain.run import pretrain
 
     result = pretrain(config, known.out / name, resume=known.resume == "auto", label=name)

@@ -174,9 +174,13 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         ) from error
     if not isinstance(written, dict):
         raise ConfigError(f"'{path}' must hold keys and values, got a {type(written).__name__}")
+    # A section whose keys are all commented out says nothing.
+    written = {key: value for key, value in written.items() if value is not None}
     base = written.pop("base", None)
     if not base:
         return written
+    if not isinstance(base, str):
+        raise ConfigError(f"'{path}': base must name one file, got {base!r}")
     parent = path.parent / base
     below = (*below, path.resolve())
     if parent.resolve() in below:

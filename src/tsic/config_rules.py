@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tsic.config import RunConfig, TrainerConfig
+from tsic.config import OptimConfig, RunConfig, TrainerConfig
 from tsic.errors import nearest
 from tsic.options import RIVALS
 
@@ -42,8 +42,8 @@ def run_rules(config: RunConfig) -> Rules:
     return [
         *loop_rules(config.trainer, config.max_steps, config.data.batch_size, "data.batch_size"),
         (
-            min(config.data.crop) >= 16,
-            f"data.crop must be at least 16 x 16, got {config.data.crop}",
+            16 <= min(config.data.crop) <= max(config.data.crop) <= 16384,
+            f"data.crop must be at least 16 x 16 and at most 16384 a side, got {config.data.crop}",
         ),
         (
             0 < config.data.scale[0] <= config.data.scale[1],
@@ -95,7 +95,8 @@ def run_rules(config: RunConfig) -> Rules:
             config.teacher.warmup_steps >= 0,
             f"teacher.warmup_steps must be >= 0, got {config.teacher.warmup_steps}",
         ),
-        (config.optim.lr > 0, f"optim.lr must be > 0, got {config.optim.lr}"),
+        *_optim_rules(config.optim),
+        (config.data.workers >= 0, f"data.workers must be >= 0, got {config.data.workers}"),
         *_share_rules(config),
         *(
             (value >= 0, f"objective.{name} must be >= 0, got {value}")
@@ -110,16 +111,40 @@ def run_rules(config: RunConfig) -> Rules:
         *_distill_rules(config),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),
         (
+            config.objective.ohem_min_kept >= 1,
+            f"objective.ohem_min_kept must be >= 1, got {config.objective.ohem_min_kept}",
+        ),
+        (
             0 <= config.objective.class_balance <= 1,
             f"objective.class_balance must lie in [0, 1], got {config.objective.class_balance}",
         ),
         (
-            config.optim.ema is None or 0 < config.optim.ema < 1,
-            f"optim.ema must lie between 0 and 1, got {config.optim.ema}",
-        ),
-        (
             config.teacher.ema is None or 0 < config.teacher.ema < 1,
             f"teacher.ema must lie between 0 and 1, got {config.teacher.ema}",
+        ),
+    ]
+
+
+def _optim_rules(optim: OptimConfig) -> Rules:
+    rates = {"lr": optim.lr, "teacher_lr": optim.teacher_lr, "lora_lr": optim.lora_lr}
+    return [
+        *(
+            (rate is None or rate > 0, f"optim.{name} must be > 0, got {rate}")
+            for name, rate in rates.items()
+        ),
+        (optim.weight_decay >= 0, f"optim.weight_decay must be >= 0, got {optim.weight_decay}"),
+        (
+            optim.lr_warmup_steps >= 0,
+            f"optim.lr_warmup_steps must be >= 0, got {optim.lr_warmup_steps}",
+        ),
+        (optim.power >= 0, f"optim.power must be >= 0, got {optim.power}"),
+        (
+            optim.clip is None or optim.clip > 0,
+            f"optim.clip must be > 0, or null for no limit, got {optim.clip}",
+        ),
+        (
+            optim.ema is None or 0 < optim.ema < 1,
+            f"optim.ema must lie between 0 and 1, got {optim.ema}",
         ),
     ]
 

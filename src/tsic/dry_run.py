@@ -229,5 +229,5 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _duration(seconds: float) -> str:
-    hours, minutes = int(seconds // 3600), round(seconds % 3600 / 60)
-    return f"{hours} h {minutes} min" if hours else f"{max(1, minutes)} min"
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

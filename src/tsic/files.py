@@ -12,20 +12,32 @@ from tsic.errors import DataError
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside the file to write to; it takes the file's place when all went well.
 
-    Each caller has a path of its own: several processes may write one file, and the last counts.
+    Each caller has a path of its own: several processes may write one file, and the last counts. A
+    link stays one, and what is no file (a pipe, a terminal) is written to itself.
 
     Args:
         path: The file; its folder exists.
 
     Yields:
         Where to write.
+
+    Raises:
+        OSError: As it comes, with the file's own name.
     """
-    part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
+    is_special = path.exists() and not path.is_file()
+    target = path if is_special else path.resolve()
+    part = target if is_special else target.with_name(f"{target.name}.{uuid4().hex[:8]}.part")
     try:
         yield part
-        part.replace(path)
+        if not is_special:
+            part.replace(target)
+    except OSError as error:
+        if error.filename in (None, str(part)):
+            error.filename = str(path)
+        raise
     finally:
-        part.unlink(missing_ok=True)
+        if not is_special:
+            part.unlink(missing_ok=True)
 
 
 def public_name(name: str) -> str:

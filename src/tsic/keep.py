@@ -1,13 +1,36 @@
 """The checkpoints that a training keeps: where it goes on, and its best."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
+from tsic.files import replacing
 from tsic.stopping import StopBetweenSteps
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Write a checkpoint beside the one before, which it replaces once it is on the disk.
+
+    Lightning writes to the system's temporary folder; where that is another disk, it then copies
+    over the one before, and a full disk or a loss of power leaves neither.
+    """
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part, part.open("wb") as stream:
+            torch.save(checkpoint, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 class KeepBest(ModelCheckpoint):

@@ -18,7 +18,7 @@ from tsic.config_file import Schema, differences, read_config
 from tsic.device import resolve_precision
 from tsic.errors import CheckpointError, ConfigError
 from tsic.folder import TrainingFolder
-from tsic.keep import KeepBest, KeepLast
+from tsic.keep import KeepBest, KeepLast, WholeCheckpoints
 from tsic.stopping import StopBetweenSteps, heed_late_signal, run_trainer
 
 
@@ -123,6 +123,7 @@ def make_trainer(
         gradient_clip_val=clip,
         max_steps=max_steps,
         max_epochs=-1,
+        plugins=[WholeCheckpoints()],
         val_check_interval=val_every * options.accumulate,
         check_val_every_n_epoch=None,
         log_every_n_steps=options.log_every,

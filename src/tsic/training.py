@@ -153,8 +153,8 @@ class CycleModule(LightningModule):
         return NonFiniteLossError(
             f"loss {', '.join(bad) or 'total'} is not finite at step {self.global_step} on images "
             f"{', '.join(batch['names'])}; the weights were not changed by it: look at these "
-            "images, lower optim.lr, or set optim.clip or trainer.precision: 32-true, then "
-            "--resume auto"
+            "images, then --resume auto; or begin anew with another --name and a lower optim.lr, "
+            "with optim.clip or with trainer.precision: 32-true"
         )
 
     @override

@@ -38,6 +38,8 @@ def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
         (["evaluate"], "the following arguments are required: model"),
         (["demo", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["demo", "--step", "x"], "--step"),
+        (["train", "--name", "/runs/a"], "--name '/runs/a' must be a name; --out takes the folder"),
+        (["pretrain", "--name", "../a"], "--name '../a' must be a name"),
     ],
 )
 def test_mistakes_get_one_sentence(

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,15 @@ def test_a_stopped_run_says_how_to_go_on(
         (["--teacher.channels", "12"], "teacher.channels must be a multiple of 8, got 12"),
         (["--recipe", "paper", "--data.batch_size", "1"], "normalises over the images of a device"),
         (["--optim.lr", "-1"], "optim.lr must be > 0, got -1"),
+        (["--optim.teacher_lr", "-1"], "optim.teacher_lr must be > 0, got -1"),
+        (["--optim.weight_decay", "-1"], "optim.weight_decay must be >= 0, got -1"),
+        (["--optim.lr_warmup_steps", "-1"], "optim.lr_warmup_steps must be >= 0, got -1"),
+        (["--optim.power", "-1"], "optim.power must be >= 0, got -1"),
+        (["--optim.clip", "0"], "optim.clip must be > 0, or null for no limit, got 0"),
+        (["--objective.ohem_min_kept", "-5"], "objective.ohem_min_kept must be >= 1, got -5"),
+        (["--data.workers", "-1"], "data.workers must be >= 0, got -1"),
+        (["--data.crop", "[1000000, 64]"], "data.crop must be at least 16 x 16 and at most 16384"),
+        (["--teacher.name", "weights/sam.pt"], "'weights/sam.pt': no such file or folder"),
         (["--objective.kl_weight", "-3"], "objective.kl_weight must be >= 0, got -3"),
         (["--objective.ignore_index", "1"], "objective.ignore_index must be 255"),
         (["--teacher.warmup_steps", "-3"], "teacher.warmup_steps must be >= 0"),
@@ -167,6 +177,25 @@ def test_what_would_fail_later_is_refused_at_once(
     with pytest.raises(ConfigError, match=said):
         train(load_config(config_file, words), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_section_says_nothing(config_file: Path) -> None:
+    expected = load_config(config_file)
+    config_file.write_text(f"{config_file.read_text()}optim:\nobjective: null\n")
+    assert load_config(config_file) == expected
+    config_file.write_text("base: 5\n")
+    with pytest.raises(ConfigError, match="base must name one file, got 5"):
+        load_config(config_file)
+
+
+def test_checkpoints_do_not_go_through_the_temporary_folder(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may be on another disk, from which they would be copied over those before."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    files = train(load_config(config_file), tmp_path / "run").folder
+    assert files.last.is_file()
+    assert files.best.is_file()
 
 
 def test_a_teacher_that_never_joins_is_warned_of_and_not_scored(

@@ -57,6 +57,27 @@ def test_require_clean_is_silent_on_a_clean_set(folder_dataset: Path) -> None:
     require_clean(_open(folder_dataset))
 
 
+def test_a_class_alone_is_nothing_to_train_on(
+    folder_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in masks of 0 and 255, of which 255 is left out."""
+    dataset = _open(folder_dataset)
+    names = dataset.classes.names
+    for mask in (folder_dataset / "train" / "masks").iterdir():
+        Image.fromarray(np.full((64, 96), 255, np.uint8)).save(mask)
+    ids = np.full((64, 96), 255, np.uint8)
+    ids[:32] = 0
+    Image.fromarray(ids).save(mask)
+    require_clean(dataset)
+    with pytest.raises(DataError, match=f"hold the class '{names[0]}' alone; .*`ignore`"):
+        require_clean(dataset, trained_on=["train"])
+    assert capsys.readouterr().err.count("warning") == 1
+    ids[:8] = 1
+    Image.fromarray(ids).save(mask)
+    require_clean(dataset, trained_on=["train"])
+    assert f"no pixel of {', '.join(names[2:])}, which" in capsys.readouterr().err
+
+
 def test_require_clean_lists_all_in_one_message(folder_dataset: Path) -> None:
     _break_everything(folder_dataset)
     message = r"^folder split 'train' has 5 problems:\n(  .*png: .*\n){4}  .*003\.png: colours not"

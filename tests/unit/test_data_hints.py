@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from tsic.data.classes import ClassTable
@@ -24,12 +25,12 @@ def coordinates() -> Tensor:
     return torch.stack([columns, rows, rows * 0])
 
 
-def two_images(folder: Path, text: str = "") -> SegmentationDataset:
-    """A dataset of two files of text, of which nothing is read."""
+def two_images(folder: Path, *grey: int) -> SegmentationDataset:
+    """A dataset of two images that are grey all over."""
     folder.mkdir(exist_ok=True)
     samples = []
-    for name in ("one.png", "two.png"):
-        (folder / name).write_text(f"{name}{text}")
+    for name, value in zip(("one.bmp", "two.bmp"), grey, strict=True):
+        Image.new("RGB", (8, 6), (value,) * 3).save(folder / name)
         samples.append(Sample(folder / name, folder / name, name))
     return SegmentationDataset("folder", folder, "train", CLASSES, tuple(samples))
 
@@ -37,7 +38,7 @@ def two_images(folder: Path, text: str = "") -> SegmentationDataset:
 @pytest.fixture
 def hints(tmp_path: Path) -> StoredHints:
     """An "encoder" that sees a cell's mean column and row, in an image and its mirror image."""
-    stored = StoredHints(tmp_path / "hints", two_images(tmp_path / "here"))
+    stored = StoredHints(tmp_path / "hints", two_images(tmp_path / "here", 1, 2))
     image = coordinates().float()
     stored.write(1, F.avg_pool2d(torch.stack([image, image.flip(2)]), 4))
     return stored
@@ -77,26 +78,26 @@ WHOLE = View((120, 160), (0, 0), (64, 64), mirrored=False)
 
 def test_missing_images_are_known(hints: StoredHints) -> None:
     assert hints.missing() == [0]
-    with pytest.raises(DataError, match=r"\.npy: no embedding of one\.png .*delete it"):
+    with pytest.raises(DataError, match=r"\.npy: no embedding of one\.bmp .*delete it"):
         hints.crop(0, WHOLE)
 
 
 def test_a_damaged_file_is_named(hints: StoredHints) -> None:
     hints.files[1].write_bytes(hints.files[1].read_bytes()[:200])
-    with pytest.raises(DataError, match=r"\.npy: no embedding of two\.png"):
+    with pytest.raises(DataError, match=r"\.npy: no embedding of two\.bmp"):
         hints.crop(1, WHOLE)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4), (3, 4, 5, 6)])
 def test_a_strange_file_is_named(hints: StoredHints, shape: tuple[int, ...]) -> None:
     np.save(hints.files[1], np.zeros(shape, np.float16))
-    with pytest.raises(DataError, match=r"no embedding of two\.png .*its array is \("):
+    with pytest.raises(DataError, match=r"no embedding of two\.bmp .*its array is \("):
         hints.crop(1, WHOLE)
 
 
-def test_images_of_one_name_and_another_size_are_others(hints: StoredHints, tmp_path: Path) -> None:
+def test_an_image_is_known_by_its_pixels(hints: StoredHints, tmp_path: Path) -> None:
     folder = hints.files[1].parent
-    moved = StoredHints(folder, two_images(tmp_path / "moved"))
-    assert moved.missing() == [0], "the same images elsewhere"
-    others = StoredHints(folder, two_images(tmp_path / "others", "larger"))
-    assert others.missing() == [0, 1]
+    moved = StoredHints(folder, two_images(tmp_path / "moved", 2, 1))
+    assert moved.missing() == [1], "the same images elsewhere, by another name"
+    others = StoredHints(folder, two_images(tmp_path / "others", 1, 3))
+    assert others.missing() == [0, 1], "of the same names and sizes in bytes"

@@ -112,6 +112,17 @@ def test_absent_class_hurts_where_it_is_trained(root: Path) -> None:
     assert found.notes == ()
 
 
+def test_what_training_refuses_hurts_here_too(root: Path) -> None:
+    for mask in (root / "val/masks").iterdir():
+        Image.new("L", (6, 4), 255).save(mask)
+    (problem,) = look(root).problems
+    assert (problem.split, problem.problem.kind) == ("val", "unlabelled")
+    for mask in (root / "train/masks").iterdir():
+        Image.new("L", (6, 4)).save(mask)
+    kinds = [found.problem.kind for found in look(root).problems if found.split == "train"]
+    assert kinds == ["absent class", "absent class", "one class"]
+
+
 def test_same_content_in_two_splits_is_a_problem_under_any_name(root: Path) -> None:
     shutil.copy(root / "train/images/b.png", root / "val/images/e.png")
     shutil.copy(root / "train/images/b.png", root / "train/images/c.png")  # once more in its own

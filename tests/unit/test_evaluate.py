@@ -292,7 +292,8 @@ def test_the_command_scores_in_windows_and_writes_both_files(
         (["--trimap", "0"], "--trimap must be at least 1, got 0"),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--scales", "-1"], "scales must be ratios above 0"),
-        ([], "has no config.yaml beside it; say --data.name and --data.root"),
+        (["--data.root", "here"], "that tells its data; say --data.name\n"),
+        ([], "has no config.yaml beside it that tells its data; say --data.name and --data.root"),
     ],
 )
 def test_the_command_tells_mistakes_in_one_sentence(

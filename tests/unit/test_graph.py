@@ -45,13 +45,12 @@ class Waits(TorchDispatchMode):
         return result
 
 
-@pytest.fixture
-def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device without memory, on which steps are rehearsed, knows no autocast.
+@contextmanager
+def device_without_memory() -> Iterator[None]:
+    """That device, on which steps are rehearsed, knows no autocast.
 
     Tensors made there of numbers wait, too, but tell no dispatcher.
     """
-    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
 
     def refuse(make: Any) -> Any:
         def made(*args: Any, **kwargs: Any) -> Tensor:
@@ -61,8 +60,11 @@ def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return made
 
-    for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (Tensor, "new_tensor")):
-        monkeypatch.setattr(owner, name, refuse(getattr(owner, name)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+        for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (Tensor, "new_tensor")):
+            patch.setattr(owner, name, refuse(getattr(owner, name)))
+        yield
 
 
 def waits_of(cycle: Cycle) -> list[str]:
@@ -72,12 +74,11 @@ def waits_of(cycle: Cycle) -> list[str]:
     labels = torch.zeros(2, 64, 96, dtype=torch.int64, device="meta")
     waits = Waits()
     for watch in (nullcontext(), waits):  # constants are made in the first
-        with watch:
+        with device_without_memory(), watch:
             cycle(images, labels, teaching=torch.ones((), device="meta")).total.backward()
     return waits.found
 
 
-@pytest.mark.usefixtures("_no_autocast")
 @pytest.mark.parametrize("name", TEACHERS)
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_a_step_of_the_cycle_waits_for_nothing(name: str, ema: float | None) -> None:
@@ -88,7 +89,6 @@ def test_a_step_of_the_cycle_waits_for_nothing(name: str, ema: float | None) -> 
     assert waits_of(cycle) == []
 
 
-@pytest.mark.usefixtures("_no_autocast")
 def test_a_step_with_hints_alone_waits_for_nothing() -> None:
     student = build_student("compact", num_classes=CLASSES)
     encoder = build_hint_encoder("tiny-mobile-sam")
@@ -104,7 +104,6 @@ def distilled(method: str) -> Distilled:
     return Distilled(student, teacher, kind(Sizes(CLASSES, channels, channels)))
 
 
-@pytest.mark.usefixtures("_no_autocast")
 @pytest.mark.parametrize("method", RIVALS)
 def test_steps_of_methods_wait_for_nothing_or_are_never_recorded(method: str) -> None:
     cycle = distilled(method)

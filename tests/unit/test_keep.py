@@ -1,9 +1,11 @@
 """What a stopped training forgets: nothing that was decided before."""
 
+import errno
 import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from tsic.keep import KeepBest, KeepLast
+from tsic.keep import KeepBest, KeepLast, WholeCheckpoints
 from tsic.stopping import StopBetweenSteps, heed_late_signal, run_trainer
 
 SCORES = {2: 50.0, 4: 60.0, 6: 55.0}
@@ -127,6 +129,24 @@ def run(
 
 def step_of(path: Path) -> int:
     return int(torch.load(path, weights_only=False)["global_step"])
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, keeper = tmp_path / "new" / "last.ckpt", WholeCheckpoints()
+    keeper.save_checkpoint({"global_step": 3}, last)
+
+    def run_out(checkpoint: object, stream: BinaryIO) -> None:
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", run_out)
+    with pytest.raises(OSError, match="No space") as caught:
+        keeper.save_checkpoint({"global_step": 4}, last)
+    assert caught.value.filename == str(last)
+    assert step_of(last) == 3
+    assert list(last.parent.iterdir()) == [last]
 
 
 def test_the_best_of_an_uninterrupted_training_is_kept(tmp_path: Path) -> None:

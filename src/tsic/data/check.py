@@ -1,6 +1,7 @@
 """Find what is wrong with a dataset before training starts."""
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -8,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from tsic.data.dataset import Problem, SegmentationDataset, Values
+from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.images import size_mismatch
 from tsic.errors import DataError
 from tsic.progress import OnProgress
@@ -36,31 +37,52 @@ def check_dataset(
     Returns:
         Unpaired files first, then problems in the order of the samples; empty when all is well.
     """
+    return _look_through(dataset, workers, on_progress)[0]
+
+
+def _look_through(
+    dataset: SegmentationDataset, workers: int = 4, on_progress: OnProgress | None = None
+) -> tuple[list[Problem], Tensor]:
+    """Problems, and pixels of each class ``(K,)``."""
     problems = list(dataset.unpaired)
-    indices = range(len(dataset))
+    pixels = torch.zeros(dataset.classes.num_classes, dtype=torch.int64)
     look = partial(check_sample, dataset)
-    is_labelled = False
-    for checked in on_threads(look, indices, workers, on_progress):
+    for checked in on_threads(look, range(len(dataset)), workers, on_progress):
         problems += checked.problems
-        if not is_labelled and checked.values is not None:
-            is_labelled = bool(dataset.count_values(checked.values).any())
-    if not problems and not is_labelled:
-        detail = f"no mask of split '{dataset.split}' has a pixel of any class; label some"
-        problems.append(Problem("unlabelled", dataset.root, detail))
-    return problems
+        if checked.pixels is not None:
+            pixels += checked.pixels
+    return problems or unlabelled(dataset, pixels), pixels
 
 
-def require_clean(*splits: SegmentationDataset, on_progress: OnProgress | None = None) -> None:
+def unlabelled(dataset: SegmentationDataset, pixels: Tensor) -> list[Problem]:
+    """The problem of a split of which no pixel was counted ``(K,)``."""
+    detail = f"no mask of split '{dataset.split}' has a pixel of any class; label some"
+    return [] if pixels.any() else [Problem("unlabelled", dataset.root, detail)]
+
+
+def require_clean(
+    *splits: SegmentationDataset,
+    trained_on: Collection[str] = (),
+    on_progress: OnProgress | None = None,
+) -> None:
     """Stop with one message if anything in these splits is wrong.
+
+    Warns of classes that a split which is trained on does not hold.
 
     Args:
         splits: What to check.
+        trained_on: Names of the splits that must hold two classes at least.
         on_progress: Called with (pairs done, pairs in all) of one split after the other.
 
     Raises:
         DataError: If there is a problem; lists up to 10 files and how many more there are.
     """
-    problems = {split: check_dataset(split, on_progress=on_progress) for split in splits}
+    problems = {}
+    for split in splits:
+        problems[split], pixels = _look_through(split, on_progress=on_progress)
+        if split.split in trained_on and not problems[split]:
+            problems[split] = one_class(split, pixels)
+            _warn_of_absent(split, pixels)
     found = [problem for of_split in problems.values() for problem in of_split]
     if not found:
         return
@@ -74,6 +96,32 @@ def require_clean(*splits: SegmentationDataset, on_progress: OnProgress | None =
         if of_split
     ]
     raise DataError(f"{', '.join(counts)}:{''.join(lines)}")
+
+
+def one_class(dataset: SegmentationDataset, pixels: Tensor) -> list[Problem]:
+    """The problem of a split that is trained on and leaves nothing to tell apart.
+
+    Args:
+        dataset: The split.
+        pixels: Those counted of each class, ``(K,)``.
+    """
+    present = [dataset.classes.names[index] for index in pixels.nonzero().flatten().tolist()]
+    if len(present) != 1:
+        return []
+    detail = (
+        f"masks of split '{dataset.split}' hold the class '{present[0]}' alone; name what lies "
+        "around it as a class, too, and see that its id is none of `ignore` (by default 255)"
+    )
+    return [Problem("one class", dataset.root, detail)]
+
+
+def _warn_of_absent(dataset: SegmentationDataset, pixels: Tensor) -> None:
+    absent = [dataset.classes.names[index] for index in (pixels == 0).nonzero().flatten().tolist()]
+    if absent:
+        sys.stderr.write(
+            f"tsic: warning: split '{dataset.split}' has no pixel of {', '.join(absent)}, which "
+            "the student cannot learn from it\n"
+        )
 
 
 def count_pixels(dataset: SegmentationDataset, *, workers: int = 4) -> Tensor:
@@ -95,12 +143,12 @@ class Checked(NamedTuple):
 
     Args:
         problems: Empty when all is well.
-        values: What the mask holds, if it can be read.
+        pixels: Of each class ``(K,)``, if the mask can be read.
         digest: What tells the image from others, if it can be decoded.
     """
 
     problems: list[Problem]
-    values: Values | None
+    pixels: Tensor | None
     digest: bytes | None
 
 
@@ -132,7 +180,8 @@ def check_sample(dataset: SegmentationDataset, index: int) -> Checked:
         problems.append(Problem("size mismatch", sample.image, detail))
     if values is not None and (unknown := dataset.unknown_values(values)):
         problems.append(Problem("unknown id", sample.mask, unknown))
-    return Checked(problems, values, image and image.digest)
+    pixels = None if values is None else dataset.count_values(values)
+    return Checked(problems, pixels, image and image.digest)
 
 
 def on_threads(

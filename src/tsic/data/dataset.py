@@ -31,6 +31,7 @@ ProblemKind = (
         "size mismatch",
         "unknown id",
         "unlabelled",
+        "one class",
         "duplicate image",
         "absent class",
         "split left out",

@@ -1,13 +1,14 @@
 """What a frozen encoder saw of whole images, stored, and cut to what a crop shows."""
 
-from hashlib import sha256
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tsic.data.dataset import Sample, SegmentationDataset
+from tsic.data.check import on_threads
+from tsic.data.dataset import SegmentationDataset
 from tsic.data.transforms import View
 from tsic.errors import DataError
 from tsic.files import replacing
@@ -24,17 +25,21 @@ def cells_of(view: View) -> list[int]:
 class StoredHints:
     """A folder with a file for each image: its embedding, and that of its mirror image.
 
-    A file is named by what tells its image from others: reader, name and size in bytes. So datasets
-    may share a folder.
+    A file is named by its image's pixels, wherever that lies. So datasets may share a folder, and
+    an image that changes is another.
 
     Args:
         folder: Where one encoder's embeddings lie.
-        dataset: The images.
+        dataset: The images, which are decoded as cheaply as tells them apart.
+
+    Raises:
+        DataError: If an image cannot be decoded.
     """
 
     def __init__(self, folder: Path, dataset: SegmentationDataset) -> None:
         self.names = [sample.name for sample in dataset.samples]
-        self.files = [folder / _file_name(dataset.name, sample) for sample in dataset.samples]
+        digests = on_threads(dataset.store.verify, dataset.samples, os.cpu_count() or 1, None)
+        self.files = [folder / f"{image.digest.hex()}.npy" for image in digests]
 
     def has(self, index: int) -> bool:
         """Whether an image has its embedding."""
@@ -94,8 +99,3 @@ def _shares(cells: int, start: float, stop: float, have: int) -> Tensor:
     at = (at * have - 0.5).clamp(0, have - 1)
     shares = (1 - (at[:, None] - torch.arange(have)).abs()).clamp(min=0)
     return shares.unflatten(0, (cells, finer)).mean(1)
-
-
-def _file_name(reader: str, sample: Sample) -> str:
-    size = sample.image.stat().st_size if sample.image.is_file() else 0
-    return sha256(f"{reader} {sample.name} {size}".encode()).hexdigest()[:24] + ".npy"

@@ -36,7 +36,8 @@ class Verified(NamedTuple):
 
     Args:
         size: Height and width, upright.
-        digest: Equal for files of one kind (JPEG or not) that hold the same pixels.
+        digest: Equal for files of one kind (JPEG or not) that hold the same pixels and turn them
+            alike.
     """
 
     size: tuple[int, int]
@@ -198,8 +199,10 @@ def _verified(image: Image.Image) -> Verified:
     image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
     image.load()
     # Asked for after loading, since Pillow itself turns TIFF (size and all) and then forgets it.
-    digest = blake2b(f"{size} {image.mode}".encode() + image.tobytes(), digest_size=16).digest()
-    return Verified(_upright(image, size), digest)
+    facts = f"{size} {image.mode} {_orientation(image)}".encode()
+    return Verified(
+        _upright(image, size), blake2b(facts + image.tobytes(), digest_size=16).digest()
+    )
 
 
 def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:
@@ -214,8 +217,14 @@ def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:
 
 def _upright(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width after the EXIF turn, of a width and height before it."""
-    quarter_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    quarter_turned = _orientation(image) >= 5
     return size if quarter_turned else (size[1], size[0])
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number, 1 where it says nothing."""
+    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation
 
 
 def _check_depth(image: Image.Image) -> None:

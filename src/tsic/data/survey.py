@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsic.data.check import MAX_LISTED, check_sample, on_threads
+from tsic.data.check import MAX_LISTED, check_sample, on_threads, one_class, unlabelled
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.survey_table import class_table, listing
@@ -138,8 +138,12 @@ def survey(
         counts[dataset.split] = _sum(dataset.classes, of_split)
         faults = [*dataset.unpaired, *(problem for one in of_split for problem in one.problems)]
         surprises = [note for one in of_split for note in one.notes]
-        absent = _absent(dataset, counts[dataset.split])
-        (faults if dataset.split in trained_on else surprises).extend(absent)
+        pixels, absent = counts[dataset.split].pixels, _absent(dataset, counts[dataset.split])
+        if dataset.split in trained_on:
+            faults += [*absent, *one_class(dataset, pixels)]
+        else:
+            faults += unlabelled(dataset, pixels)
+            surprises += absent
         faults += copies.find(dataset, [one.content for one in of_split])
         problems += [Finding(dataset.split, fault) for fault in faults]
         known += [Finding(dataset.split, surprise) for surprise in surprises]
@@ -160,12 +164,11 @@ def _look(dataset: SegmentationDataset, index: int) -> _Seen:
     """Check, count and describe one pair; what cannot be read is left out of the counts."""
     sample = dataset.samples[index]
     checked = check_sample(dataset, index)
-    pixels = None if checked.values is None else dataset.count_values(checked.values)
     if checked.digest is None:
-        return _Seen(checked.problems, [], None, pixels)
+        return _Seen(checked.problems, [], None, checked.pixels)
     surprises = dataset.store.surprises(sample)
     notes = [Problem(kind, sample.image, detail) for kind, detail in surprises]
-    return _Seen(checked.problems, notes, checked.digest, pixels)
+    return _Seen(checked.problems, notes, checked.digest, checked.pixels)
 
 
 def _sum(classes: ClassTable, seen: Sequence[_Seen]) -> SplitCounts:

@@ -116,8 +116,12 @@ def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
     name = options.name or (said.name if said else None)
     root = options.root or (said.root if said else None)
     if name is None or root is None:
+        missing = [
+            key for key, value in (("--data.name", name), ("--data.root", root)) if value is None
+        ]
         raise ConfigError(
-            f"'{options.model}' has no config.yaml beside it; say --data.name and --data.root"
+            f"'{options.model}' has no config.yaml beside it that tells its data; say "
+            f"{' and '.join(missing)}"
         )
     same = said is not None and options.name is None and options.root is None
     classes = options.classes or (said.classes if same and said else None)

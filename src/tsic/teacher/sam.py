@@ -229,12 +229,16 @@ def load_foundation(name: str) -> Foundation:
 
 def _check(name: str) -> None:
     """Refuse a name that cannot be one of a model."""
-    if "/" not in name and not Path(name).exists():
+    path = Path(name)
+    is_file_name = path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) > 2
+    if not path.exists() and (path.is_absolute() or name.startswith(".") or is_file_name):
+        raise ConfigError(f"teacher.name '{name}': no such file or folder; check the path")
+    if "/" not in name and not path.exists():
         raise ConfigError(
             f"teacher.name '{name}' is neither a file, a folder nor a Hugging Face id such as "
             f"facebook/sam-vit-base; {nearest(name, ['embedded', *TINY, 'none'])}"
         )
-    if (Path(name) / "checkpoints").is_dir() and not (Path(name) / "config.json").is_file():
+    if (path / "checkpoints").is_dir() and not (path / "config.json").is_file():
         raise CheckpointError(
             f"teacher.name '{name}' is a run that has not finished, or no pretraining; finish it "
             "with tsic pretrain --resume auto"

@@ -199,6 +199,8 @@ def _images(
             )
         return labelled_images(dataset, options.max_images)
     validation = _run_data(home, options.split)
+    if validation is None and options.split:
+        raise ConfigError(f"--data.split {options.split} needs --data.root, the folder of the data")
     if validation is not None and validation.classes.names == trained.classes.names:
         return labelled_images(validation, options.max_images)
     return drawn_images(size, min(options.max_images, 8))
@@ -219,4 +221,6 @@ def _run_data(home: Path, split: str | None) -> "SegmentationDataset | None":
             said["name"], said["root"], split or said["val_split"], said.get("classes")
         )
     except (TsicError, yaml.YAMLError, KeyError, TypeError):
+        if split is not None:
+            raise
         return None  # moved or deleted since: other images will do

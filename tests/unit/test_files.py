@@ -1,0 +1,76 @@
+"""Files are written whole or not at all, and what is no file is not replaced by one."""
+
+import errno
+import os
+import re
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from tsic.cli import main
+from tsic.files import replacing, write_text
+
+
+def test_a_write_that_fails_leaves_the_file_before_and_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "before")
+
+    def run_out() -> None:
+        with replacing(file) as part:
+            part.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        run_out()
+    assert caught.value.filename == str(file)
+    assert file.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    real.write_text("before")
+    link.symlink_to(real)
+    write_text(link, "after")
+    assert link.is_symlink()
+    assert real.read_text() == "after"
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_text(pipe, "through")
+    reader.join(10)
+    assert read == ["through"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("verb", "error", "said"),
+    [
+        ("train", OSError(errno.ENOSPC, "No space", "a.ckpt"), "full (a.ckpt); .* --resume auto"),
+        ("evaluate", OSError(errno.ENOSPC, "No space", "a.json"), "full (a.json); .* try again"),
+        ("push", OSError(errno.EDQUOT, "Quota", "from", None, "to"), "quota .* (to); "),
+        ("train", OSError(errno.EFBIG, "File too large"), "larger than this system allows; "),
+        ("info", OSError(errno.EACCES, "Permission denied", "a"), "cannot use 'a': Permission"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told_in_one_sentence(
+    verb: str,
+    error: OSError,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(words: object) -> int:
+        raise error
+
+    monkeypatch.setattr("tsic.cli._command", lambda verb: fail)
+    assert main([verb]) == 2
+    text = capsys.readouterr().err
+    assert len(text.splitlines()) == 1
+    assert re.search(said.replace("(", r"\(").replace(")", r"\)"), text)
