@@ -1,5 +1,6 @@
 """The checkpoints that a training keeps: where it goes on, and its best."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        held = io.BytesIO()  # torch.save would hide why a write failed
+        torch.save(checkpoint, held)
         with replacing(path) as part, part.open("wb") as stream:
-            torch.save(checkpoint, stream)
+            stream.write(held.getbuffer())
             stream.flush()
             os.fsync(stream.fileno())
 
