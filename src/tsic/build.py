@@ -91,7 +91,7 @@ def _build_distilled(
         teacher = Peer(build_configured_student(config.student, classes.num_classes))
     else:
         assert distill.teacher is not None
-        teacher = _load_offline(distill.teacher, distill.role, classes)
+        teacher = load_offline(distill.teacher, distill.role, classes)
     torch.manual_seed(config.seed)
     sizes = Sizes(
         classes.num_classes, student.feature_channels[-1], _feature_channels(teacher, classes)
@@ -106,7 +106,7 @@ def _build_distilled(
     )
 
 
-def _load_offline(folder: str, role: Role, classes: ClassTable) -> Offline:
+def load_offline(folder: str, role: Role, classes: ClassTable) -> Offline:
     """Load who teaches from a run's folder or a student's.
 
     Raises:

@@ -34,8 +34,8 @@ verbs:
   push       put a student with its model card into a folder or on the Hugging Face hub
 
 `tsic VERB --help` documents every option. Exit codes: 0 done, 1 `data check` found what would
-hurt a training or `predict` could not read a file, 2 a mistake in the command, the configuration
-or the data.
+hurt a training, `predict` could not read a file or a run of `compare` failed, 2 a mistake in the
+command, the configuration or the data, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 

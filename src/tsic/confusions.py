@@ -45,6 +45,14 @@ class Confusions:
             self._new = []
         return self._rows
 
+    @property
+    def labels(self) -> Counts:
+        """Labelled pixels of each class in each image ``(N, K)``."""
+        image, truth, _, pixels = self.rows.T
+        count = self.images * self.num_classes
+        summed = np.bincount(image * self.num_classes + truth, pixels, minlength=count)
+        return summed.reshape(self.images, self.num_classes).astype(np.int64)
+
     def miou(self, times: npt.NDArray[np.float64] | None = None) -> float:
         """Mean IoU in percent, each image counted as often as ``times`` ``(N,)`` says."""
         image, truth, predicted, pixels = self.rows.T

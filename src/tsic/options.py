@@ -1,5 +1,6 @@
 """Choices inside the cycle; light to import, so that help and error messages are quick."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,9 @@ MappingKind = Literal["light", "uper", "uper-released"]
 MaskStride = Literal[16, 4]
 Attention = Literal["released", "repaired"]
 Role = Literal["student", "teacher"]
+
+MAPPING_WIDTHS: Mapping[MappingKind, int] = {"light": 128, "uper": 512, "uper-released": 512}
+"""Channels of a mapping decoder whose width is not said."""
 
 # Each is one file; listed without importing them.
 RIVALS = tuple(sorted(one.stem for one in Path(__file__).parent.glob("rivals/[a-z]*.py")))

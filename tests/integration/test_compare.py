@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from tsic.cli import main
 from tsic.compare import runner
@@ -82,7 +84,11 @@ def test_a_comparison_trains_what_is_missing_and_sums_up(
 
 
 def test_an_offline_teacher_is_trained_first(
-    config_file: Path, settings: Settings, tmp_path: Path, in_process: list[str]
+    config_file: Path,
+    settings: Settings,
+    tmp_path: Path,
+    in_process: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     teacher = tmp_path / "teacher.yaml"
     wider = {**settings, "teacher": {"name": "none"}, "student": {"name": "compact"}}
@@ -97,6 +103,8 @@ def test_an_offline_teacher_is_trained_first(
     assert set(found) == {"alone", *names}
     logged = (tmp_path / "c" / "runs" / "cwd_features-seed0" / "metrics.csv").read_text()
     assert "train/cwd_features" in logged
+    assert main([*words, "--methods", "mutual"]) == 2
+    assert "none of the --methods has an offline teacher" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_stops_no_other_and_is_named(
@@ -119,11 +127,11 @@ def test_ablations_reach_the_trainer_and_keep_one_precision(
     config_file: Path, tmp_path: Path, in_process: list[str]
 ) -> None:
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
-    words += ["--max_steps", "3", "--seeds", "1", "--ablate", "trainer.accumulate=2"]
+    words += ["--max_steps", "3", "--seeds", "1", "--ablate", "teacher.lora_rank=1"]
     assert main(words) == 0
-    assert in_process == ["alone-seed0", "cycle-seed0", "trainer.accumulate_2-seed0"]
+    assert in_process == ["alone-seed0", "cycle-seed0", "teacher.lora_rank_1-seed0"]
     found = [load_config(tmp_path / "c" / "runs" / name / "config.yaml") for name in in_process]
-    assert [one.trainer.accumulate for one in found] == [1, 1, 2]
+    assert [one.teacher.lora_rank for one in found[1:]] == [2, 1]
 
 
 def test_runs_end_with_a_comparison_that_is_told_to(config_file: Path, tmp_path: Path) -> None:
@@ -151,6 +159,61 @@ def test_another_configuration_under_the_same_name_is_refused(
     assert main([*words, "--seeds", "1", "--max_steps", "2"]) == 2
     assert "max_steps: 1 -> 2" in capsys.readouterr().err
     assert in_process == ["alone-seed0"]
+
+
+def test_runs_of_other_data_or_precision_are_no_part_of_it(
+    config_file: Path,
+    settings: Settings,
+    tmp_path: Path,
+    in_process: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
+    words += ["--seeds", "1", "--max_steps", "3", "--methods"]
+    assert main([*words, "alone"]) == 0
+    auto = ["--trainer.precision", "auto", "--dry-run"]
+    assert main([*words, "alone", "mutual", *auto]) == 0, "as the first run has it"
+    assert main([*words, "alone", "--trainer.precision", "bf16-mixed", "--dry-run"]) == 2
+    assert "trainer.precision: 32-true -> bf16-mixed" in capsys.readouterr().err
+    here = Path(settings["data"]["root"])
+    there = shutil.copytree(here, tmp_path / "there")
+    moved = ["--data.root", str(there)]
+    assert main([*words, "alone", *moved, "--dry-run"]) == 2
+    assert f"data.root: {here} -> {there}" in capsys.readouterr().err
+    here.rename(tmp_path / "away")
+    assert main([*words, "alone", *moved, "--dry-run"]) == 0, "it has moved"
+    for mask in (there / "val" / "masks").iterdir():
+        with Image.open(mask) as image:
+            turned = image.rotate(0, translate=(5, 5))
+        turned.save(mask)
+    assert main([*words, "mutual", *moved]) == 2
+    assert "scored on other images" in capsys.readouterr().err
+    assert in_process == ["alone-seed0", "mutual-seed0"]
+
+
+def test_runs_whose_teacher_is_gone_are_not_finished(
+    config_file: Path,
+    settings: Settings,
+    tmp_path: Path,
+    in_process: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    teacher = tmp_path / "teacher.yaml"
+    teacher.write_text(yaml.safe_dump({**settings, "teacher": {"name": "none"}}))
+    words = ["compare", "--config", str(config_file), "--name", "c", "--seeds", "1"]
+    words += ["--max_steps", "2", "--methods", "kd", "--offline", str(teacher)]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--out", "."]) == 0, "the same folder by another path"
+    assert in_process == ["offline", "alone-seed0", "kd-seed0"]
+    capsys.readouterr()
+    shutil.rmtree(tmp_path / "c" / "runs" / "offline")
+    assert main([*words, "--out", "."]) == 2
+    assert "kd-seed0' was taught by a run that is not there any more" in capsys.readouterr().err
+    role = ["--distill.role", "teacher", "--offline", str(tmp_path / "c/runs/alone-seed0")]
+    assert main([*words[:-2], *role, "--name", "d"]) == 2
+    assert "trained without a teacher" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,12 @@ BASE = RunConfig(
     teacher=TeacherConfig(name="tiny-sam", lora_rank=2, warmup_steps=3, channels=16),
 )
 
+HINTS = replace(
+    BASE,
+    teacher=replace(BASE.teacher, hints_only=True, hint_cache="hints"),
+    objective=replace(BASE.objective, feature_loss="hint", feature_weight=3.0),
+)
+
 
 def test_the_student_alone_is_always_there_and_first() -> None:
     assert [one.name for one in methods(BASE, ["cycle"], None)] == [ALONE, "cycle"]
@@ -67,10 +73,7 @@ def test_mistakes_are_told(base: RunConfig, names: list[str], said: str) -> None
 
 
 def test_who_stands_in_for_hints_alone_has_none() -> None:
-    teacher = replace(BASE.teacher, hints_only=True, hint_cache="hints")
-    objective = replace(BASE.objective, feature_loss="hint", feature_weight=3.0)
-    base = replace(BASE, teacher=teacher, objective=objective)
-    for variant in methods(base, ["kd", "release"], Path("offline")):
+    for variant in methods(HINTS, ["kd", "release"], Path("offline")):
         broken = [said for holds, said in run_rules(variant.config) if not holds]
         assert broken == [], variant.name
 
@@ -92,23 +95,59 @@ def test_an_ablation_named_twice_is_one() -> None:
     assert names == [ALONE, "cycle", "teacher.ramp 0.5", "teacher.ramp 1"]
 
 
-def test_ablations_take_any_key() -> None:
-    by_name = {one.name: one.config for one in ablations(BASE, ["optim.lr=1e-4,2e-3"])}
-    assert by_name["optim.lr 1e-4"].optim.lr == 1e-4
-    assert by_name["optim.lr 2e-3"].optim.lr == 2e-3
+def test_ablations_take_any_key_of_the_cycles_own() -> None:
+    by_name = {one.name: one.config for one in ablations(BASE, ["optim.teacher_lr=1e-4,2e-3"])}
+    assert by_name["optim.teacher_lr 1e-4"].optim.teacher_lr == 1e-4
+    assert by_name["optim.teacher_lr 2e-3"].optim.teacher_lr == 2e-3
     with pytest.raises(ConfigError, match="unknown key"):
         ablations(BASE, ["optim.lrr=1"])
+    with pytest.raises(ConfigError, match="unknown key 'seeds'"):
+        ablations(BASE, ["seeds=1"])
     with pytest.raises(ConfigError, match="did you mean 'prompt'"):
         ablations(BASE, ["promt"])
-    with pytest.raises(ConfigError, match=r"teacher\.prompt"):
+    with pytest.raises(ConfigError, match=r"--ablate teacher\.prompt=boxes: teacher\.prompt must"):
         ablations(BASE, ["teacher.prompt=boxes"])
 
 
-def test_feature_losses_of_no_weight_are_not_compared() -> None:
-    off = replace(BASE, objective=Objective(feature_weight=0))
-    with pytest.raises(ConfigError, match=r"features: .*feature_weight 0 all .* same run"):
-        ablations(off, ["prompt", "features"])
-    assert "objective.feature_loss hint" in [one.name for one in ablations(BASE, ["features"])]
+@pytest.mark.parametrize(
+    "key", ["optim.lr=1", "trainer.devices=2", "objective.ohem=true", "seed=3"]
+)
+def test_what_the_student_alone_reads_too_is_not_ablated(key: str) -> None:
+    with pytest.raises(ConfigError, match="belongs to the student alone, too"):
+        ablations(BASE, [key])
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        (replace(BASE, objective=Objective(feature_weight=0)), "features"),
+        (BASE, "teacher.channels=16"),
+        (replace(BASE, teacher=replace(BASE.teacher, channels=None)), "teacher.channels=128"),
+        (BASE, "optim.teacher_lr=1e-3"),
+        *((HINTS, name) for name in ("prompt", "lora", "ramp", "hints", "objective.kl_weight=0")),
+    ],
+)
+def test_a_switch_that_changes_nothing_is_refused(base: RunConfig, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--ablate {name}: none of its values makes a run"):
+        ablations(base, [name])
+
+
+def test_a_value_that_is_the_default_anyway_is_no_row() -> None:
+    base = replace(BASE, teacher=replace(BASE.teacher, channels=None))
+    names = [one.name for one in ablations(base, ["size"])]
+    assert names == [ALONE, "cycle", "teacher.channels 32", "teacher.channels 64"]
+    assert "objective.feature_weight 1" in [
+        one.name for one in ablations(HINTS, ["objective.feature_weight=1"])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("teacher.warmup_steps=7", "none of max_steps 7"), ("teacher.name=none", "a")],
+)
+def test_every_row_has_a_teacher_that_acts(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"--ablate .*{said}"):
+        ablations(BASE, [name])
 
 
 def test_jobs_pair_all_variants_by_seed() -> None:

@@ -21,9 +21,10 @@ from tsic.compare.plan import (
     methods,
     run_name,
 )
-from tsic.config import Precision, RunConfig
-from tsic.config_file import load_config
+from tsic.config import RunConfig
+from tsic.config_file import RUN, load_config, read_config
 from tsic.errors import ConfigError
+from tsic.folder import RunFolder
 
 
 def compare_command(words: Sequence[str]) -> int:
@@ -36,30 +37,27 @@ def compare_command(words: Sequence[str]) -> int:
     base = load_config(options.config, overrides, parser.options)
     folder: Path = options.out / (options.name or options.config.stem)
     runs = folder / "runs"
-    offline, first = _offline(options.offline, runs)
+    offline, first = _offline(options.offline, runs, base)
     variants = (
         ablations(base, options.ablate)
         if options.ablate
         else methods(base, options.methods or [ALONE, "mutual", "cycle"], offline)
     )
+    if offline and not any(one.config.distill.teacher == str(offline) for one in variants):
+        raise ConfigError("--offline: none of the --methods has an offline teacher; leave it out")
     from tsic.compare.runner import Places, missing, run_all, warnings_of
     from tsic.device import resolve_precision
 
-    trainer = base.trainer
-    precision = resolve_precision(trainer.precision, trainer.accelerator)
-    planned = [
-        replace(job, config=_settled(job.config, precision))
-        for job in jobs(variants, options.seeds)
-    ]
-    unfinished = missing([*first, *planned], runs)
+    planned = _settled([*first, *jobs(variants, options.seeds)], runs)
+    unfinished = missing(planned, runs)
     if options.dry_run:
-        sys.stdout.write(_plan([*first, *planned], unfinished))
+        sys.stdout.write(_plan(planned, unfinished))
         return 0
     for options_of in {job.config.trainer for job in unfinished}:
         resolve_precision(options_of.precision, options_of.accelerator, graph=options_of.graph)
     places = Places(options.processes, options.devices)
     failed = run_all(unfinished, runs, places, sys.stdout)
-    warned = warnings_of([*first, *planned], runs)
+    warned = warnings_of(planned, runs)
     command = shlex.join(["tsic", "compare", *words])
     page = _write(folder, variants, options.seeds, failed, warned, command)
     sys.stdout.write(f"{page}\neverything is in {folder}\n")
@@ -79,11 +77,26 @@ def _plan(planned: Sequence[Job], unfinished: Sequence[Job]) -> str:
     )
 
 
-def _settled(config: RunConfig, precision: Precision) -> RunConfig:
-    """One precision for all runs that do not name theirs: each would measure for itself."""
-    if config.trainer.precision != "auto":
-        return config
-    return replace(config, trainer=replace(config.trainer, precision=precision))
+def _settled(planned: Sequence[Job], runs: Path) -> list[Job]:
+    """One precision for all runs that do not name theirs: each would measure for itself.
+
+    It is the one that earlier runs of this comparison have, if there are any.
+    """
+    from tsic.device import resolve_precision
+
+    files = [RunFolder(runs / job.name).config for job in planned]
+    held = [read_config(RUN, file).trainer.precision for file in files if file.is_file()]
+    trainer = planned[-1].config.trainer
+    precision = held[-1] if held else resolve_precision(trainer.precision, trainer.accelerator)
+    return [
+        replace(
+            job,
+            config=replace(job.config, trainer=replace(job.config.trainer, precision=precision)),
+        )
+        if job.config.trainer.precision == "auto"
+        else job
+        for job in planned
+    ]
 
 
 def _parser() -> Parser:
@@ -106,7 +119,7 @@ def _parser() -> Parser:
         "--ablate",
         nargs="+",
         help="instead of methods, vary the cycle one switch at a time: "
-        f"{', '.join(ABLATIONS)}, or KEY=VALUE[,VALUE...] of any key",
+        f"{', '.join(ABLATIONS)}, or KEY=VALUE[,VALUE...] of a key of the cycle's own",
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: 3)")
     parser.add_argument(
@@ -135,14 +148,17 @@ def _require_sense(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} must be at least 1, got {getattr(options, name)}")
 
 
-def _offline(given: Path | None, runs: Path) -> tuple[Path | None, list[Job]]:
+def _offline(given: Path | None, runs: Path, base: RunConfig) -> tuple[Path | None, list[Job]]:
     """The folder of the offline teacher, and the run that makes it if it has to be trained."""
     if given is None:
         return None, []
     if given.suffix not in (".yaml", ".yml"):
-        from tsic.checkpoint import load_student
+        from tsic.build import load_offline
+        from tsic.data.readers import open_dataset
 
-        load_student(given)  # a wrong folder is told before anything trains
+        data = base.data
+        train_set = open_dataset(data.name, data.root, data.train_split, data.classes)
+        load_offline(str(given), base.distill.role, train_set.classes)  # told before all else
         return given, []
     job = Job("offline", load_config(given))
     return runs / job.name, [job]
@@ -170,7 +186,8 @@ def _write(
     }
     alone = outcomes[ALONE]
     if not alone:
-        raise ConfigError(f"no run of the student alone finished: {'; '.join(failed.values())}")
+        told = "; ".join(f"{name} {why}" for name, why in failed.items())
+        raise ConfigError(f"no run of the student alone finished: {told}")
     summaries = {
         name: summarise(runs, None if name == ALONE else alone)
         for name, runs in outcomes.items()

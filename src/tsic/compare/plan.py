@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsic.config import DistillConfig, RunConfig
-from tsic.config_file import RUN, with_values
+from tsic.config import DistillConfig, RunConfig, TeacherConfig
+from tsic.config_file import RUN, known_keys, with_values
 from tsic.errors import ConfigError, nearest
-from tsic.options import RIVALS
+from tsic.options import MAPPING_WIDTHS, RIVALS, Objective
 from tsic.recipes import RECIPES
 
 ALONE = "alone"
 METHODS = (ALONE, *RIVALS, *RECIPES)
-_NO_HINTS = {"hints_only": False, "hint_cache": None}  # whoever stands in the cycle's place
 """The student alone, the published methods, the cycle's recipes."""
+
+_NO_HINTS = {"hints_only": False, "hint_cache": None}  # whoever stands in the cycle's place
 
 ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "prompt": [{"teacher.prompt": kind} for kind in ("none", "index", "class")],
@@ -32,8 +33,16 @@ ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 """Switches of the cycle that ``--ablate`` varies, one at a time."""
 
-_SHARED = ("data.", "student.", "seed", "max_steps", "recipe")
-"""Beginnings of keys that determine what all rows must share."""
+_OWN = (
+    "teacher.",
+    "optim.teacher_lr",
+    "optim.lora_lr",
+    *(
+        f"objective.{name}"
+        for name in ("detach_", "ensemble_", "feature_", "kl_", "mask_", "teacher_", "temperature")
+    ),
+)
+"""Beginnings of keys that are the cycle's alone; all others all rows must share."""
 
 
 @dataclass(frozen=True)
@@ -134,30 +143,74 @@ def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
 
     Args:
         base: The cycle's configuration.
-        names: Names of ``ABLATIONS``, or ``key=value[,value]`` of any key.
+        names: Names of ``ABLATIONS``, or ``key=value[,value]`` of any key of the cycle's own.
 
     Raises:
         ConfigError: If a name or key is unknown, a value is wrong or a switch changes nothing.
     """
     _require_cycle(base, "--ablate")
-    if "features" in names and not base.objective.feature_weight:
-        raise ConfigError(
-            "--ablate features: with objective.feature_weight 0 all of them are the same run; set "
-            "it above 0"
-        )
     variants = [Variant(ALONE, _method(base, ALONE, None)), Variant("cycle", base)]
+    known = [_as_read(base)]
     for name in names:
-        for values in _values(name):
-            config = with_values(RUN, base, values)
-            shown = ", ".join(f"{key} {value}" for key, value in values.items())
-            if config not in [one.config for one in variants[1:]]:
-                variants.append(Variant(shown, config))
+        varied = [_varied(base, name, values) for values in _values(name)]
+        if all(_as_read(one.config) == known[0] for one in varied):
+            raise ConfigError(
+                f"--ablate {name}: none of its values makes a run that differs from the cycle's; "
+                "leave it out, or look whether anything reads it (weights of 0, teacher.hints_only)"
+            )
+        for one in varied:
+            if (read := _as_read(one.config)) not in known:
+                known.append(read)
+                variants.append(one)
     return variants
+
+
+def _varied(base: RunConfig, name: str, values: Mapping[str, Any]) -> Variant:
+    """The cycle with some keys at other values."""
+    try:
+        config = with_values(RUN, base, values)
+    except ConfigError as error:
+        raise ConfigError(f"--ablate {name}: {error}") from error
+    shown = ", ".join(f"{key} {value}" for key, value in values.items())
+    _require_cycle(config, f"--ablate {shown}")
+    return Variant(shown, config)
+
+
+def _as_read(config: RunConfig) -> RunConfig:
+    """The same run, whatever stands in keys that it does not read or leaves to a default."""
+    teacher, objective, optim = config.teacher, config.objective, config.optim
+    if teacher.hints_only:
+        kept = ("name", "hints_only", "hint_cache", "hint_side", "warmup_steps")
+        teacher = TeacherConfig(**{key: getattr(teacher, key) for key in kept})
+        plain, unread = (
+            Objective(),
+            [key for key in _OWN if not key.startswith("objective.feature")],
+        )
+        objective = replace(
+            objective,
+            **{
+                key: value
+                for key, value in vars(plain).items()
+                if f"objective.{key}".startswith(tuple(unread))
+            },
+        )
+        optim = replace(optim, teacher_lr=None, lora_lr=None)
+    if not objective.feature_weight:
+        objective = replace(objective, feature_loss=Objective().feature_loss)
+    rate = optim.lr if optim.teacher_lr is None else optim.teacher_lr
+    return replace(
+        config,
+        teacher=replace(teacher, channels=teacher.channels or MAPPING_WIDTHS[teacher.mapping]),
+        objective=objective,
+        optim=replace(
+            optim, teacher_lr=rate, lora_lr=rate if optim.lora_lr is None else optim.lora_lr
+        ),
+    )
 
 
 def _values(name: str) -> Sequence[Mapping[str, Any]]:
     key, is_own, values = name.partition("=")
-    if key.startswith(_SHARED):
+    if key in known_keys(RunConfig) and not key.startswith(_OWN):
         raise ConfigError(
             f"--ablate: {key} belongs to the student alone, too, so a gain over that would say "
             "nothing of it; compare two configurations instead"

@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 from tsic.compare.plan import Job
+from tsic.config import RunConfig
 from tsic.config_file import RUN, differences, read_config, save_config
 from tsic.errors import ConfigError
 from tsic.folder import RunFolder
@@ -42,25 +43,47 @@ def missing(jobs: Sequence[Job], runs: Path) -> list[Job]:
         runs: Folder of their folders.
 
     Raises:
-        ConfigError: If a folder holds a run of another configuration.
+        ConfigError: If a folder holds a run of another configuration, or one whose teacher is gone.
     """
-    unfinished = []
+    unfinished: list[Job] = []
+    finished: list[Job] = []
     for job in jobs:
         files = RunFolder(runs / job.name)
         if files.config.is_file():
-            changed = [
-                change
-                for change in differences(read_config(RUN, files.config), job.config)
-                if not change.startswith((*FREE_KEYS, "trainer.precision"))
-            ]
-            if changed:
-                raise ConfigError(
-                    f"'{files.path}' holds a run of another configuration ({'; '.join(changed)}); "
-                    "choose another --name, or remove that folder"
-                )
-        if not (files.evaluation.is_file() and files.student.is_file()):
-            unfinished.append(job)
+            job = _as_begun(job, files)
+        is_finished = files.evaluation.is_file() and files.student.is_file()
+        (finished if is_finished else unfinished).append(job)
+    to_train = {(runs / job.name).resolve() for job in unfinished}
+    for job in finished:
+        if _teacher(job.config) in to_train:
+            raise ConfigError(
+                f"'{runs / job.name}' was taught by a run that is not there any more and would be "
+                "trained anew; remove that folder, too, or choose another --name"
+            )
     return unfinished
+
+
+def _as_begun(job: Job, files: RunFolder) -> Job:
+    """The run as its folder has it, which says the same; its teacher's path may be another."""
+    held, asked = read_config(RUN, files.config), job.config
+    if _teacher(held) == _teacher(asked):
+        asked = replace(asked, distill=replace(asked.distill, teacher=held.distill.teacher))
+    changed = [one for one in differences(held, asked) if not one.startswith(FREE_KEYS)]
+    before, now = held.data.root, asked.data.root
+    if Path(before).is_dir() and Path(before).resolve() != Path(now).resolve():
+        changed.append(f"data.root: {before} -> {now}")  # two folders; else it has moved
+    if changed:
+        raise ConfigError(
+            f"'{files.path}' holds a run of another configuration ({'; '.join(changed)}); choose "
+            "another --name, or remove that folder and those of runs that it taught"
+        )
+    return replace(job, config=asked)
+
+
+def _teacher(config: RunConfig) -> Path | None:
+    """Folder of who teaches offline."""
+    taught_by = config.distill.teacher
+    return None if taught_by is None else Path(taught_by).resolve()
 
 
 def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dict[str, str]:
@@ -79,12 +102,12 @@ def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dic
         Why each run that failed did, by name.
     """
     waiting = list(enumerate(jobs))
-    unfinished = {str(runs / job.name) for job in jobs}
+    unfinished = {(runs / job.name).resolve() for job in jobs}
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
     failed: dict[str, str] = {}
     with _ending(running):
         while waiting or running:
-            ready = [one for one in waiting if one[1].config.distill.teacher not in unfinished]
+            ready = [one for one in waiting if _teacher(one[1].config) not in unfinished]
             for number, job in ready[: places.processes - len(running)]:
                 waiting.remove((number, job))
                 running[_start(job, number, runs, places)] = (job, time.monotonic())
@@ -94,10 +117,10 @@ def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dic
             for process in [one for one in running if one.poll() is not None]:
                 job, since = running.pop(process)
                 end = f"finished in {time.monotonic() - since:.0f} s"
-                folder = str(runs / job.name)
+                folder = (runs / job.name).resolve()
                 if process.returncode:
                     failed[job.name] = end = f"failed: {_last_line(_log(job, runs))}"
-                    taught = [one for one in waiting if one[1].config.distill.teacher == folder]
+                    taught = [one for one in waiting if _teacher(one[1].config) == folder]
                     failed |= {one.name: f"its teacher {job.name} failed" for _, one in taught}
                     waiting = [one for one in waiting if one not in taught]
                 else:

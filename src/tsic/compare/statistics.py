@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tsic.confusions import Confusions
-from tsic.errors import CheckpointError
+from tsic.errors import CheckpointError, ConfigError
 from tsic.folder import RunFolder
 
 RESAMPLES = 2000
@@ -87,10 +87,19 @@ def summarise(runs: Mapping[int, Outcome], alone: Mapping[int, Outcome] | None) 
         runs: Its finished runs by seed.
         alone: Those of the student alone; ``None`` for that itself. Seeds that both have are
             paired: the same initial weights and the same batches.
+
+    Raises:
+        ConfigError: If pairs were scored on other images.
     """
     scores = [run.miou for run in runs.values()]
     teachers = [run.teacher_miou for run in runs.values() if run.teacher_miou is not None]
     pairs = [(runs[seed], alone[seed]) for seed in runs if seed in alone] if alone else []
+    for one, other in pairs:
+        if not np.array_equal(one.confusions.labels, other.confusions.labels):
+            raise ConfigError(
+                "runs of this comparison were scored on other images than those of the student "
+                "alone; remove the folders of either and compare again"
+            )
     return Summary(
         miou=float(np.mean(scores)),
         std=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,

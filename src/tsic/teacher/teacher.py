@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tsic.errors import ConfigError
-from tsic.options import Gradient, MappingKind, MaskStride, PromptKind
+from tsic.options import MAPPING_WIDTHS, Gradient, MappingKind, MaskStride, PromptKind
 from tsic.prompt import LOGIT_RANGE, Prompts, class_prompts, index_prompt
 from tsic.teacher.canvas import Canvas
 from tsic.teacher.foundation import MEAN, STD, Embedding, Foundation, Seen
@@ -245,7 +245,7 @@ def build_teacher(
             num_classes,
             mask_channels={"class": num_classes, "index": multimask, "none": 0}[prompt],
             is_per_class=per_class,
-            channels=channels or 128,
+            channels=channels or MAPPING_WIDTHS["light"],
         )
     else:
         if not foundation.has_levels:
@@ -257,7 +257,7 @@ def build_teacher(
             foundation.dim,
             foundation.hidden_strides,
             num_classes,
-            channels=channels or 512,
+            channels=channels or MAPPING_WIDTHS["uper"],
             attention="released" if mapping == "uper-released" else "repaired",
         )
     return Teacher(
