@@ -12,7 +12,7 @@ from tsic import batch_size
 from tsic.batch_size import largest_batch
 from tsic.cli import main
 from tsic.config_file import load_config
-from tsic.dry_run import rehearse
+from tsic.dry_run import _duration, rehearse
 from tsic.errors import ConfigError, ShapeError
 from tsic.training import CycleModule
 
@@ -120,3 +120,24 @@ def test_batch_auto_is_what_the_run_trains_with(
     assert load_config(tmp_path / "run" / "config.yaml").data.batch_size == 3
     monkeypatch.setattr(batch_size, "largest_batch", lambda config: 5)
     assert main([*words, "--batch", "auto", "--resume", "auto"]) == 0, "it keeps its own"
+
+
+def test_no_batch_is_looked_for_where_a_run_is(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(config_file.read_text())
+    words = ["train", "--config", str(config_file), "--out", str(folder.parent), "--batch", "auto"]
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert "holds a run already" in told.err
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(3, "1 min"), (3590, "1 h 0 min"), (7190, "2 h 0 min"), (3700, "1 h 2 min")],
+)
+def test_minutes_of_an_estimate_are_below_sixty(seconds: float, said: str) -> None:
+    assert _duration(seconds) == said

@@ -180,6 +180,11 @@ def test_the_runs_validation_data_is_found(
     assert told["images"] == f"split 'val' of {folder_dataset}"
     assert told["images_compared"] == 3
     assert "miou_exported" in told
+    capsys.readouterr()
+    assert main(["export", str(tmp_path), "--format", "torch", "--data.split", "vall"]) == 2
+    assert "did you mean 'val'?" in capsys.readouterr().err
+    assert main(["export", str(run), "--format", "torch", "--data.split", "val"]) == 2
+    assert "--data.split val needs --data.root" in capsys.readouterr().err
 
 
 def test_drawn_scenes_are_said_to_be_drawn(run: Path, tmp_path: Path) -> None:

@@ -313,6 +313,10 @@ def test_load_foundation_reads_half_precision_as_float32(tmp_path: Path) -> None
             "tiny-sam-2",
             r"did you mean 'tiny-sam2?'\? choices: embedded, none, tiny-edgetam, ",
         ),
+        *(
+            (path, f"'{path}': no such file or folder")
+            for path in ("no/such/folder", "/sam", "./sam", "weights/sam.pth")
+        ),
     ],
 )
 def test_load_foundation_names_the_nearest_right_name(name: str, message: str) -> None:
@@ -369,8 +373,8 @@ def test_load_foundation_says_that_a_folder_cannot_be_loaded(damage: Any, tmp_pa
         load_foundation(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["facebook/sam-vit-nowhere", "no/such/folder"])
-def test_load_foundation_offline_says_how_to_get_a_model(name: str) -> None:
+def test_load_foundation_offline_says_how_to_get_a_model() -> None:
+    name = "facebook/sam-vit-nowhere"
     with pytest.raises(CheckpointError, match=rf"'{name}' could not be loaded \(.+go online once"):
         load_foundation(name)
 

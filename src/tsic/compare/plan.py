@@ -182,18 +182,12 @@ def _as_read(config: RunConfig) -> RunConfig:
     if teacher.hints_only:
         kept = ("name", "hints_only", "hint_cache", "hint_side", "warmup_steps")
         teacher = TeacherConfig(**{key: getattr(teacher, key) for key in kept})
-        plain, unread = (
-            Objective(),
-            [key for key in _OWN if not key.startswith("objective.feature")],
-        )
-        objective = replace(
-            objective,
-            **{
-                key: value
-                for key, value in vars(plain).items()
-                if f"objective.{key}".startswith(tuple(unread))
-            },
-        )
+        unread = {
+            key: value
+            for key, value in vars(Objective()).items()
+            if f"objective.{key}".startswith(_OWN) and not key.startswith("feature_")
+        }
+        objective = replace(objective, **unread)
         optim = replace(optim, teacher_lr=None, lora_lr=None)
     if not objective.feature_weight:
         objective = replace(objective, feature_loss=Objective().feature_loss)
