@@ -49,9 +49,9 @@ def _empty_split(root: Path) -> None:
         mask.unlink()
 
 
-def _nothing_labelled(root: Path) -> None:
+def _all_masks(root: Path, value: int) -> None:
     for mask in (root / "train" / "masks").iterdir():
-        _save(mask, np.full((64, 96), 255, np.uint8))
+        _save(mask, np.full((64, 96), value, np.uint8))
 
 
 FAULTS: dict[str, tuple[Break, str]] = {
@@ -109,8 +109,12 @@ FAULTS: dict[str, tuple[Break, str]] = {
         r"images/001\.png: image is 64x96 but its mask is 32x48 \(height x width\); they must be",
     ),
     "nothing labelled": (
-        _nothing_labelled,
+        lambda root: _all_masks(root, 255),
         r"shapes: no mask of split 'train' has a pixel of any class; label some$",
+    ),
+    "nothing but one class": (
+        lambda root: _all_masks(root, 0),
+        r"shapes: masks of split 'train' hold the class '.*' alone; name what lies around it as a",
     ),
     "class YAML: an id twice": (
         lambda root: (root / "classes.yaml").write_text(

@@ -82,7 +82,8 @@ def require_clean(
         problems[split], pixels = _look_through(split, on_progress=on_progress)
         if split.split in trained_on and not problems[split]:
             problems[split] = one_class(split, pixels)
-            _warn_of_absent(split, pixels)
+            if not problems[split]:
+                _warn_of_absent(split, pixels)
     found = [problem for of_split in problems.values() for problem in of_split]
     if not found:
         return
@@ -110,7 +111,7 @@ def one_class(dataset: SegmentationDataset, pixels: Tensor) -> list[Problem]:
         return []
     detail = (
         f"masks of split '{dataset.split}' hold the class '{present[0]}' alone; name what lies "
-        "around it as a class, too, and see that its id is none of `ignore` (by default 255)"
+        "around it as a class, too; one that is drawn as 255 is left out unless it has `id: 255`"
     )
     return [Problem("one class", dataset.root, detail)]
 
