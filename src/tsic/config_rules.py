@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tsic.config import OptimConfig, RunConfig, TrainerConfig
+from tsic.config import RunConfig, TrainerConfig
 from tsic.errors import nearest
 from tsic.options import RIVALS
 
@@ -95,7 +95,7 @@ def run_rules(config: RunConfig) -> Rules:
             config.teacher.warmup_steps >= 0,
             f"teacher.warmup_steps must be >= 0, got {config.teacher.warmup_steps}",
         ),
-        *_optim_rules(config.optim),
+        *optim_rules(config.optim),
         (config.data.workers >= 0, f"data.workers must be >= 0, got {config.data.workers}"),
         *_share_rules(config),
         *(
@@ -125,26 +125,26 @@ def run_rules(config: RunConfig) -> Rules:
     ]
 
 
-def _optim_rules(optim: OptimConfig) -> Rules:
-    rates = {"lr": optim.lr, "teacher_lr": optim.teacher_lr, "lora_lr": optim.lora_lr}
+def optim_rules(optim: object) -> list[tuple[bool, str]]:
+    """Rules of any optimiser's numbers, a dataclass of which not each has all."""
+    numbers = {name: value for name, value in vars(optim).items() if value is not None}
+    bounds = {
+        **dict.fromkeys(("lr", "teacher_lr", "lora_lr"), "> 0"),
+        "clip": "> 0, or null for no limit",
+        **dict.fromkeys(("weight_decay", "lr_warmup_steps", "power"), ">= 0"),
+    }
     return [
         *(
-            (rate is None or rate > 0, f"optim.{name} must be > 0, got {rate}")
-            for name, rate in rates.items()
-        ),
-        (optim.weight_decay >= 0, f"optim.weight_decay must be >= 0, got {optim.weight_decay}"),
-        (
-            optim.lr_warmup_steps >= 0,
-            f"optim.lr_warmup_steps must be >= 0, got {optim.lr_warmup_steps}",
-        ),
-        (optim.power >= 0, f"optim.power must be >= 0, got {optim.power}"),
-        (
-            optim.clip is None or optim.clip > 0,
-            f"optim.clip must be > 0, or null for no limit, got {optim.clip}",
+            (
+                numbers[name] >= 0 if bound == ">= 0" else numbers[name] > 0,
+                f"optim.{name} must be {bound}, got {numbers[name]}",
+            )
+            for name, bound in bounds.items()
+            if name in numbers
         ),
         (
-            optim.ema is None or 0 < optim.ema < 1,
-            f"optim.ema must lie between 0 and 1, got {optim.ema}",
+            0 < numbers.get("ema", 0.5) < 1,
+            f"optim.ema must lie between 0 and 1, got {numbers.get('ema')}",
         ),
     ]
 

@@ -208,6 +208,7 @@ def test_labelled_regions_are_a_source(tmp_path: Path) -> None:
         (["--promts", "3"], "did you mean 'prompts'"),
         (["--prompts", "0"], "prompts must be >= 1"),
         (["--optim.ema", "1"], "optim.ema must lie between 0 and 1"),
+        (["--optim.clip", "0"], "optim.clip must be > 0, or null for no limit, got 0"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(

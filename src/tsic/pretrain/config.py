@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from tsic.config import TrainerConfig
 from tsic.config_file import Schema
-from tsic.config_rules import Rules, loop_rules
+from tsic.config_rules import Rules, loop_rules, optim_rules
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,7 @@ def _rules(config: PretrainConfig) -> Rules:
             0 < config.scale[0] <= config.scale[1],
             f"scale must be two rising positive ratios, got {config.scale}",
         ),
-        (
-            config.optim.ema is None or 0 < config.optim.ema < 1,
-            f"optim.ema must lie between 0 and 1, got {config.optim.ema}",
-        ),
+        *optim_rules(config.optim),
         (config.prompts >= 1, f"prompts must be >= 1, got {config.prompts}"),
         (config.rounds >= 1, f"rounds must be >= 1, got {config.rounds}"),
         (config.val_images >= 1, f"val_images must be >= 1, got {config.val_images}"),
