@@ -57,7 +57,9 @@ def train_command(words: Sequence[str]) -> int:
     config = load_config(known.config, overrides, own.options)
     name = _name(known, "run")
     if finds_batch:
-        config = _with_largest_batch(config, known.out / name, goes_on=known.resume == "auto")
+        config = _with_largest_batch(
+            config, known.out / name, goes_on=known.resume == "auto", writes=not known.dry_run
+        )
     if known.dry_run:
         from tsic.dry_run import rehearse
 
@@ -75,7 +77,9 @@ def train_command(words: Sequence[str]) -> int:
     return 0
 
 
-def _with_largest_batch(config: RunConfig, folder: Path, *, goes_on: bool) -> RunConfig:
+def _with_largest_batch(
+    config: RunConfig, folder: Path, *, goes_on: bool, writes: bool
+) -> RunConfig:
     """The configuration with the largest batch that fits; a run that goes on keeps its own."""
     from tsic.folder import RunFolder
     from tsic.loop import is_main, refuse_other_run
@@ -87,7 +91,8 @@ def _with_largest_batch(config: RunConfig, folder: Path, *, goes_on: bool) -> Ru
     else:
         from tsic.batch_size import largest_batch
 
-        refuse_other_run(RUN, config, RunFolder(folder), resume=False, free=())
+        if writes:
+            refuse_other_run(RUN, config, RunFolder(folder), resume=False, free=())
         size = largest_batch(config)
     sys.stdout.write(f"data.batch_size: {size}\n")
     return with_values(RUN, config, {"data.batch_size": size})

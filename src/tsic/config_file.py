@@ -79,7 +79,12 @@ def read_config(
     Raises:
         ConfigError: Naming every unknown key with the nearest right one, and every wrong value.
     """
-    written = _read_file(Path(path)) if path is not None else {}
+    kind: Any = schema.kind
+    fields = dataclasses.fields(kind)
+    sections = {
+        item.name: dict[str, Any]() for item in fields if dataclasses.is_dataclass(item.type)
+    }
+    written = _merge(sections, _read_file(Path(path)) if path is not None else {})
     words = _normalised(overrides)
     typed = [word[2:] for word in words[::2]]
     _refuse_unknown(schema, [key for key, _ in _leaves(written)], typed, path, options)
@@ -103,6 +108,13 @@ def with_values(schema: Schema[C], config: C, values: Mapping[str, Any]) -> C:
 
 def _checked(schema: Schema[C], merged: Mapping[str, Any], words: Sequence[str]) -> C:
     config = _parse(schema, merged, words)
+    empty = [
+        f"{key} must be of type {kind.__name__}, got None"
+        for key, value in _leaves(to_plain(config))
+        if value is None and isinstance(kind := _type_of(schema.kind, key), type)
+    ]
+    if empty:
+        raise ConfigError("; ".join(empty))
     broken = [message for holds, message in schema.rules(config) if not holds]
     if broken:
         raise ConfigError("; ".join(broken))
@@ -174,8 +186,6 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         ) from error
     if not isinstance(written, dict):
         raise ConfigError(f"'{path}' must hold keys and values, got a {type(written).__name__}")
-    # A section whose keys are all commented out says nothing.
-    written = {key: value for key, value in written.items() if value is not None}
     base = written.pop("base", None)
     if not base:
         return written
@@ -192,6 +202,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(below)
     for key, value in above.items():
         inner = merged.get(key)
+        if value is None and isinstance(inner, Mapping):
+            continue  # a section whose keys are all commented out says nothing
         both = isinstance(inner, Mapping) and isinstance(value, Mapping)
         merged[key] = _merge(inner, value) if both else value  # type: ignore[arg-type]
     return merged

@@ -129,9 +129,11 @@ def optim_rules(optim: object) -> list[tuple[bool, str]]:
     """Rules of any optimiser's numbers, a dataclass of which not each has all."""
     numbers = {name: value for name, value in vars(optim).items() if value is not None}
     bounds = {
-        **dict.fromkeys(("lr", "teacher_lr", "lora_lr"), "> 0"),
+        "lr": "> 0",
         "clip": "> 0, or null for no limit",
-        **dict.fromkeys(("weight_decay", "lr_warmup_steps", "power"), ">= 0"),
+        **dict.fromkeys(
+            ("teacher_lr", "lora_lr", "weight_decay", "lr_warmup_steps", "power"), ">= 0"
+        ),
     }
     return [
         *(

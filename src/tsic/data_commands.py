@@ -64,7 +64,13 @@ def check_command(words: Sequence[str]) -> int:
     names = [dataset.split for dataset in datasets]
     trained_on = {s for s in names if s == config.train_split or s.startswith("train")}
     with progress("check") as on_progress:
-        found = survey(datasets, trained_on=trained_on, notes=left_out, on_progress=on_progress)
+        found = survey(
+            datasets,
+            trained_on=trained_on,
+            scored_on={config.val_split},
+            notes=left_out,
+            on_progress=on_progress,
+        )
     sys.stdout.write(f"{found.to_text(options.max_listed)}\n")
     if options.json:
         found.write_json(options.json)

@@ -24,7 +24,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: As it comes, with the file's own name.
     """
-    is_special = path.exists() and not path.is_file()
+    is_special = path.parts[:2] in (("/", "dev"), ("/", "proc")) or (
+        path.exists() and not path.is_file()
+    )
     target = path if is_special else path.resolve()
     part = target if is_special else target.with_name(f"{target.name}.{uuid4().hex[:8]}.part")
     try:
@@ -32,8 +34,8 @@ def replacing(path: Path) -> Iterator[Path]:
         if not is_special:
             part.replace(target)
     except OSError as error:
-        if error.filename in (None, str(part)):
-            error.filename = str(path)
+        if error.errno is not None and error.filename in (None, str(part)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         if not is_special:

@@ -1,5 +1,6 @@
 """The checkpoints that a training keeps: where it goes on, and its best."""
 
+import glob
 import io
 import os
 from pathlib import Path
@@ -28,6 +29,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            left.unlink(missing_ok=True)  # by a process that was killed; one alone writes here
         held = io.BytesIO()  # torch.save would hide why a write failed
         torch.save(checkpoint, held)
         with replacing(path) as part, part.open("wb") as stream:

@@ -110,9 +110,7 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     val_set = open_dataset(data.name, data.root, data.val_split, data.classes)
     if is_main():
         with progress("check the data") as on_progress:
-            require_clean(
-                train_set, val_set, trained_on=[data.train_split], on_progress=on_progress
-            )
+            require_clean(train_set, val_set, trained_on=train_set, on_progress=on_progress)
     if len(val_set) < config.trainer.devices:
         raise ConfigError(
             f"trainer.devices must be at most the {len(val_set)} images of split "

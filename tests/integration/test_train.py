@@ -154,12 +154,13 @@ def test_a_stopped_run_says_how_to_go_on(
         (["--teacher.channels", "12"], "teacher.channels must be a multiple of 8, got 12"),
         (["--recipe", "paper", "--data.batch_size", "1"], "normalises over the images of a device"),
         (["--optim.lr", "-1"], "optim.lr must be > 0, got -1"),
-        (["--optim.teacher_lr", "-1"], "optim.teacher_lr must be > 0, got -1"),
+        (["--optim.teacher_lr", "-1"], "optim.teacher_lr must be >= 0, got -1"),
         (["--optim.weight_decay", "-1"], "optim.weight_decay must be >= 0, got -1"),
         (["--optim.lr_warmup_steps", "-1"], "optim.lr_warmup_steps must be >= 0, got -1"),
         (["--optim.power", "-1"], "optim.power must be >= 0, got -1"),
         (["--optim.clip", "0"], "optim.clip must be > 0, or null for no limit, got 0"),
         (["--objective.ohem_min_kept", "-5"], "objective.ohem_min_kept must be >= 1, got -5"),
+        (["--optim.lr", "null"], "optim.lr must be of type float, got 'null'"),
         (["--data.workers", "-1"], "data.workers must be >= 0, got -1"),
         (["--data.crop", "[1000000, 64]"], "data.crop must be at least 16 x 16 and at most 16384"),
         (["--teacher.name", "weights/sam.pt"], "'weights/sam.pt': no such file or folder"),
@@ -183,6 +184,17 @@ def test_an_empty_section_says_nothing(config_file: Path) -> None:
     expected = load_config(config_file)
     config_file.write_text(f"{config_file.read_text()}optim:\nobjective: null\n")
     assert load_config(config_file) == expected
+    above = config_file.with_name("above.yaml")
+    above.write_text(f"base: {config_file.name}\nteacher:\n")
+    assert load_config(above) == expected
+    for text, said in (
+        ("optimm:\n", "did you mean 'optim'"),
+        ("max_steps:\n", "max_steps must be of type int, got None"),
+        ("recipe:\n", "recipe 'None' is unknown"),
+    ):
+        config_file.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            load_config(config_file)
     config_file.write_text("base: 5\n")
     with pytest.raises(ConfigError, match="base must name one file, got 5"):
         load_config(config_file)

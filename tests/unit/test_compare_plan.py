@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tsic.compare.plan import ABLATIONS, ALONE, ablations, jobs, methods
+from tsic.compare.plan import ABLATIONS, ALONE, ablations, jobs, methods, run_name
 from tsic.config import RunConfig, TeacherConfig
 from tsic.config_rules import run_rules
 from tsic.errors import ConfigError
@@ -18,6 +18,7 @@ BASE = RunConfig(
     teacher=TeacherConfig(name="tiny-sam", lora_rank=2, warmup_steps=3, channels=16),
 )
 
+UNPROMPTED = replace(BASE, teacher=replace(BASE.teacher, prompt="none", gradient="stop"))
 HINTS = replace(
     BASE,
     teacher=replace(BASE.teacher, hints_only=True, hint_cache="hints"),
@@ -113,7 +114,7 @@ def test_ablations_take_any_key_of_the_cycles_own() -> None:
     "key", ["optim.lr=1", "trainer.devices=2", "objective.ohem=true", "seed=3"]
 )
 def test_what_the_student_alone_reads_too_is_not_ablated(key: str) -> None:
-    with pytest.raises(ConfigError, match="belongs to the student alone, too"):
+    with pytest.raises(ConfigError, match="is none of the cycle's own"):
         ablations(BASE, [key])
 
 
@@ -124,6 +125,9 @@ def test_what_the_student_alone_reads_too_is_not_ablated(key: str) -> None:
         (BASE, "teacher.channels=16"),
         (replace(BASE, teacher=replace(BASE.teacher, channels=None)), "teacher.channels=128"),
         (BASE, "optim.teacher_lr=1e-3"),
+        (BASE, "objective.detach_ensemble=false"),
+        (BASE, "teacher.hint_side=512"),
+        *((UNPROMPTED, name) for name in ("rounds", "gradient", "teacher.max_classes=4")),
         *((HINTS, name) for name in ("prompt", "lora", "ramp", "hints", "objective.kl_weight=0")),
     ],
 )
@@ -143,7 +147,7 @@ def test_a_value_that_is_the_default_anyway_is_no_row() -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("teacher.warmup_steps=7", "none of max_steps 7"), ("teacher.name=none", "a")],
+    [("teacher.warmup_steps=7", "none of max_steps 7"), ("teacher.name=none", "needs a teacher")],
 )
 def test_every_row_has_a_teacher_that_acts(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"--ablate .*{said}"):
@@ -158,3 +162,10 @@ def test_jobs_pair_all_variants_by_seed() -> None:
         ("alone-seed1", 6),
         ("cycle-seed1", 6),
     ]
+
+
+def test_a_run_is_a_folder_of_its_own_whatever_its_value() -> None:
+    assert run_name("teacher.name ../a/sam.pth", 1) == "teacher.name_.._a_sam.pth-seed1"
+    assert run_name("teacher.hints_only True, objective.feature_loss hint", 0) == (
+        "teacher.hints_only_True_objective.feature_loss_hint-seed0"
+    )

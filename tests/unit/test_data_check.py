@@ -70,11 +70,11 @@ def test_a_class_alone_is_nothing_to_train_on(
     Image.fromarray(ids).save(mask)
     require_clean(dataset)
     with pytest.raises(DataError, match=f"hold the class '{names[0]}' alone; .*`id: 255`"):
-        require_clean(dataset, trained_on=["train"])
+        require_clean(dataset, trained_on=dataset)
     assert capsys.readouterr().err == ""
     ids[:8] = 1
     Image.fromarray(ids).save(mask)
-    require_clean(dataset, trained_on=["train"])
+    require_clean(dataset, trained_on=dataset)
     assert f"no pixel of {', '.join(names[2:])}, which" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from tsic.data.classes import ClassTable
@@ -101,3 +101,19 @@ def test_an_image_is_known_by_its_pixels(hints: StoredHints, tmp_path: Path) -> 
     assert moved.missing() == [1], "the same images elsewhere, by another name"
     others = StoredHints(folder, two_images(tmp_path / "others", 1, 3))
     assert others.missing() == [0, 1], "of the same names and sizes in bytes"
+
+
+def test_a_palette_and_a_turn_make_another_image(tmp_path: Path) -> None:
+    """Of equal bytes where Pillow gives them."""
+    grey = Image.new("L", (8, 6), 7)
+    turned, colours = Image.Exif(), [Image.new("P", (8, 6), 7) for _ in range(2)]
+    turned[ExifTags.Base.Orientation] = 3
+    colours[0].putpalette([9] * 768)
+    colours[1].putpalette([8] * 768)
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    for image, file in zip((grey, *colours), files, strict=False):
+        image.save(file)
+    grey.save(files[3], exif=turned)
+    samples = tuple(Sample(file, file, file.name) for file in files)
+    dataset = SegmentationDataset("folder", tmp_path, "train", CLASSES, samples)
+    assert len(set(StoredHints(tmp_path / "hints", dataset).files)) == 4

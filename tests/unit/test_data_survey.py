@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 
 def look(root: Path, name: str = "folder") -> Survey:
     datasets = [open_dataset(name, root, split) for split in MASKS]
-    return survey(datasets, trained_on={"train"}, workers=3)
+    return survey(datasets, trained_on={"train"}, scored_on={"val"}, workers=3)
 
 
 def told(findings: tuple[Finding, ...], root: Path) -> list[tuple[str, str, str, str]]:

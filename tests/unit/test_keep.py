@@ -135,6 +135,8 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last, keeper = tmp_path / "new" / "last.ckpt", WholeCheckpoints()
+    keeper.save_checkpoint({"global_step": 2}, last)
+    last.with_name("last.ckpt.0123abcd.part").write_text("of a process that was killed")
     keeper.save_checkpoint({"global_step": 3}, last)
 
     def run_out(number: int) -> None:

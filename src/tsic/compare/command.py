@@ -37,7 +37,7 @@ def compare_command(words: Sequence[str]) -> int:
     base = load_config(options.config, overrides, parser.options)
     folder: Path = options.out / (options.name or options.config.stem)
     runs = folder / "runs"
-    offline, first = _offline(options.offline, runs, base)
+    offline, first = _offline(options.offline, runs)
     variants = (
         ablations(base, options.ablate)
         if options.ablate
@@ -48,8 +48,10 @@ def compare_command(words: Sequence[str]) -> int:
     from tsic.compare.runner import Places, missing, run_all, warnings_of
     from tsic.device import resolve_precision
 
-    planned = _settled([*first, *jobs(variants, options.seeds)], runs)
+    planned = [*_settled(first, runs), *_settled(jobs(variants, options.seeds), runs)]
     unfinished = missing(planned, runs)
+    if offline and not first and any(job.config.distill.teacher for job in unfinished):
+        _try(offline, base)
     if options.dry_run:
         sys.stdout.write(_plan(planned, unfinished))
         return 0
@@ -84,18 +86,16 @@ def _settled(planned: Sequence[Job], runs: Path) -> list[Job]:
     """
     from tsic.device import resolve_precision
 
+    if all(job.config.trainer.precision != "auto" for job in planned):
+        return list(planned)
     files = [RunFolder(runs / job.name).config for job in planned]
     held = [read_config(RUN, file).trainer.precision for file in files if file.is_file()]
-    trainer = planned[-1].config.trainer
-    precision = held[-1] if held else resolve_precision(trainer.precision, trainer.accelerator)
+    trainer = planned[0].config.trainer
+    precision = held[0] if held else resolve_precision(trainer.precision, trainer.accelerator)
+    trainers = [replace(job.config.trainer, precision=precision) for job in planned]
     return [
-        replace(
-            job,
-            config=replace(job.config, trainer=replace(job.config.trainer, precision=precision)),
-        )
-        if job.config.trainer.precision == "auto"
-        else job
-        for job in planned
+        replace(job, config=replace(job.config, trainer=trainer))
+        for job, trainer in zip(planned, trainers, strict=True)
     ]
 
 
@@ -148,20 +148,24 @@ def _require_sense(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} must be at least 1, got {getattr(options, name)}")
 
 
-def _offline(given: Path | None, runs: Path, base: RunConfig) -> tuple[Path | None, list[Job]]:
+def _offline(given: Path | None, runs: Path) -> tuple[Path | None, list[Job]]:
     """The folder of the offline teacher, and the run that makes it if it has to be trained."""
     if given is None:
         return None, []
     if given.suffix not in (".yaml", ".yml"):
-        from tsic.build import load_offline
-        from tsic.data.readers import open_dataset
-
-        data = base.data
-        train_set = open_dataset(data.name, data.root, data.train_split, data.classes)
-        load_offline(str(given), base.distill.role, train_set.classes)  # told before all else
-        return given, []
+        return given.resolve(), []
     job = Job("offline", load_config(given))
-    return runs / job.name, [job]
+    return (runs / job.name).resolve(), [job]
+
+
+def _try(offline: Path, base: RunConfig) -> None:
+    """Load who teaches, so that what is wrong with it is told before anything trains."""
+    from tsic.build import load_offline
+    from tsic.data.readers import open_dataset
+
+    data = base.data
+    train_set = open_dataset(data.name, data.root, data.train_split, data.classes)
+    load_offline(str(offline), base.distill.role, train_set.classes)
 
 
 def _write(
@@ -174,7 +178,7 @@ def _write(
 ) -> str:
     """Sum up what is finished."""
     from tsic.compare.report import write_comparison
-    from tsic.compare.statistics import read_outcome, summarise
+    from tsic.compare.statistics import read_outcome, require_same_images, summarise
 
     outcomes = {
         one.name: {
@@ -188,6 +192,11 @@ def _write(
     if not alone:
         told = "; ".join(f"{name} {why}" for name, why in failed.items())
         raise ConfigError(f"no run of the student alone finished: {told}")
+    for name, finished_runs in outcomes.items():
+        for seed in finished_runs.keys() & alone.keys():
+            require_same_images(
+                run_name(name, seed - variants[0].config.seed), finished_runs[seed], alone[seed]
+            )
     summaries = {
         name: summarise(runs, None if name == ALONE else alone)
         for name, runs in outcomes.items()

@@ -1,6 +1,7 @@
 """Which runs a comparison needs, each as a configuration of its own."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,8 +190,23 @@ def _as_read(config: RunConfig) -> RunConfig:
         }
         objective = replace(objective, **unread)
         optim = replace(optim, teacher_lr=None, lora_lr=None)
-    if not objective.feature_weight:
-        objective = replace(objective, feature_loss=Objective().feature_loss)
+    idle = [
+        *(["feature_loss"] if not objective.feature_weight else []),
+        *(["kl_where", "kl_average"] if not objective.kl_weight else []),
+        *(["detach_ensemble"] if not objective.ensemble_weight else []),
+    ]
+    objective = replace(objective, **{key: getattr(Objective(), key) for key in idle})
+    idle = [
+        *(
+            ["gradient", "rounds", "max_classes", "class_tokens"]
+            if teacher.prompt == "none"
+            else []
+        ),
+        *(["hint_side"] if teacher.hint_cache is None else []),
+    ]
+    teacher = replace(teacher, **{key: getattr(TeacherConfig(), key) for key in idle})
+    if not teacher.lora_rank:
+        optim = replace(optim, lora_lr=None)
     rate = optim.lr if optim.teacher_lr is None else optim.teacher_lr
     return replace(
         config,
@@ -206,8 +222,8 @@ def _values(name: str) -> Sequence[Mapping[str, Any]]:
     key, is_own, values = name.partition("=")
     if key in known_keys(RunConfig) and not key.startswith(_OWN):
         raise ConfigError(
-            f"--ablate: {key} belongs to the student alone, too, so a gain over that would say "
-            "nothing of it; compare two configurations instead"
+            f"--ablate: {key} is none of the cycle's own keys, so a gain over the student alone "
+            "would say nothing of it; compare two configurations instead"
         )
     if is_own:
         return [{key: value} for value in values.split(",")]
@@ -227,4 +243,4 @@ def jobs(variants: Sequence[Variant], seeds: int) -> list[Job]:
 
 def run_name(variant: str, seed: int) -> str:
     """Name of a run's folder."""
-    return f"{variant.replace(', ', '_').replace(' ', '_')}-seed{seed}"
+    return re.sub(r", |[ /\\\\]", "_", f"{variant}-seed{seed}")

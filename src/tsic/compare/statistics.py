@@ -87,19 +87,10 @@ def summarise(runs: Mapping[int, Outcome], alone: Mapping[int, Outcome] | None) 
         runs: Its finished runs by seed.
         alone: Those of the student alone; ``None`` for that itself. Seeds that both have are
             paired: the same initial weights and the same batches.
-
-    Raises:
-        ConfigError: If pairs were scored on other images.
     """
     scores = [run.miou for run in runs.values()]
     teachers = [run.teacher_miou for run in runs.values() if run.teacher_miou is not None]
     pairs = [(runs[seed], alone[seed]) for seed in runs if seed in alone] if alone else []
-    for one, other in pairs:
-        if not np.array_equal(one.confusions.labels, other.confusions.labels):
-            raise ConfigError(
-                "runs of this comparison were scored on other images than those of the student "
-                "alone; remove the folders of either and compare again"
-            )
     return Summary(
         miou=float(np.mean(scores)),
         std=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
@@ -111,6 +102,19 @@ def summarise(runs: Mapping[int, Outcome], alone: Mapping[int, Outcome] | None) 
         peak_memory_mib=max(float(run.evaluation["peak_memory_mib"]) for run in runs.values()),
         per_class_delta=_per_class(pairs) if pairs else None,
     )
+
+
+def require_same_images(name: str, run: Outcome, alone: Outcome) -> None:
+    """Refuse to pair runs that were scored on other images, as their labelled pixels tell.
+
+    Raises:
+        ConfigError: Naming the run.
+    """
+    if not np.array_equal(run.confusions.labels, alone.confusions.labels):
+        raise ConfigError(
+            f"the run {name} was scored on other images than the student alone; remove its folder "
+            "or that of the student alone and compare again"
+        )
 
 
 def paired_interval(

@@ -1,7 +1,7 @@
 """Find what is wrong with a dataset before training starts."""
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -62,7 +62,7 @@ def unlabelled(dataset: SegmentationDataset, pixels: Tensor) -> list[Problem]:
 
 def require_clean(
     *splits: SegmentationDataset,
-    trained_on: Collection[str] = (),
+    trained_on: SegmentationDataset | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
     """Stop with one message if anything in these splits is wrong.
@@ -71,7 +71,7 @@ def require_clean(
 
     Args:
         splits: What to check.
-        trained_on: Names of the splits that must hold two classes at least.
+        trained_on: The one of them that must hold two classes at least.
         on_progress: Called with (pairs done, pairs in all) of one split after the other.
 
     Raises:
@@ -80,7 +80,7 @@ def require_clean(
     problems = {}
     for split in splits:
         problems[split], pixels = _look_through(split, on_progress=on_progress)
-        if split.split in trained_on and not problems[split]:
+        if split is trained_on and not problems[split]:
             problems[split] = one_class(split, pixels)
             if not problems[split]:
                 _warn_of_absent(split, pixels)

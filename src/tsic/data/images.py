@@ -200,9 +200,8 @@ def _verified(image: Image.Image) -> Verified:
     image.load()
     # Asked for after loading, since Pillow itself turns TIFF (size and all) and then forgets it.
     facts = f"{size} {image.mode} {_orientation(image)}".encode()
-    return Verified(
-        _upright(image, size), blake2b(facts + image.tobytes(), digest_size=16).digest()
-    )
+    content = bytes(image.getpalette() or ()) + image.tobytes()
+    return Verified(_upright(image, size), blake2b(facts + content, digest_size=16).digest())
 
 
 def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:

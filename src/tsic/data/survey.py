@@ -112,6 +112,7 @@ def survey(
     datasets: Sequence[SegmentationDataset],
     *,
     trained_on: Collection[str],
+    scored_on: Collection[str] = (),
     notes: Sequence[Finding] = (),
     workers: int | None = None,
     on_progress: OnProgress | None = None,
@@ -121,6 +122,7 @@ def survey(
     Args:
         datasets: Splits of one dataset.
         trained_on: Names of the splits that must hold every class.
+        scored_on: Names of those that must hold any.
         notes: What is known already.
         workers: Threads; by default one per core.
         on_progress: Called with (pairs done, pairs in all) after each pair.
@@ -142,7 +144,8 @@ def survey(
         if dataset.split in trained_on:
             faults += [*absent, *one_class(dataset, pixels)]
         else:
-            faults += unlabelled(dataset, pixels)
+            bare = unlabelled(dataset, pixels)
+            (faults if dataset.split in scored_on else surprises).extend(bare)
             surprises += absent
         faults += copies.find(dataset, [one.content for one in of_split])
         problems += [Finding(dataset.split, fault) for fault in faults]

@@ -199,10 +199,13 @@ def _images(
             )
         return labelled_images(dataset, options.max_images)
     validation = _run_data(home, options.split)
-    if validation is None and options.split:
-        raise ConfigError(f"--data.split {options.split} needs --data.root, the folder of the data")
     if validation is not None and validation.classes.names == trained.classes.names:
         return labelled_images(validation, options.max_images)
+    if options.split:
+        raise ConfigError(
+            f"--data.split {options.split} needs --data.root: '{home}' tells of no data of the "
+            "student's classes"
+        )
     return drawn_images(size, min(options.max_images, 8))
 
 
@@ -220,7 +223,7 @@ def _run_data(home: Path, split: str | None) -> "SegmentationDataset | None":
         return open_dataset(
             said["name"], said["root"], split or said["val_split"], said.get("classes")
         )
-    except (TsicError, yaml.YAMLError, KeyError, TypeError):
-        if split is not None:
+    except (TsicError, yaml.YAMLError, KeyError, TypeError) as error:
+        if split is not None and isinstance(error, TsicError):
             raise
         return None  # moved or deleted since: other images will do
