@@ -47,3 +47,15 @@ def make_room(file: Path) -> None:
         reason = error.strerror
     if reason:
         raise ConfigError(f"'{file}' cannot be written ({reason}); choose another place")
+
+
+def name_of(options: argparse.Namespace, otherwise: str = "") -> str:
+    """What ``--name`` says, else the stem of ``--config``, else another.
+
+    Raises:
+        ConfigError: If it would lead out of the folder that ``--out`` names.
+    """
+    name: str = options.name or (options.config.stem if options.config else otherwise)
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ConfigError(f"--name '{name}' must be a name; --out takes the folder it lies in")
+    return name

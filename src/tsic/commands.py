@@ -1,13 +1,12 @@
 """The verbs: each parses its words and calls one function."""
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tsic.command_line import Parser
+from tsic.command_line import Parser, name_of
 from tsic.config import RunConfig
 from tsic.config_file import RUN, Schema, load_config, parser, read_config, with_values
 from tsic.errors import ConfigError
@@ -29,13 +28,6 @@ def _training_parser(verb: str) -> Parser:
     return own
 
 
-def _name(known: argparse.Namespace, otherwise: str) -> str:
-    name: str = known.name or (known.config.stem if known.config else otherwise)
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ConfigError(f"--name '{name}' must be a name; --out takes the folder it lies in")
-    return name
-
-
 def train_command(words: Sequence[str]) -> int:
     """Train a student; any key of the configuration can follow as ``--key value``."""
     own = _training_parser(RUN.verb)
@@ -55,7 +47,7 @@ def train_command(words: Sequence[str]) -> int:
     if known.batch and not finds_batch:
         overrides += ["--data.batch_size", known.batch]
     config = load_config(known.config, overrides, own.options)
-    name = _name(known, "run")
+    name = name_of(known, "run")
     if finds_batch:
         config = _with_largest_batch(
             config, known.out / name, goes_on=known.resume == "auto", writes=not known.dry_run
@@ -111,7 +103,7 @@ def pretrain_command(words: Sequence[str]) -> int:
     if known.images is not None:
         overrides += ["--source.images", known.images]
     config = read_config(PRETRAIN, known.config, overrides, own.options)
-    name = _name(known, "pretrain")
+    name = name_of(known, "pretrain")
     from tsic.pretrain.run import pretrain
 
     result = pretrain(config, known.out / name, resume=known.resume == "auto", label=name)

@@ -220,6 +220,7 @@ def test_runs_whose_teacher_is_gone_are_not_finished(
         (["--methods", "kd"], "--offline"),
         (["--methods", "cwwd"], "did you mean 'cwd'"),
         (["--seeds", "0"], "--seeds"),
+        (["--name", "../c"], "--name '../c' must be a name"),
         (["--ablate", "promt"], "did you mean 'prompt'"),
         (["--ablate", "student.name=unet"], "none of the cycle's own"),
         (["--ablate", "prompt", "--methods", "kd"], "goes without --methods"),

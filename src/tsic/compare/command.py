@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tsic.command_line import Parser
+from tsic.command_line import Parser, name_of
 from tsic.compare.plan import (
     ABLATIONS,
     ALONE,
@@ -35,7 +35,7 @@ def compare_command(words: Sequence[str]) -> int:
     if options.ablate and (options.methods or options.offline):
         raise ConfigError("--ablate varies the cycle alone: it goes without --methods, --offline")
     base = load_config(options.config, overrides, parser.options)
-    folder: Path = options.out / (options.name or options.config.stem)
+    folder: Path = options.out / name_of(options)
     runs = folder / "runs"
     offline, first = _offline(options.offline, runs)
     variants = (
@@ -68,8 +68,9 @@ def compare_command(words: Sequence[str]) -> int:
 
 def _plan(planned: Sequence[Job], unfinished: Sequence[Job]) -> str:
     """What would be trained."""
+    names = {job.name for job in unfinished}
     lines = [
-        f"{job.name}: {f'{job.config.max_steps} steps' if job in unfinished else 'finished'}\n"
+        f"{job.name}: {f'{job.config.max_steps} steps' if job.name in names else 'finished'}\n"
         for job in planned
     ]
     steps = sum(job.config.max_steps for job in unfinished)
