@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tsic.errors import ConfigError
 from tsic.options import RIVALS
 from tsic.rivals import Rival, Signals, Sizes, rival_class
-from tsic.rivals.afdcd import MASKED, AfDcd, completion, omni_contrast
+from tsic.rivals.afdcd import MASKED, AfDcd, omni_contrast
 from tsic.rivals.at import attention_transfer
 from tsic.rivals.cirkd import PIXELS_PER_CLASS, Queue, cross_image, to_memory
 from tsic.rivals.cwd import channel_wise
@@ -75,7 +75,7 @@ def test_every_file_is_a_method() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("afdcd", {"afdcd_completion": 0.0162, "afdcd_contrast": 0.01}),
+        ("afdcd", {"afdcd_completion": 5 * 0.0162, "afdcd_contrast": 0.01}),
         ("at", {"at": 10_000}),
         ("cwd", {"cwd": 3}),
         ("cwd_features", {"cwd_features": 50}),
@@ -96,7 +96,7 @@ def test_methods_weigh_their_losses(
     projected = project(s)
     completed = getattr(rival, "complete", nn.Identity())(projected * (labels != 255)[:, None])
     bare = {
-        "afdcd_completion": lambda: completion(completed, t, labels),
+        "afdcd_completion": lambda: hint(completed, t, labels),
         "afdcd_contrast": lambda: omni_contrast(completed, t, labels, groups=5),
         "at": lambda: attention_transfer(s, t, labels),
         "cwd": lambda: channel_wise(*logits, temperature=4),
@@ -204,7 +204,6 @@ def test_who_says_the_same_loses_nothing(signals: Signals) -> None:
     logits, features = signals.student_logits.detach(), signals.student_features.detach()
     same = [
         attention_transfer(features, features, LABELS),
-        completion(features, features, LABELS),
         hint(features, features, LABELS),
         pair_wise(features, features, LABELS),
         intra_class_variation(features, features, LABELS, 3),
@@ -249,11 +248,6 @@ def test_attention_transfer_by_hand() -> None:
 def test_hint_by_hand() -> None:
     # Squared differences per pixel: 1 + 1, 1 + 1, 4 + 4; over three pixels of two channels.
     assert hint(HERE, THERE, ROW).item() == pytest.approx(12 / 6)
-
-
-def test_completion_by_hand() -> None:
-    # The same differences; over three pixels.
-    assert completion(HERE, THERE, ROW).item() == pytest.approx(12 / 3)
 
 
 def test_omni_contrast_by_hand() -> None:

@@ -6,32 +6,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tsic.rivals._rival import Rival, Signals, Sizes, pixel_kd
+from tsic.rivals.fitnet import hint
 
-# The public script for CamVid weighs sums over its 45x45 cells by 8e-6; here cells are averaged.
-COMPLETION_WEIGHT = 8e-6 * 45 * 45
+# The public script for CamVid weighs sums over 45x45 cells and all channels by 8e-6.
+COMPLETION_WEIGHT = 8e-6 * 45 * 45  # for each channel
 CONTRAST_WEIGHT = 0.01
 MASKED = 0.75
 TEMPERATURE = 0.07
 GROUPS, PATCH = 16, 4
-
-
-def completion(features: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-    """Squared distance of two feature maps.
-
-    Args:
-        features: ``(B, D, h, w)``.
-        target: ``(B, D, h, w)``; gets no gradient.
-        labels: Class ids ``(B, h, w)``; cells of 255 are left out.
-
-    Returns:
-        Sum over channels, mean over labelled cells, float32 ``()``.
-
-    Source:
-        Fan et al., NeurIPS 2023 (arXiv:2312.04168), and MGD (Yang et al., arXiv:2205.01529).
-    """
-    counted = labels != 255
-    distance = (features.float() - target.detach()).square().sum(1)
-    return (distance * counted).sum() / counted.sum().clamp(min=1)
 
 
 def omni_contrast(
@@ -82,8 +64,9 @@ def _patches(maps: Tensor, groups: int, patch: int) -> Tensor:
 class AfDcd(Rival):
     """Completion of masked features and contrast beside pixel distillation.
 
-    Weights as in the public script for CamVid. Unlabelled cells are masked like those drawn; where
-    the teacher has fewer channels than groups, each is a group.
+    What is completed is compared as in FitNets (after MGD, Yang et al., arXiv:2205.01529). Weights
+    as in the public script for CamVid. Unlabelled cells are masked like those drawn; where the
+    teacher has fewer channels than groups, each is a group.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -102,7 +85,8 @@ class AfDcd(Rival):
             seen = seen & (torch.rand(labels.shape, device=labels.device) >= MASKED)
         completed = self.complete(self.project(signals.student_features) * seen[:, None])
         contrast = omni_contrast(completed, target, labels, min(GROUPS, self.sizes.teacher))
+        weight = COMPLETION_WEIGHT * self.sizes.teacher
         return pixel_kd(signals) | {
-            "afdcd_completion": COMPLETION_WEIGHT * completion(completed, target, labels),
+            "afdcd_completion": weight * hint(completed, target, labels),
             "afdcd_contrast": CONTRAST_WEIGHT * contrast,
         }
