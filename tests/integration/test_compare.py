@@ -17,6 +17,7 @@ import yaml
 from tsic.cli import main
 from tsic.compare import runner
 from tsic.compare.plan import Job
+from tsic.config import DataConfig
 from tsic.config_file import load_config
 from tsic.run import train
 
@@ -187,6 +188,15 @@ def test_runs_of_other_data_or_precision_are_no_part_of_it(
     assert main([*words, "mutual", *moved]) == 2
     assert "run mutual-seed0 was scored on other images" in capsys.readouterr().err
     assert in_process == ["alone-seed0", "mutual-seed0"]
+
+
+def test_another_set_of_the_hub_is_other_data(tmp_path: Path) -> None:
+    """Rows are all called alike there."""
+    (tmp_path / "one").mkdir()
+    held = DataConfig(name="hub", root=str(tmp_path / "one"))
+    assert runner._is_other(held, replace(held, root=str(tmp_path / "other")))
+    assert not runner._is_other(held, replace(held, root=f"{tmp_path}/./one"))
+    assert runner._is_other(replace(held, root="a/one"), replace(held, root="a/other"))
 
 
 def test_runs_whose_teacher_is_gone_are_not_finished(

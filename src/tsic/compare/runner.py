@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
@@ -81,15 +82,19 @@ def _as_begun(job: Job, files: RunFolder) -> Job:
 
 
 def _is_other(held: DataConfig, asked: DataConfig) -> bool:
-    """Whether two roots hold other data: neither one folder, nor moved, nor copied."""
+    """Whether two roots hold other data: neither one folder, nor moved, nor copied.
+
+    Rows of `hub` have neither names nor sizes of their own, so there another root is other data.
+    """
     before, now = Path(held.root), Path(asked.root)
     if held.root == asked.root or before.resolve() == now.resolve():
         return False
-    if not before.is_dir():
-        return held.name == "hub"
-    return _listing(held) != _listing(asked)
+    if held.name == "hub":
+        return True
+    return before.is_dir() and _listing(held) != _listing(asked)
 
 
+@lru_cache
 def _listing(data: DataConfig) -> list[tuple[str, int]]:
     """Names and sizes in bytes of the images and masks of both splits."""
     return [
