@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
@@ -94,7 +93,6 @@ def _is_other(held: DataConfig, asked: DataConfig) -> bool:
     return before.is_dir() and _listing(held) != _listing(asked)
 
 
-@lru_cache
 def _listing(data: DataConfig) -> list[tuple[str, int]]:
     """Names and sizes in bytes of the images and masks of both splits."""
     return [
