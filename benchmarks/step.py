@@ -426,6 +426,8 @@ def main() -> None:
     parser.add_argument("--trace", action="store_true", help="trace the last rows (GPU)")
     parser.add_argument("--json", type=Path, help="file for everything")
     options = parser.parse_args()
+    if min([options.batch or 2, *(options.batches or [])]) < 2:
+        parser.error("batch normalisation of pooled features needs 2 images a step at least")
     options.precision = resolve_precision(options.precision, "auto")
     options.batch = options.batch or (2 if DEVICE == "cpu" else 4)
     options.trace = options.trace and DEVICE == "cuda"

@@ -1,5 +1,7 @@
 """A student taught by a published method instead of the cycle; the recipe around it is the same."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -41,6 +43,17 @@ class Offline(nn.Module):
         return answer
 
 
+@dataclass(frozen=True)
+class PeerOutput(TeacherOutput):
+    """What a peer says about a batch.
+
+    Attributes:
+        auxiliary: Its auxiliary head's class scores, if it has one.
+    """
+
+    auxiliary: Tensor | None = None
+
+
 class Peer(nn.Module):
     """A second student that learns beside the first.
 
@@ -52,10 +65,10 @@ class Peer(nn.Module):
         super().__init__()
         self.student = student
 
-    def forward(self, images: Tensor, student_logits: Tensor) -> TeacherOutput:
+    def forward(self, images: Tensor, student_logits: Tensor) -> PeerOutput:
         """Answer images ``(B, 3, H, W)`` without looking at the other student."""
         own: StudentOutput = self.student(images)
-        return TeacherOutput(own.logits, own.features[-1])
+        return PeerOutput(own.logits, own.features[-1], auxiliary=own.auxiliary)
 
 
 class Distilled(Cycle):
@@ -94,9 +107,13 @@ class Distilled(Cycle):
     def _teacher_losses(
         self, student: StudentOutput, teacher: TeacherOutput, labels: Tensor
     ) -> dict[str, Tensor]:
-        if isinstance(self.teacher, Offline):
+        if not isinstance(teacher, PeerOutput):
             return {}
-        return {"teacher_ce": self._cross_entropy(teacher.logits, labels)}
+        named = {"teacher_ce": self._cross_entropy(teacher.logits, labels)}
+        if teacher.auxiliary is not None:
+            auxiliary = self._cross_entropy(teacher.auxiliary, labels)
+            named["teacher_auxiliary_ce"] = self.objective.auxiliary_weight * auxiliary
+        return named
 
     @override
     def _distillation(

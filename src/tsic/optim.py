@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
+from tsic.distilled import Peer
 
 _LORA = (".down", ".up", ".up_q", ".up_v")  # how the names of its weights end
 
@@ -18,7 +19,7 @@ _LORA = (".down", ".up", ".up_q", ".up_v")  # how the names of its weights end
 def build_optimizer(
     cycle: Cycle, config: OptimConfig, max_steps: int, *, fused: bool = True
 ) -> tuple[Optimizer, LambdaLR]:
-    """Group what trains: student, LoRA, decoders, projections; each with and without decay.
+    """Group what trains: student, peer, LoRA, decoders, projections; with and without decay.
 
     Args:
         cycle: Student and, if there is one, teacher.
@@ -32,7 +33,9 @@ def build_optimizer(
     teacher_lr = config.lr if config.teacher_lr is None else config.teacher_lr
     lora_lr = teacher_lr if config.lora_lr is None else config.lora_lr
     parts = {"student": (config.lr, trainable(cycle.student))}
-    if cycle.teacher is not None:
+    if isinstance(cycle.teacher, Peer):
+        parts["peer"] = (config.lr, trainable(cycle.teacher))
+    elif cycle.teacher is not None:
         named = trainable(cycle.teacher)
         parts["lora"] = (lora_lr, [one for one in named if one[0].endswith(_LORA)])
         parts["decoders"] = (teacher_lr, [one for one in named if not one[0].endswith(_LORA)])

@@ -8,11 +8,13 @@ from tsic.options import Objective
 _RELEASE: dict[str, Any] = {
     "teacher": {
         "mapping": "uper-released",
+        "channels": None,
         "prompt": "index",
         "gradient": "stop",
         "class_tokens": False,
         "mask_stride": 4,
         "lora_rank": 4,
+        "trains_encoder": False,
         "warmup_steps": 501,  # the public code tests `iteration > 500`
         "ramp": 0.0,
         "ema": None,

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from tsic.compare.statistics import Outcome, paired_interval, summarise
+from tsic.compare.statistics import Outcome, paired_interval, student_t, summarise
 from tsic.confusions import Confusions
 
 NAMES = ("a", "b")
 
 
-def outcome(right: list[int], *, seconds: float = 1.0, teacher: float | None = None) -> Outcome:
-    """A run that labels ``right[i]`` of 10 pixels of each class of image i rightly."""
+def outcome(
+    right: list[int], *, of: int = 10, seconds: float = 1.0, teacher: float | None = None
+) -> Outcome:
+    """A run that labels ``right[i]`` of so many pixels of each class of image i rightly."""
     confusions = Confusions(2)
     for count in right:
-        wrong = 10 - count
+        wrong = of - count
         confusions.add(torch.tensor([[count, wrong], [wrong, count]]))
     iou = confusions.miou()
     evaluation: dict[str, Any] = {
@@ -63,21 +65,49 @@ def test_one_seed_has_no_spread_and_the_student_alone_no_gain() -> None:
     assert (summary.std, summary.delta, summary.delta_ci95) == (None, None, None)
 
 
-def test_interval_closes_where_nothing_varies_and_opens_with_seeds_and_images() -> None:
+def test_interval_of_what_nothing_varies_is_closed() -> None:
     same = [(outcome([7, 7, 7]), outcome([5, 5, 5]))] * 3
     gain = iou(7, 10) - iou(5, 10)
     assert paired_interval(same) == pytest.approx((gain, gain))
 
-    images = [(outcome([9, 5, 7]), outcome([5, 5, 5]))]
-    low, high = paired_interval(images)
-    assert low < gain - 5
-    assert high > gain + 5
 
-    seeds = [(outcome([5 + i] * 3), outcome([5] * 3)) for i in range(4)]
-    low, high = paired_interval(seeds)
-    mean = np.mean([iou(5 + i, 10) - iou(5, 10) for i in range(4)])
-    assert low < mean - 2
-    assert high > mean + 2
+def test_interval_adds_the_luck_of_trainings_to_that_of_images() -> None:
+    alone = outcome([5, 5])
+    gains = [iou(5 + i, 10) - iou(5, 10) for i in range(3)]
+    mean, of_seeds = np.mean(gains), 4.303 * np.std(gains, ddof=1) / 3**0.5
+    low, high = paired_interval([(outcome([5 + i] * 2), alone) for i in range(3)])
+    assert (low, high) == pytest.approx((mean - of_seeds, mean + of_seeds))
+
+    one = (outcome([9, 5]), alone)
+    low, high = paired_interval([one])  # of images alone, and not of equal halves
+    assert low == pytest.approx(0)
+    assert high == pytest.approx(iou(9, 10) - iou(5, 10))
+    assert paired_interval([one] * 2) == pytest.approx((low, high)), "seeds that agree"
+    gains = [iou(14, 20) - iou(10, 20), iou(13, 20) - iou(10, 20)]
+    low, high = paired_interval([one, (outcome([8, 5]), alone)])
+    of_images = (iou(9, 10) + iou(8, 10)) / 2 - iou(5, 10) - np.mean(gains)
+    of_seeds = 12.706 * np.std(gains, ddof=1) / 2**0.5
+    assert high - np.mean(gains) == pytest.approx(np.hypot(of_seeds, of_images))
+
+
+def test_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """Of three trainings with luck of their own; resampled seeds would hold it in 75 %."""
+    rng = np.random.default_rng(0)
+    alone, truth = outcome([50], of=100), iou(60, 100) - iou(50, 100)
+    held = 0
+    for _ in range(200):
+        rights = np.rint(rng.normal(60, 8, size=3)).astype(int).tolist()
+        pairs = [(outcome([right], of=100), alone) for right in rights]
+        low, high = paired_interval(pairs, resamples=2)
+        held += low <= truth <= high
+    assert held > 180
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"), [(1, 12.706), (9, 2.262), (10, 2.228), (30, 2.042), (10**6, 1.960)]
+)
+def test_quantiles_of_students_t(freedom: int, expected: float) -> None:
+    assert student_t(freedom) == pytest.approx(expected, rel=2e-3)
 
 
 def test_pairs_share_the_drawn_images() -> None:

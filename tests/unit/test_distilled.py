@@ -1,10 +1,14 @@
 """A student under a published method: who gets a gradient, and who stands still."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
 
+from tsic.config import OptimConfig
 from tsic.distilled import Distilled, Offline, Peer
+from tsic.optim import build_optimizer
 from tsic.options import Objective
 from tsic.rivals import Sizes, rival_class
 from tsic.student import Student, build_student
@@ -57,6 +61,24 @@ def test_a_peer_learns_from_labels_and_student(batch: tuple[Tensor, Tensor]) -> 
     (out.losses["teacher_ce"] + out.losses["mutual_peer"]).backward(retain_graph=True)
     assert all(p.grad is None for p in model.student.parameters())
     assert any(p.grad is not None and p.grad.any() for p in model.teacher.parameters())
+
+
+def test_a_peer_learns_as_the_student_does(batch: tuple[Tensor, Tensor]) -> None:
+    """Its auxiliary head, too, and at the student's rate, whatever a teacher's is."""
+    learner = build_student("deeplabv3", num_classes=K, auxiliary=True)
+    twin, rival = Peer(copy.deepcopy(learner)), rival_class("mutual")(Sizes(K, 512, 512))
+    model = Distilled(learner, twin, rival).train()
+    found = model(*batch).losses
+    assert found["teacher_auxiliary_ce"].item() == pytest.approx(
+        found["auxiliary_ce"].item(),
+        rel=0.05,  # but for dropout
+    )
+    found["teacher_auxiliary_ce"].backward()
+    assert all(p.grad is None for p in learner.parameters())
+    assert twin.student.auxiliary_head is not None
+    assert all(p.grad is not None for p in twin.student.auxiliary_head.parameters())
+    optimizer, _ = build_optimizer(model, OptimConfig(lr=1e-3, teacher_lr=1e-5), max_steps=10)
+    assert {group["initial_lr"] for group in optimizer.param_groups} == {1e-3}
 
 
 def test_weight_scales_the_method_alone(batch: tuple[Tensor, Tensor]) -> None:

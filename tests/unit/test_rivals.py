@@ -76,7 +76,7 @@ def test_every_file_is_a_method() -> None:
     ("name", "expected"),
     [
         ("afdcd", {"afdcd_completion": 5 * 0.0162, "afdcd_contrast": 0.01}),
-        ("at", {"at": 10_000}),
+        ("at", {"at": 10_000 / (64 * 128)}),
         ("cwd", {"cwd": 3}),
         ("cwd_features", {"cwd_features": 50}),
         ("dist", {"dist_inter": 1, "dist_intra": 1}),
@@ -239,10 +239,10 @@ def kl(target: Vector, here: Vector) -> float:
 
 
 def test_attention_transfer_by_hand() -> None:
-    # Mean squares: (0.5, 0.5, 2.5) and (2.5, 0.5, 4.5), each to unit length; four cells.
+    # Mean squares: (0.5, 0.5, 2.5) and (2.5, 0.5, 4.5), each to unit length.
     here, there = (np.array(v) / sqrt(sum(x * x for x in v)) for v in ([1, 1, 5], [5, 1, 9]))
     found = attention_transfer(HERE, THERE, ROW).item()
-    assert found == pytest.approx(((here - there) ** 2).sum() / 4)
+    assert found == pytest.approx(((here - there) ** 2).sum())
 
 
 def test_hint_by_hand() -> None:

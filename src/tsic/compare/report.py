@@ -65,8 +65,8 @@ def _page(
         f"{facts['split']}, which also chose each run's checkpoint; {facts['steps']} steps.",
         to_markdown(_rows(ranked)),
         "`gain`: mean difference to the student alone, paired by seed (same initial student, same "
-        f"batches), with its 95 % bootstrap interval over seeds and images ({RESAMPLES} "
-        "resamples). With few seeds it is too narrow; with one it covers the images alone.",
+        "batches), with its 95 % interval: Student's t over the seeds and a bootstrap of the "
+        f"images ({RESAMPLES} resamples). With one seed it covers the images alone.",
         "At inference all are the same student: "
         f"{student['parameters']:,} parameters, {student['multiply_adds'] / 1e9:.2f} G "
         f"multiply-adds at {height}x{width}.",
