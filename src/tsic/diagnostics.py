@@ -101,7 +101,7 @@ class PromptProbe(Metric):
 
         Args:
             prompted: The teacher's class scores ``(B, K, h, w)``, prompted by the student.
-            blank: Likewise, by a prompt that says nothing.
+            blank: Likewise, by a prompt without place.
             told: Likewise, by the labels.
             labels: Class ids ``(B, H, W)``.
         """
@@ -117,9 +117,9 @@ class PromptProbe(Metric):
     def compute(self) -> dict[str, float]:
         """``prompt_sensitivity``, ``prompt_gain`` and ``oracle_gap`` in percent.
 
-        The first is the share of pixels whose class another prompt changes, the second the
-        teacher's mean IoU less that without a prompt, the third what it would gain from a perfect
-        one.
+        The first is the share of pixels whose class changes with a prompt without place, the second
+        the teacher's mean IoU less that with such a prompt, the third what it would gain from a
+        perfect one.
         """
         pixels = self.confusions[0].sum().clamp(min=1)
         prompted, blank, told = (mean_iou(one) for one in self.confusions)
@@ -131,8 +131,12 @@ class PromptProbe(Metric):
 
 
 def blank_prompt(logits: Tensor) -> Tensor:
-    """Class scores like ``(B, K, h, w)`` that prefer no class."""
-    return torch.zeros_like(logits)
+    """Class scores like ``(B, K, h, w)`` that say how much there is of each class, but not where.
+
+    So the same classes are prompted, with masks that show nothing.
+    """
+    shares = logits.float().softmax(1).mean((2, 3), keepdim=True)
+    return shares.clamp(min=1e-12).log().expand_as(logits)
 
 
 def perfect_prompt(logits: Tensor, labels: Tensor) -> Tensor:

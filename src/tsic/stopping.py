@@ -70,8 +70,11 @@ class StopBetweenSteps(Callback):
         self._restore()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = signal.Signals(number)
-        self._restore()
+        self.asked = self.asked or signal.Signals(number)
+        if signal.SIGINT not in self._before:
+            return
+        # SIGTERM goes on waiting: `tsic compare` sends it to runs that had the same Ctrl-C.
+        signal.signal(signal.SIGINT, self._before.pop(signal.SIGINT))
         # Not ``sys.stderr``, which cannot be written to while it is being written to.
         os.write(_STDERR, b"\ntsic: stopping after this step; Ctrl-C stops at once\n")
 

@@ -222,7 +222,7 @@ class CycleModule(LightningModule):
             self._probe(batch, logits, taught)
 
     def _probe(self, batch: Batch, logits: Tensor, taught: Tensor) -> None:
-        """Ask the teacher again, with a prompt that says nothing and with a perfect one."""
+        """Ask the teacher again, with a prompt without place and with a perfect one."""
         asked = self.cycle.teacher
         if not isinstance(asked, Teacher) or asked.prompt == "none":
             return

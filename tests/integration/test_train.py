@@ -116,15 +116,18 @@ def test_load_run_refuses_weights_of_another_network(config_file: Path, tmp_path
         load_run(folder.path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]]
+)
 def test_a_stopped_run_says_how_to_go_on(
-    number: signal.Signals, config_file: Path, tmp_path: Path
+    numbers: list[signal.Signals], config_file: Path, tmp_path: Path
 ) -> None:
+    """Both come when Ctrl-C stops a comparison, which tells its runs to end."""
     words = ["train", "--config", config_file, "--out", tmp_path, "--name", "run"]
     words += ["--trainer.val_every", "100000", "--trainer.save_every", "100000"]
     words += ["--data.workers", "2"]
     # Tests in a shell's background ignore Ctrl-C, and so would the run.
-    before = signal.signal(number, signal.default_int_handler)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     run = subprocess.Popen(
         [sys.executable, "-m", "tsic", *map(str, words), "--max_steps", "100000"],
         env=ENVIRONMENT,
@@ -132,15 +135,18 @@ def test_a_stopped_run_says_how_to_go_on(
         text=True,
         start_new_session=True,
     )
-    signal.signal(number, before)
+    for number in numbers:
+        signal.signal(number, before[number])
     metrics = tmp_path / "run" / "metrics.csv"
     while not (metrics.is_file() and metrics.stat().st_size > 100):
         assert run.poll() is None
         time.sleep(0.1)
-    os.killpg(run.pid, number)  # a terminal and a scheduler tell the workers, too
+    for number in numbers:
+        os.killpg(run.pid, number)  # a terminal and a scheduler tell the workers, too
+        time.sleep(0.01)
     _, said = run.communicate(timeout=60)
     # Within a backward pass, an interrupt made the process crash when it exited.
-    assert run.returncode == 128 + number
+    assert run.returncode == 128 + numbers[0]
     assert (
         state_step(tmp_path / "run" / "checkpoints" / "last.ckpt") == read_metrics(metrics)[-1][0]
     )

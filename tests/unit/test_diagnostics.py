@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tsic.diagnostics import Contest, PromptProbe, blank_prompt, perfect_prompt
-from tsic.prompt import class_log_odds
+from tsic.prompt import class_prompts
 from tsic.watch import signs
 
 
@@ -50,10 +50,16 @@ def test_probe_compares_three_prompts() -> None:
     assert found["prompt_gain"] == pytest.approx(student - 100 * (2 / 4 + 2 / 4 + 0) / 3)
 
 
-def test_blank_prompt_prefers_no_class_and_the_perfect_one_the_true_one() -> None:
-    logits = torch.randn(1, 3, 2, 4)
-    log_odds = class_log_odds(blank_prompt(logits))
-    torch.testing.assert_close(log_odds, log_odds[:, :1].expand_as(log_odds))
+def test_blank_prompt_tells_no_place_and_the_perfect_one_the_true_one() -> None:
+    logits = 3 * torch.randn(1, 9, 2, 4)
+    prompts, blank = (
+        class_prompts(one, 4, has_gradient=False) for one in (logits, blank_prompt(logits))
+    )
+    assert torch.equal(blank.class_ids, prompts.class_ids), "the same classes are asked for"
+    assert torch.equal(blank.masks, blank.masks[..., :1, :1].expand_as(blank.masks))
+    share = prompts.masks.sigmoid().mean((2, 3))
+    torch.testing.assert_close(blank.masks.sigmoid().mean((2, 3)), share)
+    logits = logits[:, :3]
     told = perfect_prompt(logits, TRUTH)
     valid = TRUTH != 255
     assert torch.equal(told.argmax(1)[valid], TRUTH[valid])
