@@ -17,6 +17,7 @@ from tsic.config_rules import Rules, run_rules
 from tsic.errors import ConfigError, nearest
 from tsic.files import write_text
 from tsic.recipes import RECIPES
+from tsic.yaml_text import load_yaml
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -85,6 +86,9 @@ def read_config(
         item.name: dict[str, Any]() for item in fields if dataclasses.is_dataclass(item.type)
     }
     written = _merge(sections, _read_file(Path(path)) if path is not None else {})
+    for name in sections:
+        if not isinstance(written[name], Mapping):
+            raise ConfigError(f"{name} must hold keys and values, got {written[name]!r}")
     words = _normalised(overrides)
     typed = [word[2:] for word in words[::2]]
     _refuse_unknown(schema, [key for key, _ in _leaves(written)], typed, path, options)
@@ -175,17 +179,16 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"configuration file '{path}' does not exist; {nearest(path.name, siblings)}"
         )
     try:
-        written = yaml.safe_load(path.read_text()) or {}
+        written = load_yaml(path.read_text()) or {}
     except UnicodeDecodeError as error:
         raise ConfigError(f"'{path}' is no UTF-8 text; give a YAML file") from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        raise ConfigError(
-            f"'{path}' is not valid YAML{line}; check indentation and quotes"
-        ) from error
+        why = f" in line {where.line + 1}; check indentation and quotes" if where else f": {error}"
+        raise ConfigError(f"'{path}' is not valid YAML{why}") from error
     if not isinstance(written, dict):
         raise ConfigError(f"'{path}' must hold keys and values, got a {type(written).__name__}")
+    written = _nested(written, path)
     base = written.pop("base", None)
     if not base:
         return written
@@ -196,6 +199,19 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if parent.resolve() in below:
         raise ConfigError(f"'{path}' has itself as a base, through base: {base}; remove that line")
     return _merge(_read_file(parent, below), written)
+
+
+def _nested(written: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Keys with dots as sections, in which they count as what stands there."""
+    nested: dict[str, Any] = {}
+    for key, value in written.items():
+        for name in reversed(str(key).split(".")):
+            value = {name: value}
+        twice = {one for one, _ in _leaves(nested)} & {one for one, _ in _leaves(value)}
+        if twice:
+            raise ConfigError(f"'{path}': key {min(twice)} stands twice; remove one")
+        nested = _merge(nested, value)
+    return nested
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

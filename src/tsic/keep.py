@@ -30,7 +30,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-            left.unlink(missing_ok=True)  # by a process that was killed; one alone writes here
+            left.unlink(missing_ok=True)  # by a process that was killed: one alone trains here
         held = io.BytesIO()  # torch.save would hide why a write failed
         torch.save(checkpoint, held)
         with replacing(path) as part, part.open("wb") as stream:

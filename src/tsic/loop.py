@@ -3,18 +3,20 @@
 import logging
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from tsic.callbacks import CsvLog, ShowProgress, ValidateLast
 from tsic.config import TrainerConfig
-from tsic.config_file import Schema, differences, read_config
+from tsic.config_file import Schema, differences, read_config, save_config
 from tsic.device import resolve_precision
 from tsic.errors import CheckpointError, ConfigError
 from tsic.folder import TrainingFolder
@@ -28,6 +30,8 @@ class _Trained(Protocol):
 
 
 C = TypeVar("C", bound=_Trained)
+
+_LOCK_SECONDS = 10  # the workers of a killed process hold its lock a few seconds longer
 
 
 def is_main() -> bool:
@@ -81,6 +85,41 @@ def refuse_other_run(
             f"cannot resume '{files.path}' with another configuration ({'; '.join(changed)}); "
             "use its own config.yaml or choose another --name"
         )
+
+
+@contextmanager
+def begun(
+    schema: Schema[C], config: C, files: TrainingFolder, *, resume: bool, free: tuple[str, ...]
+) -> Iterator[None]:
+    """Write a training's configuration, and keep other processes out of its folder to its end.
+
+    Args:
+        schema: As ``refuse_other_run``, which is asked again: another may have begun meanwhile.
+        config: Likewise.
+        files: Likewise.
+        resume: Likewise.
+        free: Likewise.
+
+    Raises:
+        ConfigError: If another process trains there, or as ``refuse_other_run``.
+    """
+    if not is_main():
+        yield
+        return
+    files.samples.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(files.path / ".lock")
+    try:
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout as error:
+        raise ConfigError(
+            f"another process trains in '{files.path}'; wait for it, or choose another --name"
+        ) from error
+    try:
+        refuse_other_run(schema, config, files, resume=resume, free=free)
+        save_config(config, files.config)
+        yield
+    finally:
+        lock.release()
 
 
 def make_trainer(

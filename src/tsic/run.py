@@ -11,7 +11,7 @@ from tsic.build import build_module, load_weights, scorers
 from tsic.callbacks import Panels
 from tsic.checkpoint import save_student
 from tsic.config import RunConfig
-from tsic.config_file import RUN, save_config
+from tsic.config_file import RUN
 from tsic.confusions import Confusions
 from tsic.cost import Cost
 from tsic.data.check import count_pixels, require_clean
@@ -25,7 +25,7 @@ from tsic.errors import ConfigError
 from tsic.evaluation import Report, evaluate
 from tsic.files import public_name, write_text
 from tsic.folder import RunFolder
-from tsic.loop import fit, is_main, make_trainer, refuse_other_run, resolve
+from tsic.loop import begun, fit, is_main, make_trainer, refuse_other_run, resolve
 from tsic.losses import balanced_class_weights
 from tsic.progress import progress
 from tsic.run_report import RunResult, write_run_report
@@ -72,30 +72,28 @@ def train(
     module = build_module(config, train_set.classes, _class_weights(config, train_set))
     encoder = module.cycle.encoder
     hints = stored_hints(config, encoder, train_set)
-    if is_main():
-        files.samples.mkdir(parents=True, exist_ok=True)
-        save_config(config, files.config)
-    cost = Cost()
-    if is_main() and hints is not None and encoder is not None:
-        cost.embedding_seconds = embed_missing(hints, config, encoder, train_set)
-    data = segmentation_data(config, train_set, val_set, hints)
-    trainer = make_trainer(
-        config.trainer,
-        files,
-        label,
-        max_steps=config.max_steps,
-        monitor="val/student_miou",
-        clip=config.optim.clip,
-        callbacks=[cost, Watch(), Panels(files.samples, val_set, config.trainer.pictures)],
-        # While the teacher warms up, and for prompts it does not use, weights have no gradient.
-        leaves_unused=module.cycle.teaches,
-        resumes=resumes,
-    )
-    fit(trainer, module, data, files, resumes=resumes)
-    student, teacher = _finish(config, files, module, val_set, cost)
-    result = RunResult(files, student, teacher, time.monotonic() - start)
-    write_run_report(config, result, val_set.classes, label)
-    return result
+    with begun(RUN, config, files, resume=resume, free=FREE_KEYS):
+        cost = Cost()
+        if is_main() and hints is not None and encoder is not None:
+            cost.embedding_seconds = embed_missing(hints, config, encoder, train_set)
+        data = segmentation_data(config, train_set, val_set, hints)
+        trainer = make_trainer(
+            config.trainer,
+            files,
+            label,
+            max_steps=config.max_steps,
+            monitor="val/student_miou",
+            clip=config.optim.clip,
+            callbacks=[cost, Watch(), Panels(files.samples, val_set, config.trainer.pictures)],
+            # While the teacher warms up, and for prompts it does not use, weights have no gradient.
+            leaves_unused=module.cycle.teaches,
+            resumes=resumes,
+        )
+        fit(trainer, module, data, files, resumes=resumes)
+        student, teacher = _finish(config, files, module, val_set, cost)
+        result = RunResult(files, student, teacher, time.monotonic() - start)
+        write_run_report(config, result, val_set.classes, label)
+        return result
 
 
 def _class_weights(config: RunConfig, train_set: SegmentationDataset) -> Tensor | None:

@@ -707,6 +707,10 @@ class TestYolo:
         [
             ("val: images/train\n" + NAMES, r"data\.yaml: no split 'train'; choices: val"),
             ("train: images/trian\n" + NAMES, r"train: neither .*images/trian nor .* is there"),
+            (
+                "train: ../train/imgs/images\nval: images/train\n" + NAMES,
+                r"train: .*imgs/images is not there, and .*/images holds another split as well",
+            ),
             ("train: images/train\n", "key names must hold the class names, got None"),
             ("train: images/train\nnames: {1: cat}", "names must be numbered 0 to 0 without a gap"),
             ("train: images/train\nnames: [yes]", r"names\[0\] must be a name, got True"),

@@ -100,6 +100,12 @@ FAULTS: dict[str, tuple[Break, str]] = {
         lambda root: Image.open(_mask(root)).save(_mask(root), "JPEG"),
         r"masks/001\.png: mask is a JPEG, which changes ids; save it as PNG from what it came from",
     ),
+    "mask saved as TIFF with JPEG inside": (
+        lambda root: Image.open(_mask(root)).save(
+            _mask(root).rename(_mask(root).with_suffix(".tif")), compression="jpeg"
+        ),
+        r"masks/001\.tif: mask is a JPEG, which changes ids; save it as PNG from what it came from",
+    ),
     "no permission": (
         lambda root: _image(root).chmod(0),
         r"images/001\.png: cannot be decoded \(\[Errno 13\] Permission denied:?\); replace",

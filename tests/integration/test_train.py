@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -201,9 +202,24 @@ def test_an_empty_section_says_nothing(config_file: Path) -> None:
         config_file.write_text(text)
         with pytest.raises(ConfigError, match=said):
             load_config(config_file)
-    config_file.write_text("base: 5\n")
-    with pytest.raises(ConfigError, match="base must name one file, got 5"):
-        load_config(config_file)
+    for text, said in (
+        ("base: 5\n", "base must name one file, got 5"),
+        ("data: [1, 2]\n", r"^data must hold keys and values, got \[1, 2\]"),
+        ("seed: 1\noptim: {lr: 1}\nseed: 2\n", "key seed stands twice, in lines 1 and 3"),
+        ("optim: {lr: 1}\noptim.lr: 2\n", "key optim.lr stands twice"),
+    ):
+        config_file.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            load_config(config_file)
+
+
+def test_keys_with_dots_are_keys_of_sections(config_file: Path) -> None:
+    config_file.write_text("optim.lr: 0.5\nstudent.options.width: 0.5\nstudent.name: compact\n")
+    above = config_file.with_name("above.yaml")
+    above.write_text(f"base: {config_file.name}\noptim: {{lr: 0.25}}\n")
+    config = load_config(above)
+    assert config.optim.lr == 0.25
+    assert config.student.options == {"width": 0.5}
 
 
 def test_checkpoints_do_not_go_through_the_temporary_folder(
@@ -234,6 +250,23 @@ def test_a_checkpoint_that_is_none_is_told(config_file: Path, tmp_path: Path) ->
         load_run(folder.path)
     with pytest.raises(CheckpointError, match=r"last\.ckpt' is damaged"):
         train(config, folder.path, resume=True)
+
+
+def test_one_process_trains_in_a_folder(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsic.loop._LOCK_SECONDS", 0.1)
+    config, run = load_config(config_file), tmp_path / "run"
+    files = train(config, run).folder
+    kept = files.metrics.read_text()
+    files.evaluation.unlink()
+    other = FileLock(run / ".lock")
+    with other, pytest.raises(ConfigError, match=r"another process trains in '.*run'; wait for"):
+        train(config, run, resume=True)
+    assert files.metrics.read_text() == kept
+    assert not files.evaluation.exists()
+    train(config, run, resume=True)
+    assert files.evaluation.is_file()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -130,6 +130,27 @@ def test_ids_saved_as_grey_colours_are_told_so(folder_dataset: Path) -> None:
     assert dataset.unknown_values(ids).endswith("add them to classes or to ignore")
 
 
+def test_a_palette_that_says_other_classes_than_its_indices_is_found(folder_dataset: Path) -> None:
+    """Editors save masks of colours with a palette of their own."""
+    classes = open_dataset("folder", folder_dataset, "train").classes
+    path = folder_dataset / "train" / "masks" / "000.png"
+    listed = [*classes.palette, (0, 0, 0)]
+
+    def problems(*indices: int) -> list[str]:
+        mask = Image.open(path).convert("L").convert("P")
+        mask.putdata([0, 1, 2, 0] * (64 * 96 // 4))
+        mask.putpalette([channel for index in indices for channel in listed[index]])
+        mask.save(path)
+        return [f"{one.kind}: {one.detail}" for one in check_dataset(_open(folder_dataset))]
+
+    assert problems(0, 1, 2) == []
+    assert problems(0, 1, 3) == [], "black is no class's colour, so ids count"
+    assert problems(0, 2, 1) == [
+        "palette: palette index 1 means square, but has the colour of disc; "
+        "save the mask as RGB, or class ids as its indices"
+    ]
+
+
 def test_a_split_without_pairs_is_told(folder_dataset: Path) -> None:
     for path in [*folder_dataset.glob("val/*/*.*")]:
         path.unlink()

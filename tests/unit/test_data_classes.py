@@ -66,6 +66,10 @@ def test_read_classes_lets_a_class_claim_255(tmp_path: Path) -> None:
         ("classes: [a]\nignore: [0]", "ignore: 0 also belongs to 'a'"),
         ("classes: [a]\nignor: [9]", "unknown key 'ignor'; did you mean 'ignore'"),
         ("classes: [a", "not valid YAML"),
+        (
+            "classes: [a]\nignore: [9]\nclasses: [b]",
+            "key classes stands twice, in lines 1 and 3; remove one",
+        ),
     ],
 )
 def test_read_classes_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:

@@ -167,6 +167,11 @@ def test_damaged_packs_are_refused(packed: SegmentationDataset) -> None:
     described.write_text("{")
     with pytest.raises(CheckpointError, match=r"train\.json is damaged"):
         open_dataset("packed", packed.root, "train")
+    wrong = {**held["entries"][0], "height": "48"}
+    for key, value in (("entries", []), ("entries", [wrong]), ("source", {})):
+        described.write_text(json.dumps({**held, key: value}))
+        with pytest.raises(CheckpointError, match=r"train\.json is damaged"):
+            open_dataset("packed", packed.root, "train")
     described.write_text(json.dumps(held))
     with (packed.root / "train.masks").open("r+b") as file:
         file.truncate(100)

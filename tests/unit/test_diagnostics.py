@@ -55,6 +55,8 @@ def test_blank_prompt_tells_no_place_and_the_perfect_one_the_true_one() -> None:
     prompts, blank = (
         class_prompts(one, 4, has_gradient=False) for one in (logits, blank_prompt(logits))
     )
+    assert blank.class_ids is not None
+    assert prompts.class_ids is not None
     assert torch.equal(blank.class_ids, prompts.class_ids), "the same classes are asked for"
     assert torch.equal(blank.masks, blank.masks[..., :1, :1].expand_as(blank.masks))
     share = prompts.masks.sigmoid().mean((2, 3))

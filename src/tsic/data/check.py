@@ -181,6 +181,9 @@ def check_sample(dataset: SegmentationDataset, index: int) -> Checked:
         problems.append(Problem("size mismatch", sample.image, detail))
     if values is not None and (unknown := dataset.unknown_values(values)):
         problems.append(Problem("unknown id", sample.mask, unknown))
+    elif values is not None:
+        wrong = dataset.contradiction(values, dataset.store.palette(sample))
+        problems += [Problem("palette", sample.mask, wrong)] if wrong else []
     pixels = None if values is None else dataset.count_values(values)
     return Checked(problems, pixels, image and image.digest)
 

@@ -17,6 +17,7 @@ from tsic.data.classes import (
 )
 from tsic.errors import ConfigError, nearest
 from tsic.files import read_text, write_text
+from tsic.yaml_text import load_yaml
 
 
 def read_classes(path: str | Path) -> ClassTable:
@@ -114,7 +115,7 @@ def write_classes(path: str | Path, classes: ClassTable) -> None:
 def _load_yaml(path: Path) -> Any:
     """Content of a class table's file."""
     try:
-        return yaml.safe_load(read_text(path, "class table"))
+        return load_yaml(read_text(path, "class table"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 

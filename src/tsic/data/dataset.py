@@ -1,6 +1,6 @@
 """Pairs of images and masks of one split, whatever files they lie in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tsic.data.classes import IGNORE, MAX_CLASSES, MAX_FILE_VALUE, ClassTable
+from tsic.data.classes import IGNORE, MAX_CLASSES, MAX_FILE_VALUE, ClassTable, Colour
 from tsic.data.images import Verified, read_image, read_mask, size_mismatch, verify_image
 from tsic.data.surprises import Surprise, SurpriseKind, image_surprises
 from tsic.errors import DataError, EmptySplitError
@@ -97,6 +97,10 @@ class Store:
     def mask(self, sample: Sample) -> Values:
         """Read the mask as the class table knows it: ids ``(H, W)``, or colours ``(H, W, 3)``."""
         return read_mask(sample.mask)
+
+    def palette(self, sample: Sample) -> dict[int, Colour]:
+        """Tell the colours of a mask's ids, where they might mean other classes than the ids."""
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +245,30 @@ class SegmentationDataset:
             if (ids != _UNKNOWN).all():
                 way_out = "they are class ids in three equal channels: save the masks with one"
         return f"{kind} not in the class table: {', '.join(listed)}; {way_out}"
+
+    def contradiction(self, values: Values, palette: Mapping[int, Colour]) -> str:
+        """Describe an id of a mask whose colour is listed as that of another class.
+
+        Args:
+            values: What the mask holds.
+            palette: Colours of its ids.
+
+        Returns:
+            One line; empty where colours and ids agree, or a colour is not listed.
+        """
+        listed = self.classes.colour_map
+        used = np.unique(values).tolist() if palette else []
+        if not all(palette[value] in listed for value in used):
+            return ""
+        names = {IGNORE: "ignored", **dict(enumerate(self.classes.names))}
+        for value in used:
+            shown, read = listed[palette[value]], int(self._by_id[value])
+            if shown != read:
+                return (
+                    f"palette index {value} means {names.get(read, 'nothing')}, but has the colour "
+                    f"of {names[shown]}; save the mask as RGB, or class ids as its indices"
+                )
+        return ""
 
     def _train_ids(self, values: Values) -> npt.NDArray[np.uint8]:
         """Train id of each pixel ``(H, W)``, `_UNKNOWN` where the table has none."""

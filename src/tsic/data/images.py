@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from tsic.data.classes import MAX_FILE_VALUE
+from tsic.data.classes import MAX_FILE_VALUE, Colour
 from tsic.errors import DataError
 
 Image.MAX_IMAGE_PIXELS = None  # the user's own files are large, not bombs
@@ -76,6 +76,15 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
         DataError: If the file cannot be decoded or holds other values.
     """
     return _decode(path, _mask_values)
+
+
+def read_palette(path: Path) -> dict[int, Colour]:
+    """Colours of a palette mask by index; empty for any other mask.
+
+    Raises:
+        DataError: If the file is no image.
+    """
+    return _decode(path, _palette)
 
 
 def verify_image(path: Path) -> Verified:
@@ -177,7 +186,8 @@ def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
     """Ids (H, W) or colours (H, W, 3)."""
-    if image.format in {"JPEG", "MPO"}:
+    is_jpeg = image.info.get("compression") in {"jpeg", "tiff_jpeg"}  # within a TIFF
+    if is_jpeg or image.format in {"JPEG", "MPO"}:
         raise DataError("mask is a JPEG, which changes ids; save it as PNG from what it came from")
     if image.mode in {"RGB", "RGBA"}:
         return np.asarray(image)[..., :3]
@@ -190,6 +200,14 @@ def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
     if image.mode == "I" and not 0 <= ids.min() <= ids.max() <= MAX_FILE_VALUE:
         raise DataError(f"mask holds ids outside 0 to {MAX_FILE_VALUE}")
     return ids.astype(np.uint8) if image.mode == "1" else ids
+
+
+def _palette(image: Image.Image) -> dict[int, Colour]:
+    """Colours by index."""
+    if image.mode != "P":
+        return {}
+    flat = image.getpalette("RGB") or []
+    return dict(enumerate(zip(flat[::3], flat[1::3], flat[2::3], strict=True)))
 
 
 def _verified(image: Image.Image) -> Verified:

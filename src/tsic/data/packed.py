@@ -6,7 +6,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -26,6 +26,9 @@ from tsic.progress import OnProgress
 
 FORMAT = 1
 """Counts up whenever the files' layout changes."""
+
+SOURCE = ("reader", "root", "classes", "fingerprint")
+"""What a pack knows of where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,11 @@ class Pack:
                     f"{path} has format {held['format']}, this tsic reads {FORMAT}; pack again"
                 )
             entries = tuple(Entry(**entry) for entry in held["entries"])
-            return cls(held["source"], held["classes"], entries)
+            source = {key: held["source"][key] for key in SOURCE}
+            numbers = [number for entry in entries for number in astuple(entry)[1:]]
+            if not entries or not all(isinstance(one, int) and one >= 0 for one in numbers):
+                raise ValueError("entries are no pairs")
+            return cls(source, held["classes"], entries)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); pack again") from error
 

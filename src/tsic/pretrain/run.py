@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 
 from tsic.callbacks import read_metrics
-from tsic.config_file import save_config
 from tsic.data.readers import open_dataset
 from tsic.errors import CheckpointError, ConfigError
 from tsic.files import write_text
 from tsic.folder import TrainingFolder
-from tsic.loop import fit, is_main, make_trainer, refuse_other_run, resolve
+from tsic.loop import begun, fit, make_trainer, refuse_other_run, resolve
 from tsic.pretrain.config import PRETRAIN, PretrainConfig
 from tsic.pretrain.data import PretrainData, PromptedImages
 from tsic.pretrain.module import SCORES, PretrainModule
@@ -79,30 +78,28 @@ def pretrain(
     resumes = resume and files.last.is_file()
     train, val = _sources(config, files)
     module = PretrainModule(Promptable(load_foundation(config.init)), config, list(val))
-    if is_main():
-        files.samples.mkdir(parents=True, exist_ok=True)
-        save_config(config, files.config)
-    data = PretrainData(
-        _images(config, train, "train"),
-        {name: _images(config, [(source, 1.0)], "val") for name, source in val.items()},
-        batch_size=config.batch_size // (config.trainer.devices * config.trainer.accumulate),
-        val_images=config.val_images,
-        workers=config.workers,
-        accumulate=config.trainer.accumulate,
-    )
-    trainer = make_trainer(
-        config.trainer,
-        files,
-        label,
-        max_steps=config.max_steps,
-        monitor="val/answer_iou",
-        clip=config.optim.clip,
-        callbacks=[Answers(files.samples, data.val, config.trainer.pictures)],
-        leaves_unused=True,  # a batch without lone points leaves the ambiguous outputs alone
-        resumes=resumes,
-    )
-    fit(trainer, module, data, files, resumes=resumes)
-    return _finish(config, files, module, label, start)
+    with begun(PRETRAIN, config, files, resume=resume, free=_FREE):
+        data = PretrainData(
+            _images(config, train, "train"),
+            {name: _images(config, [(source, 1.0)], "val") for name, source in val.items()},
+            batch_size=config.batch_size // (config.trainer.devices * config.trainer.accumulate),
+            val_images=config.val_images,
+            workers=config.workers,
+            accumulate=config.trainer.accumulate,
+        )
+        trainer = make_trainer(
+            config.trainer,
+            files,
+            label,
+            max_steps=config.max_steps,
+            monitor="val/answer_iou",
+            clip=config.optim.clip,
+            callbacks=[Answers(files.samples, data.val, config.trainer.pictures)],
+            leaves_unused=True,  # a batch without lone points leaves the ambiguous outputs alone
+            resumes=resumes,
+        )
+        fit(trainer, module, data, files, resumes=resumes)
+        return _finish(config, files, module, label, start)
 
 
 def _sources(

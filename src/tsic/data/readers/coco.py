@@ -239,6 +239,8 @@ def _images(
         try:
             number, listed = entry["id"], Path(entry["file_name"])
             size = int(entry["height"]), int(entry["width"])
+            if min(size) < 1:
+                raise ValueError(size)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{file}: images[{i}] must have id, file_name, height and width"

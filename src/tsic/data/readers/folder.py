@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
+from typing_extensions import override
+
 from tsic.data.class_file import read_classes, read_splits
-from tsic.data.classes import ClassTable
-from tsic.data.dataset import Problem, SegmentationDataset
-from tsic.data.images import SUFFIXES
+from tsic.data.classes import ClassTable, Colour
+from tsic.data.dataset import Problem, Sample, SegmentationDataset, Store
+from tsic.data.images import SUFFIXES, read_palette
 from tsic.data.readers.pairs import files_by_stem, pair_files, stem_of
 from tsic.errors import DataError, SplitError, nearest
 from tsic.files import read_text
@@ -19,6 +21,14 @@ MASK_SUFFIXES = ("_mask", "_label", "_L", "_gt", "_labelIds")
 
 LIST_NAMES = ("train", "val", "valid", "test", "trainval")
 """Splits whose list file is looked for, besides the one that is asked for."""
+
+
+class FolderStore(Store):
+    """Reads masks whose palette may tell what their maker meant."""
+
+    @override
+    def palette(self, sample: Sample) -> dict[int, Colour]:
+        return read_palette(sample.mask)
 
 
 def open_folder(root: Path, split: str, classes: ClassTable | None = None) -> SegmentationDataset:
@@ -64,7 +74,9 @@ def open_folder(root: Path, split: str, classes: ClassTable | None = None) -> Se
         image_files = {stem: file for stem, file in image_files.items() if stem in stems}
         mask_files = {stem: file for stem, file in mask_files.items() if stem in stems}
     samples, unpaired = pair_files(root, image_files, mask_files, folders)
-    return SegmentationDataset("folder", root, split, classes, samples, (*problems, *unpaired))
+    return SegmentationDataset(
+        "folder", root, split, classes, samples, (*problems, *unpaired), FolderStore()
+    )
 
 
 def _folders(root: Path, split: str) -> tuple[Path, Path]:

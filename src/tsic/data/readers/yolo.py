@@ -25,6 +25,7 @@ from tsic.data.readers.polygons import (
 )
 from tsic.errors import DataError, SplitError, nearest
 from tsic.files import read_text
+from tsic.yaml_text import load_yaml
 
 SPLITS = ("train", "val", "test")
 """Keys of ``data.yaml`` that name splits."""
@@ -144,7 +145,7 @@ def open_yolo(root: Path, split: str, classes: ClassTable | None = None) -> Segm
 def _read_settings(file: Path) -> dict[str, Any]:
     """Content of ``data.yaml``."""
     try:
-        settings = yaml.safe_load(read_text(file))
+        settings = load_yaml(read_text(file))
     except yaml.YAMLError as error:
         raise DataError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
@@ -174,18 +175,32 @@ def _sources(file: Path, settings: Mapping[str, Any], split: str) -> list[Path]:
     splits = {key for key in SPLITS if settings.get(key)}
     if split not in splits:
         raise SplitError(f"{file}: no split '{split}'; {nearest(split, splits)}")
-    value = settings[split]
     sources = []
-    for one in value if isinstance(value, list) else [value]:
-        listed = str(one).replace("\\", "/")
-        as_written = file.parent / str(settings.get("path") or "") / listed
-        source = as_written if as_written.exists() else locate(file.parent, listed)
+    for as_written, source in _found(file, settings, split):
         if not source.exists():
             raise DataError(
                 f"{file}: {split}: neither {as_written} nor {source} is there; correct the path"
             )
+        others = [path for key in splits - {split} for _, path in _found(file, settings, key)]
+        if source != as_written and any(path.is_relative_to(source) for path in others):
+            raise DataError(
+                f"{file}: {split}: {as_written} is not there, and {source} holds another split as "
+                "well; correct the path"
+            )
         sources.append(source)
     return sources
+
+
+def _found(file: Path, settings: Mapping[str, Any], split: str) -> list[tuple[Path, Path]]:
+    """Each path of a split as it is written, and where it is."""
+    value = settings[split]
+    paths = []
+    for one in value if isinstance(value, list) else [value]:
+        listed = str(one).replace("\\", "/")
+        as_written = file.parent / str(settings.get("path") or "") / listed
+        is_there = as_written.exists()
+        paths.append((as_written, as_written if is_there else locate(file.parent, listed)))
+    return paths
 
 
 def _inner_folder(root: Path, split: str) -> Path:
