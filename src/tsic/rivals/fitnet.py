@@ -28,10 +28,7 @@ def hint(features: Tensor, target: Tensor, labels: Tensor) -> Tensor:
 
 
 class FitNet(Rival):
-    """FitNets beside pixel distillation, in one stage as in CRD's and CIRKD's public code.
-
-    CIRKD's has the loss but no script that weighs it: the weight is this package's.
-    """
+    """FitNets beside pixel distillation, in one stage and weighed as in CIRKD's script."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
