@@ -146,7 +146,7 @@ def test_a_palette_that_says_other_classes_than_its_indices_is_found(folder_data
     assert problems(0, 1, 2) == []
     assert problems(0, 1, 3) == [], "black is no class's colour, so ids count"
     assert problems(0, 2, 1) == [
-        "palette: palette index 1 means square, but has the colour of disc; "
+        "mask palette: palette index 1 means square, but has the colour of disc; "
         "save the mask as RGB, or class ids as its indices"
     ]
 

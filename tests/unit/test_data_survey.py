@@ -126,14 +126,10 @@ def test_what_training_refuses_hurts_here_too(root: Path) -> None:
 def test_same_content_in_two_splits_is_a_problem_under_any_name(root: Path) -> None:
     shutil.copy(root / "train/images/b.png", root / "val/images/e.png")
     shutil.copy(root / "train/images/b.png", root / "train/images/c.png")  # once more in its own
-    assert told(look(root).problems, root) == [
-        (
-            "val",
-            "duplicate image",
-            "val/images/e.png",
-            "is the same image as train/images/b.png of split 'train'; remove one of them",
-        )
-    ]
+    detail = "is the same image as train/images/b.png of split 'train'; remove one of them"
+    found = look(root)
+    assert told(found.problems, root) == [("val", "duplicate image", "val/images/e.png", detail)]
+    assert told(found.notes, root) == [("train", "duplicate image", "train/images/c.png", detail)]
 
 
 def test_same_pixels_in_another_file_are_found(root: Path) -> None:

@@ -183,7 +183,7 @@ def check_sample(dataset: SegmentationDataset, index: int) -> Checked:
         problems.append(Problem("unknown id", sample.mask, unknown))
     elif values is not None:
         wrong = dataset.contradiction(values, dataset.store.palette(sample))
-        problems += [Problem("palette", sample.mask, wrong)] if wrong else []
+        problems += [Problem("mask palette", sample.mask, wrong)] if wrong else []
     pixels = None if values is None else dataset.count_values(values)
     return Checked(problems, pixels, image and image.digest)
 

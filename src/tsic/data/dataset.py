@@ -30,6 +30,7 @@ ProblemKind = (
         "unreadable",
         "size mismatch",
         "unknown id",
+        "mask palette",
         "unlabelled",
         "one class",
         "duplicate image",

@@ -147,7 +147,9 @@ def survey(
             bare = unlabelled(dataset, pixels)
             (faults if dataset.split in scored_on else surprises).extend(bare)
             surprises += absent
-        faults += copies.find(dataset, [one.content for one in of_split])
+        within, elsewhere = copies.find(dataset, [one.content for one in of_split])
+        faults += elsewhere
+        surprises += within
         problems += [Finding(dataset.split, fault) for fault in faults]
         known += [Finding(dataset.split, surprise) for surprise in surprises]
     return Survey(datasets[0].classes.names, counts, tuple(problems), tuple(known))
@@ -196,22 +198,26 @@ def _absent(dataset: SegmentationDataset, counts: SplitCounts) -> list[Problem]:
 
 
 class _Copies:
-    """Remembers the images of earlier splits and finds them again in later ones."""
+    """Remembers images and finds them again."""
 
     def __init__(self) -> None:
         self.first: dict[bytes, tuple[str, str]] = {}
 
-    def find(self, dataset: SegmentationDataset, contents: Sequence[bytes | None]) -> list[Problem]:
-        """Images of a split that an earlier one holds, too; ``None`` is no content."""
-        problems = []
+    def find(
+        self, dataset: SegmentationDataset, contents: Sequence[bytes | None]
+    ) -> tuple[list[Problem], list[Problem]]:
+        """Images that a split holds twice, and those that an earlier one holds; ``None`` is none."""
+        within: list[Problem] = []
+        elsewhere: list[Problem] = []
         for sample, content in zip(dataset.samples, contents, strict=True):
             if content is None:
                 continue
             split, name = self.first.setdefault(content, (dataset.split, sample.name))
-            if split != dataset.split:
+            if (split, name) != (dataset.split, sample.name):
                 detail = f"is the same image as {name} of split '{split}'; remove one of them"
-                problems.append(Problem("duplicate image", dataset.root / sample.name, detail))
-        return problems
+                problem = Problem("duplicate image", dataset.root / sample.name, detail)
+                (within if split == dataset.split else elsewhere).append(problem)
+        return within, elsewhere
 
 
 def _plain(finding: Finding) -> dict[str, str]:
