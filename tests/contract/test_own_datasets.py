@@ -58,7 +58,7 @@ class TestFolderLists:
     def test_lines_name_images_with_or_without_ending(self, tmp_path: Path) -> None:
         _pairs(tmp_path, ["a", "b.c", "köln/straße 1", "köln/straße 2"])
         (tmp_path / "train.txt").write_text("b.c\n\nköln/straße 2.png\n", encoding="utf-8")
-        (tmp_path / "val.txt").write_text("./a.png\r\nköln/straße 1", encoding="utf-8-sig")
+        (tmp_path / "val.txt").write_text("./images/a.PNG\r\nköln\\straße 1", encoding="utf-8-sig")
         (tmp_path / "README.txt").write_text("not a list")
         train, val = (open_folder(tmp_path, split) for split in ("train", "val"))
         assert _names(train) == ["images/b.c.png", "images/köln/straße 2.png"]

@@ -178,7 +178,9 @@ def _listed(
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        path = PurePosixPath(line.strip())
+        path = PurePosixPath(line.strip().replace("\\", "/"))
+        if path.parts[0] == images.name and not (images / images.name).exists():
+            path = path.relative_to(images.name)  # counted from the root
         stem = _find(path, image_files)
         where = f"listed in {list_file.name}, line {number}"
         if stem is None:
@@ -192,9 +194,10 @@ def _listed(
 
 
 def _find(listed: PurePosixPath, image_files: Mapping[str, Path]) -> str | None:
-    """Stem of a listed image, written without its ending or with exactly that one."""
+    """Stem of a listed image, written without its ending or with that one."""
     whole = unicodedata.normalize("NFC", listed.as_posix())
     if whole in image_files:
         return whole
     stem = stem_of(listed)
-    return stem if stem in image_files and image_files[stem].suffix == listed.suffix else None
+    ending = image_files[stem].suffix if stem in image_files else ""
+    return stem if ending and ending.lower() == listed.suffix.lower() else None
