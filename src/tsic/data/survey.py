@@ -206,7 +206,7 @@ class _Copies:
     def find(
         self, dataset: SegmentationDataset, contents: Sequence[bytes | None]
     ) -> tuple[list[Problem], list[Problem]]:
-        """Images that a split holds twice, and those that an earlier one holds; ``None`` is none."""
+        """Images that a split holds twice, and those of an earlier one; ``None`` is no content."""
         within: list[Problem] = []
         elsewhere: list[Problem] = []
         for sample, content in zip(dataset.samples, contents, strict=True):
