@@ -1,5 +1,7 @@
 """The largest batch that fits into memory."""
 
+import gc
+
 import torch
 
 from tsic.config import RunConfig
@@ -46,6 +48,8 @@ def largest_batch(config: RunConfig) -> int:
 
 
 def _fits(config: RunConfig, batch_size: int, peaks: dict[int, float], batch: int) -> bool:
+    gc.collect()  # trainer and networks of the try before hold each other
+    torch.cuda.empty_cache()
     uses_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     if not uses_gpu and len(peaks) > 1:
         (less, low), (more, high) = sorted(peaks.items())[-2:]
@@ -57,7 +61,6 @@ def _fits(config: RunConfig, batch_size: int, peaks: dict[int, float], batch: in
         module = untrained(tried, warmup=0)
         pace(tried, module, steps=1)
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
         return False
     peaks[batch] = peak_mib(module.device)
     return True

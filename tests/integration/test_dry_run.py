@@ -1,5 +1,7 @@
 """What a training would cost, told before it starts."""
 
+import gc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +63,41 @@ def test_largest_batch_is_the_last_that_fits(
     monkeypatch.setattr(batch_size, "pace", pace)
     monkeypatch.setattr(batch_size, "untrained", lambda *args, **kwargs: MODULE)
     assert largest_batch(load_config(config_file)) == min(most, 6), "six training images"
+
+
+@pytest.mark.parametrize("most", [2, 6])
+def test_networks_of_a_try_are_gone_in_the_next(
+    most: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    class Module:
+        device = torch.device("cpu")
+
+        def __init__(self) -> None:
+            self.trainer = SimpleNamespace(module=self)  # as Lightning's does
+
+    tries: list[weakref.ref[Module]] = []
+
+    def untrained(*args: Any, **kwargs: Any) -> Module:
+        assert [one() for one in tries] == [None] * len(tries)
+        module = Module()
+        tries.append(weakref.ref(module))
+        return module
+
+    def pace(config: Any, module: Module, steps: int) -> float:
+        if config.data.batch_size > most:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    monkeypatch.setattr(batch_size, "pace", pace)
+    monkeypatch.setattr(batch_size, "untrained", untrained)
+    config = load_config(config_file)
+    gc.disable()  # else it may run by chance
+    try:
+        assert largest_batch(config) == most
+    finally:
+        gc.enable()
+    assert len(tries) > 2
 
 
 def test_no_batch_fits(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
