@@ -24,11 +24,11 @@ import torch
 
 from tsic.checkpoint import save_student
 from tsic.data.classes import ClassTable
-from tsic.deploy.benchmark.machine import usable_cores
 from tsic.deploy.benchmark.plan import Plan, run_plan
 from tsic.deploy.benchmark.report import BenchmarkReport
 from tsic.errors import TsicError
 from tsic.files import write_text
+from tsic.machine import usable_cores
 from tsic.progress import OnProgress
 from tsic.student import build_student
 

@@ -42,7 +42,7 @@ from tsic.config import OptimConfig
 from tsic.cycle import Cycle
 from tsic.device import resolve_precision
 from tsic.graph import StepGraph
-from tsic.memory import peak_resident_mib
+from tsic.machine import peak_resident_mib
 from tsic.optim import build_optimizer
 from tsic.recipes import network_of, objective_of
 from tsic.student import build_student

@@ -1,13 +1,15 @@
 """The largest batch that fits into memory."""
 
 import gc
+import math
 
 import torch
 
 from tsic.config import RunConfig
 from tsic.config_file import RUN, with_values
-from tsic.cost import free_mib, peak_mib
+from tsic.cost import peak_mib
 from tsic.errors import ConfigError, ShapeError
+from tsic.machine import available_mib
 from tsic.pace import open_split, pace, settled, untrained
 
 _SHARE = 0.9
@@ -54,7 +56,7 @@ def _fits(config: RunConfig, batch_size: int, peaks: dict[int, float], batch: in
     if not uses_gpu and len(peaks) > 1:
         (less, low), (more, high) = sorted(peaks.items())[-2:]
         foretold = high + (batch - more) * (high - low) / (more - less)
-        if foretold - high > _SHARE * free_mib():
+        if foretold - high > _SHARE * (available_mib() or math.inf):
             return False
     tried = with_values(RUN, config, {"data.batch_size": batch_size})
     try:

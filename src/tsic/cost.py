@@ -1,6 +1,5 @@
 """What a training costs: seconds of its steps and the most memory it took."""
 
-import os
 import sys
 import time
 from typing import Any
@@ -10,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from tsic.data.batches import Loader
-from tsic.memory import peak_resident_mib
+from tsic.machine import peak_resident_mib
 
 _NOTABLE = 0.15
 _NOTABLE_SECONDS = 30.0
@@ -102,8 +101,3 @@ def peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return peak_resident_mib() or 0.0
-
-
-def free_mib() -> float:
-    """Memory that the machine has left."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20

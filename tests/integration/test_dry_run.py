@@ -122,7 +122,7 @@ def test_the_processor_foretells_what_would_not_fit(
     monkeypatch.setattr(batch_size, "pace", pace)
     monkeypatch.setattr(batch_size, "untrained", lambda *args, **kwargs: MODULE)
     monkeypatch.setattr(batch_size, "peak_mib", lambda device: 500 + 10.0 * tried[-1])
-    monkeypatch.setattr(batch_size, "free_mib", lambda: 10.0)
+    monkeypatch.setattr(batch_size, "available_mib", lambda: 10.0)
     assert largest_batch(load_config(config_file)) == 2
     assert tried == [1, 2], "four images would take 20 MiB more than two"
 

@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 
 def look(root: Path, name: str = "folder") -> Survey:
     datasets = [open_dataset(name, root, split) for split in MASKS]
-    return survey(datasets, trained_on={"train"}, scored_on={"val"}, workers=3)
+    return survey(datasets, trained_on={"train"}, scored_on={"val"})
 
 
 def told(findings: tuple[Finding, ...], root: Path) -> list[tuple[str, str, str, str]]:
@@ -64,7 +64,7 @@ def test_clean_folder_is_counted(root: Path) -> None:
 def test_progress_goes_over_all_splits(root: Path) -> None:
     seen: list[tuple[int, int]] = []
     datasets = [open_dataset("folder", root, split) for split in MASKS]
-    survey(datasets, trained_on={"train"}, workers=2, on_progress=lambda *done: seen.append(done))
+    survey(datasets, trained_on={"train"}, on_progress=lambda *done: seen.append(done))
     assert seen == [(i, 6) for i in range(1, 7)]
 
 

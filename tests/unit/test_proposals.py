@@ -201,7 +201,9 @@ class TestProposeAll:
     def test_fills_what_is_missing_and_names_what_cannot_be_read(
         self, tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(os, "cpu_count", lambda: 1)  # each process imports torch, for seconds
+        monkeypatch.setattr(
+            region_cache, "usable_cores", lambda: 1
+        )  # each process imports torch, for seconds
         other, broken = tmp_path / "other.png", tmp_path / "broken.jpg"
         Image.fromarray(scene()).save(other)
         cache = RegionCache(tmp_path / "cache")

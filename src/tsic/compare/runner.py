@@ -17,6 +17,7 @@ from tsic.config_file import RUN, differences, read_config, save_config
 from tsic.data.readers import open_dataset
 from tsic.errors import ConfigError
 from tsic.folder import RunFolder
+from tsic.machine import usable_cores
 from tsic.run import FREE_KEYS
 
 _POLL_SECONDS = 0.5
@@ -182,7 +183,7 @@ def _start(job: Job, number: int, runs: Path, places: Places) -> subprocess.Pope
         environment["CUDA_VISIBLE_DEVICES"] = places.devices[number % len(places.devices)]
     if places.processes > 1:
         # Runs side by side must not fight for the same cores.
-        threads = max(1, (os.cpu_count() or 1) // places.processes)
+        threads = max(1, usable_cores() // places.processes)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     words = ["train", "--config", config, "--out", runs, "--name", job.name, "--resume", "auto"]
     with _log(job, runs).open("ab") as log:

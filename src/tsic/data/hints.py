@@ -1,6 +1,5 @@
 """What a frozen encoder saw of whole images, stored, and cut to what a crop shows."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.data.transforms import View
 from tsic.errors import DataError
 from tsic.files import replacing
+from tsic.machine import usable_cores
 
 STRIDE = 16
 """Pixels of a crop per cell of its hints; an encoder's of its own image are as many."""
@@ -38,7 +38,7 @@ class StoredHints:
 
     def __init__(self, folder: Path, dataset: SegmentationDataset) -> None:
         self.names = [sample.name for sample in dataset.samples]
-        digests = on_threads(dataset.store.verify, dataset.samples, os.cpu_count() or 1, None)
+        digests = on_threads(dataset.store.verify, dataset.samples, usable_cores(), None)
         self.files = [folder / f"{image.digest.hex()}.npy" for image in digests]
 
     def has(self, index: int) -> bool:

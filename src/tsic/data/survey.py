@@ -1,7 +1,6 @@
 """Everything worth knowing about a dataset before a training: counts, faults, surprises."""
 
 import json
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.survey_table import class_table, listing
 from tsic.files import write_text
+from tsic.machine import usable_cores
 from tsic.progress import OnProgress
 
 
@@ -114,7 +114,6 @@ def survey(
     trained_on: Collection[str],
     scored_on: Collection[str] = (),
     notes: Sequence[Finding] = (),
-    workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Survey:
     """Look at every image and mask of some splits.
@@ -124,7 +123,6 @@ def survey(
         trained_on: Names of the splits that must hold every class.
         scored_on: Names of those that must hold any.
         notes: What is known already.
-        workers: Threads; by default one per core.
         on_progress: Called with (pairs done, pairs in all) after each pair.
 
     Returns:
@@ -132,7 +130,7 @@ def survey(
         classes; then images that stand in two splits.
     """
     jobs = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
-    seen = on_threads(lambda job: _look(*job), jobs, workers or os.cpu_count() or 1, on_progress)
+    seen = on_threads(lambda job: _look(*job), jobs, usable_cores(), on_progress)
     counts, problems, known = {}, [], list(notes)
     copies = _Copies()
     for dataset in datasets:

@@ -1,7 +1,6 @@
 """Proposed regions of image files, found once and kept."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -14,6 +13,7 @@ from PIL import Image
 from tsic.data.images import read_image, read_mask
 from tsic.errors import DataError
 from tsic.files import replacing
+from tsic.machine import usable_cores
 from tsic.pretrain.proposals import PROPOSALS_VERSION, Pixels, Regions, propose_regions
 from tsic.progress import OnProgress
 
@@ -92,7 +92,7 @@ def propose_all(
     missing = [path for cached, path in distinct.items() if not cached.exists()]
     if not missing:
         return
-    workers = min(os.cpu_count() or 1, len(missing))
+    workers = min(usable_cores(), len(missing))
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         known = len(distinct) - len(missing)

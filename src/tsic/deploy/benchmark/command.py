@@ -70,9 +70,9 @@ def benchmark_command(words: Sequence[str]) -> int:
     for file in (options.json, options.markdown):
         if file:
             make_room(file)
-    from tsic.deploy.benchmark.machine import usable_cores
     from tsic.deploy.benchmark.plan import Plan, run_plan
     from tsic.files import write_text
+    from tsic.machine import usable_cores
 
     plan = Plan(
         model=options.model,

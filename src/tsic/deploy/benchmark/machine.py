@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tsic.errors import ConfigError
+from tsic.machine import total_mib, usable_cores
 
 MATRIX_SIDE = 1024
 """Rows and columns of the matrices whose product is timed."""
@@ -30,12 +31,12 @@ def describe_machine() -> dict[str, Any]:
         this process may use), ``memory_gib``, ``system``, ``python`` and ``load`` (mean number of
         busy processes in the last minute; ``None`` where the system does not tell).
     """
-    facts = _cpu_facts()
+    facts, memory_mib = _cpu_facts(), total_mib()
     return {
         "cpu": facts.get("model name") or platform.processor() or platform.machine(),
         "flags": cpu_flags(),
         "cores": usable_cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": None if memory_mib is None else round(memory_mib / 2**10, 1),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -51,13 +52,6 @@ def package_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_flags() -> list[str]:
@@ -133,11 +127,3 @@ def _cpu_facts() -> dict[str, str]:
         return {}
     lines = (line.partition(":") for line in file.read_text().split("\n\n")[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in lines}
-
-
-def _memory_gib() -> float | None:
-    """Memory of the machine."""
-    names = getattr(os, "sysconf_names", {})
-    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(names):
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tsic.deploy.benchmark.machine import matrix_product
 from tsic.errors import ConfigError, TsicError
 from tsic.grid import Size
-from tsic.memory import peak_resident_mib, status_mib
+from tsic.machine import peak_resident_mib, status_mib
 
 Run = Callable[[], object]
 
