@@ -14,7 +14,7 @@ from tsic import batch_size
 from tsic.batch_size import largest_batch
 from tsic.cli import main
 from tsic.config_file import load_config
-from tsic.dry_run import _duration, rehearse
+from tsic.dry_run import _duration, _seconds, rehearse
 from tsic.errors import ConfigError, ShapeError
 from tsic.training import CycleModule
 
@@ -49,6 +49,15 @@ def test_the_student_alone_has_one_part(config_file: Path) -> None:
     found = rehearse(load_config(config_file, ["--teacher.name", "none"]), steps=1)
     assert [part.name for part in found.parts] == ["student"]
     assert found.alone_seconds == found.step_seconds
+
+
+def test_work_of_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 3 seconds of what lies before, and 3 of what is timed."""
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: clock.append(clock.pop() + 3))
+    assert _seconds(lambda: None) == 3
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 6, 40])
