@@ -261,6 +261,8 @@ def test_images_are_spread_over_a_folder_and_a_split(tmp_path: Path, folder_data
         place.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6), (i, 0, 0)).save(place / f"{i}.png")
     (tmp_path / "photos" / "notes.txt").write_text("no image")
+    (tmp_path / "photos" / ".thumbs").mkdir()
+    (tmp_path / "photos" / ".thumbs" / "0.png").write_bytes(b"")
     found = images_in(tmp_path / "photos", 5)
     assert [int(image[0, 0, 0]) for image, _ in found] == [0, 4, 8, 3, 7]
     assert all(label is None for _, label in found)

@@ -1,6 +1,8 @@
 """What the words of `tsic predict` name, and what results are called."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,3 +117,14 @@ def test_links_are_followed_but_not_in_circles(photos: Path) -> None:
     (photos / "photos/x/other").symlink_to(photos / "photos/y")
     assert [name for name in names("photos/x") if "loop" in name] == []
     assert "other/c.jpg" in names("photos/x")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scandir(path: str | Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ConfigError, match="folder cannot be listed: Permission denied"):
+        find_inputs([str(photos)], photos.parent / "out")

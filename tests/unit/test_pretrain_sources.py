@@ -58,9 +58,10 @@ def test_find_images_looks_into_subfolders_and_refuses_what_holds_none(tmp_path:
         find_images(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="holds 0 images"):
         find_images(tmp_path)
-    for name in ("b.png", "sub/a.JPG", "notes.txt"):
+    for name in ("b.png", "sub/a.JPG", "notes.txt", "._b.png", ".thumbs/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
     assert [path.name for path in find_images(tmp_path)] == ["b.png", "a.JPG"]
 
 

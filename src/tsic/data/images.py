@@ -1,9 +1,10 @@
 """Decode one image or mask file, or say in one line what is wrong with it."""
 
 import io
+import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from tsic.data.classes import MAX_FILE_VALUE, Colour
-from tsic.errors import DataError
+from tsic.errors import DataError, TsicError
 
 Image.MAX_IMAGE_PIXELS = None  # the user's own files are large, not bombs
 
@@ -42,6 +43,54 @@ class Verified(NamedTuple):
 
     size: tuple[int, int]
     digest: bytes
+
+
+def image_names(
+    folder: Path,
+    endings: Collection[str] = SUFFIXES,
+    *,
+    left_out: Collection[str] = (),
+    error: type[TsicError] = DataError,
+) -> list[str]:
+    """Find the image files of a folder and of all folders in it, links followed.
+
+    Hidden files and folders are skipped. A folder that a link puts into itself is not entered
+    again.
+
+    Args:
+        folder: Where to look; one that is missing holds none.
+        endings: What their names end in, in lower case.
+        left_out: Real paths of folders that are not entered.
+        error: What to raise.
+
+    Returns:
+        Their paths in the folder, in no order.
+
+    Raises:
+        TsicError: If a folder cannot be listed.
+    """
+
+    def fail(cause: OSError) -> None:
+        raise error(f"{cause.filename}: folder cannot be listed: {cause.strerror}") from cause
+
+    if not folder.is_dir():
+        return []
+    files: list[str] = []
+    for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        path = Path(os.path.abspath(here))  # noqa: PTH100 - Path.absolute leaves `..` in
+        known = {os.path.realpath(parent) for parent in (path, *path.parents)}.union(left_out)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.realpath(path / name) not in known
+        ]
+        inner = Path(here).relative_to(folder).as_posix()
+        files += [
+            name if inner == "." else f"{inner}/{name}"
+            for name in names
+            if not name.startswith(".") and name.lower().endswith(tuple(endings))
+        ]
+    return files
 
 
 def read_image(path: Path, rows: int | None = None) -> Tensor:

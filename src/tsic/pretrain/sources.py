@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tsic.data.colours import distort_colours, draw_colours
 from tsic.data.dataset import SegmentationDataset
-from tsic.data.images import SUFFIXES, read_image
+from tsic.data.images import SUFFIXES, image_names, read_image
 from tsic.data.scenes import draw_scene
 from tsic.data.transforms import seeded
 from tsic.errors import ConfigError
@@ -96,11 +96,11 @@ def find_images(folder: Path) -> list[Path]:
     """All images below a folder, in order.
 
     Raises:
-        ConfigError: If it does not exist or holds none.
+        ConfigError: If it does not exist, cannot be listed or holds less than two.
     """
     if not folder.is_dir():
         raise ConfigError(f"source.images '{folder}' is not a folder; give one with images")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(folder / name for name in image_names(folder, error=ConfigError))
     if len(paths) < 2:
         raise ConfigError(
             f"source.images '{folder}' holds {len(paths)} images; at least 2 are needed, one to "

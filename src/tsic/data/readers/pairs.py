@@ -5,7 +5,7 @@ import unicodedata
 from pathlib import Path, PurePath, PurePosixPath
 
 from tsic.data.dataset import Problem, Sample
-from tsic.data.images import SUFFIXES
+from tsic.data.images import SUFFIXES, image_names
 from tsic.errors import DataError
 from tsic.files import read_text
 
@@ -66,11 +66,8 @@ def pair_files(
 def files_by_stem(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
     """Find the image files of a folder and of all folders in it.
 
-    Hidden files and folders are skipped. A folder that a link puts into itself is not entered
-    again.
-
     Args:
-        folder: Where to look; it may be missing.
+        folder: Where to look, as `image_names` does; it may be missing.
 
     Returns:
         Files by `stem_of`, of two with one stem the first by name; and a problem for each other.
@@ -80,7 +77,7 @@ def files_by_stem(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
     """
     files: dict[str, Path] = {}
     problems = []
-    for relative in sorted(_walk(folder)):
+    for relative in sorted(image_names(folder)):
         stem, file = stem_of(relative), folder / relative
         if stem in files:
             other = files[stem].name
@@ -98,32 +95,6 @@ def stem_of(path: str | PurePath) -> str:
     relative = path if isinstance(path, str) else path.as_posix()
     stem, ending = os.path.splitext(relative)  # noqa: PTH122 - a Path a file takes seconds
     return unicodedata.normalize("NFC", stem if ending.lower() in SUFFIXES else relative)
-
-
-def _walk(folder: Path) -> list[str]:
-    """Image files at any depth by their paths in the folder, in no order."""
-
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: folder cannot be listed: {error.strerror}") from error
-
-    if not folder.is_dir():
-        return []
-    files: list[str] = []
-    for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        path = Path(os.path.abspath(here))  # noqa: PTH100 - Path.absolute leaves `..` in
-        parents = {os.path.realpath(parent) for parent in (path, *path.parents)}
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(path / name) not in parents
-        ]
-        inner = Path(here).relative_to(folder).as_posix()
-        files += [
-            name if inner == "." else f"{inner}/{name}"
-            for name in names
-            if not name.startswith(".") and name.lower().endswith(tuple(SUFFIXES))
-        ]
-    return files
 
 
 def listed_pairs(root: Path, list_file: Path) -> Pairs:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsic.checkpoint import TrainedStudent
 from tsic.data.dataset import SegmentationDataset
-from tsic.data.images import SUFFIXES, read_image
+from tsic.data.images import image_names, read_image
 from tsic.data.scenes import draw_scene
 from tsic.deploy.export.exported import ExportedModel
 from tsic.errors import DataError
@@ -49,13 +49,9 @@ def images_in(folder: Path, most: int) -> Images:
         most: How many are used, evenly spread over all.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is none, or a folder cannot be listed.
     """
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    files = sorted(folder / name for name in image_names(folder))
     if not files:
         raise DataError(f"'{folder}' holds no image; name a folder with images")
     chosen = _spread(len(files), most)

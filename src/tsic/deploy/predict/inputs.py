@@ -2,17 +2,19 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsic.data.images import SUFFIXES
+from tsic.data.images import SUFFIXES, image_names
 from tsic.errors import ConfigError
 
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 )
 """File name endings, in lower case, that count as videos."""
+
+_OURS = SUFFIXES | VIDEO_SUFFIXES
 
 STDIN = "-"
 """The word for a list of paths on standard input."""
@@ -128,7 +130,7 @@ def _below(folder: Path, out: Path) -> list[Based]:
     """Images and videos in a folder at any depth."""
     if os.path.realpath(folder) == os.path.realpath(out):
         raise ConfigError(f"'{folder}' is both an input and --out; write to another folder")
-    files = sorted(_walk(folder, os.path.realpath(out)))
+    files = _walk(folder, os.path.realpath(out))
     if not files:
         raise ConfigError(f"'{folder}' holds no image and no video; {_endings()}")
     return [(file, folder) for file in files]
@@ -143,7 +145,7 @@ def _matches(pattern: str, out: Path) -> list[Based]:
     found: dict[Path, None] = {}
     for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207 - skips hidden
         if match.is_dir():
-            found.update(dict.fromkeys(sorted(_walk(match, results))))
+            found.update(dict.fromkeys(_walk(match, results)))
         elif _has_our_ending(match.name) and not _holds(results, match, fixed):
             found[match] = None
     if not found:
@@ -157,30 +159,15 @@ def _holds(results: str, match: Path, fixed: Path) -> bool:
     return inside and not Path(os.path.realpath(fixed)).is_relative_to(results)
 
 
-def _walk(folder: Path, results: str) -> Iterator[Path]:
-    """Images and videos at any depth, links followed; neither hidden ones nor results."""
-
-    def fail(error: OSError) -> None:
-        raise ConfigError(f"'{error.filename}' cannot be listed: {error.strerror}") from error
-
-    for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        at = _absolute(Path(here))
-        left_out = {os.path.realpath(parent) for parent in (at, *at.parents)} | {results}
-        folders[:] = [
-            name
-            for name in _visible(folders)
-            if os.path.realpath(at / name) not in left_out  # a link to its parent never ends
-        ]
-        yield from (Path(here) / name for name in _visible(names) if _has_our_ending(name))
-
-
-def _visible(names: Iterable[str]) -> Iterator[str]:
-    return (name for name in names if not name.startswith("."))
+def _walk(folder: Path, results: str) -> list[Path]:
+    """Images and videos at any depth, in order, but for results."""
+    names = image_names(folder, _OURS, left_out=[results], error=ConfigError)
+    return sorted(folder / name for name in names)
 
 
 def _has_our_ending(name: str) -> bool:
-    return name.lower().endswith((*SUFFIXES, *VIDEO_SUFFIXES))
+    return name.lower().endswith(tuple(_OURS))
 
 
 def _endings() -> str:
-    return f"their names end in {', '.join(sorted(SUFFIXES | VIDEO_SUFFIXES))}"
+    return f"their names end in {', '.join(sorted(_OURS))}"
