@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsic.compact import Compact
+from tsic.data.classes import MAX_CLASSES
 from tsic.errors import ConfigError, ShapeError, nearest
 from tsic.grid import fit_to_image
 from tsic.networks import Network
@@ -211,7 +212,7 @@ def build_student(
         name: ``compact``; an architecture of segmentation_models_pytorch in lower case, such as
             ``deeplabv3``; a Hugging Face id (``org/name``) or local folder; or the import path
             of your own class (``package.module:Class``).
-        num_classes: Classes ``K``, 2 to 255.
+        num_classes: Classes ``K``, 2 to 254.
         encoder: Encoder of a segmentation_models_pytorch architecture: the library's own or any
             timm network. The other students ignore it.
         weights: ``imagenet`` fetches the encoder's ImageNet weights, or for a Hugging Face
@@ -233,8 +234,8 @@ def build_student(
         >>> student(torch.zeros(2, 3, 90, 120)).logits.shape
         torch.Size([2, 11, 23, 30])
     """
-    if not 2 <= num_classes <= 255:
-        raise ConfigError(f"student.num_classes must be 2 to 255, got {num_classes}")
+    if not 2 <= num_classes <= MAX_CLASSES:
+        raise ConfigError(f"student.num_classes must be 2 to {MAX_CLASSES}, got {num_classes}")
     if weights not in get_args(Weights):
         raise ConfigError(f"student.weights is wrong; {nearest(weights, get_args(Weights))}")
     spec = StudentSpec(

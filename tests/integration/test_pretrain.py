@@ -185,7 +185,7 @@ def test_a_run_that_has_not_finished_does_not_teach(tmp_path: Path) -> None:
         load_foundation(str(tmp_path / "cut"))
 
 
-def test_labelled_regions_are_a_source(tmp_path: Path) -> None:
+def test_labelled_regions_are_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("images", "masks"):
         (tmp_path / "data" / "train" / split).mkdir(parents=True)
     for i in range(3):
@@ -196,6 +196,10 @@ def test_labelled_regions_are_a_source(tmp_path: Path) -> None:
     source = {"leaves": 0, "streets": 0, "name": "folder", "root": str(tmp_path / "data")}
     assert run(tmp_path, "--name", "labelled", steps=2, source=source) == 0
     assert "labelled/answer_iou" in (tmp_path / "labelled" / "metrics.csv").read_text()
+    for path in (tmp_path / "data" / "train").glob("*/[12].png"):
+        path.unlink()
+    assert run(tmp_path, "--name", "single", steps=2, source=source) == 2
+    assert "holds 1 image; at least 2 are needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

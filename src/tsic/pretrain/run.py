@@ -125,6 +125,11 @@ def _sources(
         val["images"] = UnlabelledImages([paths[i] for i in held], cache, config.scale)
     if source.name != "none":
         dataset = open_dataset(source.name, source.root, source.split, source.classes)
+        if len(dataset) < 2:
+            raise ConfigError(
+                f"split '{source.split}' of source.root '{source.root}' holds {len(dataset)} "
+                "image; at least 2 are needed, one to train on and one held out"
+            )
         held, kept = _held_out(len(dataset), config.val_images)
         train.append((LabelledImages(dataset, kept, config.scale), source.labelled_share))
         val["labelled"] = LabelledImages(dataset, held, config.scale)
