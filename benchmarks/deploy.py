@@ -9,7 +9,6 @@ it exporting, quantising and compiling. `--students` and `--engines` choose less
 """
 
 import argparse
-import json
 import shlex
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from tsic.data.classes import ClassTable
 from tsic.deploy.benchmark.plan import Plan, run_plan
 from tsic.deploy.benchmark.report import BenchmarkReport
 from tsic.errors import TsicError
-from tsic.files import write_text
+from tsic.files import write_json, write_text
 from tsic.machine import usable_cores
 from tsic.progress import OnProgress
 from tsic.student import build_student
@@ -110,7 +109,7 @@ def main() -> None:
             found[name] = report.to_dict()
             text += f"\n{report.to_markdown()}"
         # Written after each, so that an interrupted run leaves what it has.
-        write_text(stem.with_suffix(".json"), json.dumps(found, indent=1))
+        write_json(stem.with_suffix(".json"), found)
         write_text(stem.with_suffix(".md"), text)
     print(text)
 

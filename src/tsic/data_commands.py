@@ -11,6 +11,7 @@ from tsic.command_line import Parser, make_room
 from tsic.config import DataConfig
 from tsic.config_file import load_config
 from tsic.errors import ConfigError, EmptySplitError, SplitError, nearest
+from tsic.files import write_json
 from tsic.progress import progress
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def check_command(words: Sequence[str]) -> int:
         )
     sys.stdout.write(f"{found.to_text(options.max_listed)}\n")
     if options.json:
-        found.write_json(options.json)
+        write_json(options.json, found.to_dict())
     return 1 if found.problems else 0
 
 

@@ -1,6 +1,5 @@
 """The cycle on drawn street scenes: a student alone, the same student in the cycle, compared."""
 
-import json
 import math
 import shutil
 import time
@@ -17,7 +16,7 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.data.scenes import SCENE_CLASSES, write_scenes
 from tsic.device import resolve_precision
-from tsic.files import write_text
+from tsic.files import write_json
 from tsic.options import Objective
 from tsic.pictures import panel, save_png
 from tsic.report import write_report
@@ -101,7 +100,7 @@ def run_demo(out: Path, *, steps: int, scenes: int, seed: int) -> str:
     }
     seconds = time.monotonic() - start
     metrics = {**scores, "steps": steps, "seed": seed, "seconds": seconds}
-    write_text(out / "metrics.json", json.dumps(metrics, indent=1))
+    write_json(out / "metrics.json", metrics)
     pictures = _draw_panel(out, open_dataset("folder", data, "val"))
     _write_report(out, results, scores, pictures, seconds)
     gain = scores["cycle_student_miou"] - scores["student_alone_miou"]

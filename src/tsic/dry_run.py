@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tsic.config import RunConfig
 from tsic.cost import peak_mib
 from tsic.embed import embed, stored_hints
+from tsic.markdown import to_markdown
 from tsic.pace import open_split, pace, settled, untrained
-from tsic.scores import to_markdown
 from tsic.teacher import Teacher
 from tsic.training import CycleModule
 

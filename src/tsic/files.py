@@ -1,8 +1,10 @@
 """Files that are written whole or not at all, and what of their names others may read."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from tsic.errors import DataError
@@ -62,6 +64,11 @@ def read_text(path: Path, what: str = "file") -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise DataError(f"{path}: {what} cannot be read: {reason}") from error
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write plain values as JSON, whole or not at all."""
+    write_text(path, json.dumps(values, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:

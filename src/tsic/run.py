@@ -1,6 +1,5 @@
 """One run from configuration to a folder with the trained student."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tsic.data.transforms import TrainTransform
 from tsic.embed import embed_missing, stored_hints
 from tsic.errors import ConfigError
 from tsic.evaluation import Report, evaluate
-from tsic.files import public_name, write_text
+from tsic.files import public_name, write_json
 from tsic.folder import RunFolder
 from tsic.loop import begun, fit, is_main, make_trainer, refuse_other_run, resolve
 from tsic.losses import balanced_class_weights
@@ -181,7 +180,7 @@ def _finish(
         "embedding_seconds": cost.embedding_seconds,
         "peak_memory_mib": cost.memory_mib,
     }
-    write_text(files.evaluation, json.dumps(written, indent=1))
+    write_json(files.evaluation, written)
     facts: dict[str, Any] = {
         "resize": list(config.data.resize) if config.data.resize else None,
         "training": {

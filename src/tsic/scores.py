@@ -1,16 +1,14 @@
 """Scores of a whole split: computed from counts of pixels, and written as JSON or Markdown."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from tsic.deploy.inference import WHOLE, View
-from tsic.files import write_text
+from tsic.markdown import to_markdown as to_markdown
 from tsic.metrics import class_accuracy, class_iou, mean_accuracy, mean_iou, pixel_accuracy
 
 ByName = dict[str, float | None]
@@ -138,10 +136,6 @@ class Report:
         rows.append(["pixel accuracy", "", _percent(self.pixel_accuracy)] + [""] * len(columns))
         return to_markdown([row[: len(columns) + 1] for row in rows])
 
-    def write_json(self, path: Path) -> None:
-        """Write ``to_dict`` to a file."""
-        write_text(path, json.dumps(self.to_dict(), indent=1))
-
 
 def _by_name(names: Sequence[str], shares: Tensor) -> ByName:
     """Shares ``(K,)`` in percent; ``None`` for NaN."""
@@ -154,14 +148,3 @@ def _by_name(names: Sequence[str], shares: Tensor) -> ByName:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def to_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its head; numbers stand at the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append(f"| {' | '.join([row[0].ljust(widths[0]), *numbers])} |")
-    rule = "|".join(f"{'-' * (width + 1)}:" for width in widths[1:])
-    return "\n".join([lines[0], f"|{'-' * (widths[0] + 2)}|{rule}|", *lines[1:]])

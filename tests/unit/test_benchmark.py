@@ -24,6 +24,7 @@ from tsic.deploy.benchmark.worker import (
     timed_runs,
 )
 from tsic.errors import ConfigError
+from tsic.files import write_json
 
 
 def task(engine: str, precision: str = "fp32") -> Task:
@@ -180,7 +181,7 @@ def report() -> BenchmarkReport:
 
 class TestReport:
     def test_rows(self, report: BenchmarkReport, tmp_path: Path) -> None:
-        report.write_json(tmp_path / "b.json")
+        write_json(tmp_path / "b.json", report.to_dict())
         written = json.loads((tmp_path / "b.json").read_text())
         assert written["command"] == "tsic benchmark x"
         eager, exact, int8 = written["rows"]

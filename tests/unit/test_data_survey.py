@@ -12,6 +12,7 @@ from PIL import Image
 from tsic.data.packed import pack_split
 from tsic.data.readers import open_dataset
 from tsic.data.survey import Finding, Survey, survey
+from tsic.files import write_json
 
 # Rows of each mask, 4x6: train has 36 ground, 30 wall, 6 roof and 24 ignored pixels.
 MASKS = {
@@ -234,7 +235,7 @@ def test_json_holds_everything(root: Path, tmp_path: Path) -> None:
     (root / "train/masks/a.png").unlink()
     _grey(root / "val/images/e.png")
     found = look(root)
-    found.write_json(tmp_path / "found.json")
+    write_json(tmp_path / "found.json", found.to_dict())
     written = json.loads((tmp_path / "found.json").read_text())
     assert set(written) == {"images", "classes", "problems", "notes"}
     assert written["images"] == {"train": 3, "val": 2}

@@ -22,6 +22,7 @@ from tsic.deploy.inference import View
 from tsic.deploy.model import Gives
 from tsic.errors import ConfigError, DataError
 from tsic.evaluation import Report, Trimap, evaluate
+from tsic.files import write_json
 from tsic.grid import Size
 from tsic.student import build_student
 
@@ -220,7 +221,7 @@ def test_report_to_dict_holds_percent_by_name_and_null_for_absent_classes(tmp_pa
         "view": {"crop": None, "stride": None, "flip": False, "scales": [1.0]},
     }
     assert REPORT.to_dict() == expected
-    REPORT.write_json(tmp_path / "evaluation.json")
+    write_json(tmp_path / "evaluation.json", REPORT.to_dict())
     assert json.loads((tmp_path / "evaluation.json").read_text()) == expected
     asked_for = {
         "boundary_iou": pytest.approx(62.5),

@@ -21,7 +21,7 @@ from typing_extensions import override
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.images import Verified
 from tsic.errors import CheckpointError, DataError
-from tsic.files import replacing, write_text
+from tsic.files import replacing, write_json
 from tsic.progress import OnProgress
 
 FORMAT = 1
@@ -95,7 +95,7 @@ class Pack:
         """Write ``SPLIT.json``, whole or not at all."""
         held = {"format": FORMAT, "source": self.source, "classes": self.classes}
         entries = [asdict(entry) for entry in self.entries]
-        write_text(path, json.dumps({**held, "entries": entries}, indent=1))
+        write_json(path, {**held, "entries": entries})
 
     def cut_short(self, folder: Path, split: str) -> Path | None:
         """The first of the two files that is missing or not as long as the pairs ask for."""

@@ -1,9 +1,7 @@
 """Everything worth knowing about a dataset before a training: counts, faults, surprises."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,6 @@ from tsic.data.check import MAX_LISTED, check_sample, on_threads, one_class, unl
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.survey_table import class_table, listing
-from tsic.files import write_text
 from tsic.machine import usable_cores
 from tsic.progress import OnProgress
 
@@ -82,10 +79,6 @@ class Survey:
             "problems": [_plain(finding) for finding in self.problems],
             "notes": [_plain(finding) for finding in self.notes],
         }
-
-    def write_json(self, path: Path) -> None:
-        """Write ``to_dict`` to a file."""
-        write_text(path, json.dumps(self.to_dict(), indent=1))
 
     def to_text(self, max_listed: int = MAX_LISTED) -> str:
         """A table of classes, the findings by kind, and whether a training would be hurt.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from tsic.data.dataset import Problem
+from tsic.markdown import to_markdown
 
 Counts = Mapping[str, tuple[int, Sequence[float], Sequence[int]]]
 """By split: its images, and of each class the percent of pixels and the images that show it."""
@@ -22,10 +23,7 @@ def class_table(class_names: Sequence[str], counts: Counts) -> str:
     for split, (images, shares, images_with) in counts.items():
         columns.append([f"{split} px %", *map(_percent, shares), ""])
         columns.append([f"{split} images", *map(str, images_with), str(images)])
-    widths = [max(map(len, column)) for column in columns]
-    rows = [_row(cells, widths) for cells in zip(*columns, strict=True)]
-    rule = [f"{'-' * (width + 1)}:" for width in widths[1:]]
-    return "\n".join([rows[0], "|".join(["", "-" * (widths[0] + 2), *rule, ""]), *rows[1:]])
+    return to_markdown(list(zip(*columns, strict=True)))
 
 
 def listing(heading: str, problems: Sequence[Problem], max_listed: int) -> list[str]:
@@ -48,13 +46,6 @@ def listing(heading: str, problems: Sequence[Problem], max_listed: int) -> list[
             lines.append(f"  and {len(of_kind) - max_listed} more")
         paragraphs.append("\n".join(lines))
     return paragraphs
-
-
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """One row: the first cell to the left, numbers to the right."""
-    first, *numbers = zip(cells, widths, strict=True)
-    padded = [f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in numbers)]
-    return f"| {' | '.join(padded)} |"
 
 
 def _percent(share: float) -> str:

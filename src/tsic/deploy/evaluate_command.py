@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tsic.command_line import Parser, add_allow_code, make_room
 from tsic.config_file import load_config
 from tsic.errors import ConfigError
-from tsic.files import write_text
+from tsic.files import write_json, write_text
 from tsic.progress import progress
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def evaluate_command(words: Sequence[str]) -> int:
         )
     sys.stdout.write(f"{report.to_table()}\n")
     if options.json:
-        report.write_json(options.json)
+        write_json(options.json, report.to_dict())
     if options.markdown:
         write_text(options.markdown, f"{report.to_table()}\n")
     return 0

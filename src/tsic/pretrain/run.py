@@ -1,6 +1,5 @@
 """One pretraining from configuration to a folder that `teacher.name` takes."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from tsic.callbacks import read_metrics
 from tsic.data.readers import open_dataset
 from tsic.errors import CheckpointError, ConfigError
-from tsic.files import write_text
+from tsic.files import write_json
 from tsic.folder import TrainingFolder
 from tsic.loop import begun, fit, make_trainer, refuse_other_run, resolve
 from tsic.pretrain.config import PRETRAIN, PretrainConfig
@@ -170,7 +169,7 @@ def _finish(
     step = held["global_step"]
     logged = {name: value for at, name, value in read_metrics(files.metrics) if at == step}
     scores = {name: logged[f"val/{name}"] for name in SCORES}
-    write_text(files.evaluation, json.dumps({"step": step, **scores}, indent=1))
+    write_json(files.evaluation, {"step": step, **scores})
     seconds = time.monotonic() - start
     write_report(
         files.report,

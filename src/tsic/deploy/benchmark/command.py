@@ -71,7 +71,7 @@ def benchmark_command(words: Sequence[str]) -> int:
         if file:
             make_room(file)
     from tsic.deploy.benchmark.plan import Plan, run_plan
-    from tsic.files import write_text
+    from tsic.files import write_json, write_text
     from tsic.machine import usable_cores
 
     plan = Plan(
@@ -91,7 +91,7 @@ def benchmark_command(words: Sequence[str]) -> int:
     report = run_plan(plan)
     sys.stdout.write(report.to_markdown())
     if options.json:
-        report.write_json(options.json)
+        write_json(options.json, report.to_dict())
     if options.markdown:
         write_text(options.markdown, report.to_markdown())
     return 0

@@ -1,14 +1,12 @@
 """What a benchmark found: rows for a program, tables for a reader."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tsic.deploy.benchmark.turns import Measured, products_per_second
 from tsic.deploy.benchmark.worker import MATRIX_PRODUCT, Failure, Task
-from tsic.files import write_text
+from tsic.markdown import to_markdown
 
 Row = dict[str, Any]
 
@@ -95,10 +93,6 @@ class BenchmarkReport:
             "failures": self.failures,
         }
 
-    def write_json(self, path: Path) -> None:
-        """Write `to_dict` as JSON."""
-        write_text(path, json.dumps(self.to_dict(), indent=1))
-
     def to_markdown(self) -> str:
         """The machine, a table per size, threads and batch, and what is physically left."""
         parts = [f"## {self._title()}", self._about()]
@@ -107,7 +101,8 @@ class BenchmarkReport:
             rows = [row for row in self.rows if _key(row) == key]
             parts.append(f"### {_heading(setting)}")
             if rows:
-                parts += [_table(rows), " ".join([*_ratios(rows), *self._left(rows)])]
+                parts.append(to_markdown([_HEADINGS, *map(_cells, rows)], texts=2))
+                parts.append(" ".join([*_ratios(rows), *self._left(rows)]))
             failures = [row for row in self.failures if _key(row) == key]
             parts.append("\n".join(_failure_line(row) for row in failures))
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -186,24 +181,6 @@ def _heading(row: Row) -> str:
     height, width = row["size"]
     threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
     return f"{height}x{width}, {threads}, batch {row['batch']}"
-
-
-def _table(rows: Sequence[Row]) -> str:
-    """A Markdown table whose columns line up."""
-    cells = [_HEADINGS, *(_cells(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_HEADINGS))]
-    lines = [
-        "| " + " | ".join(_aligned(text, i, widths[i]) for i, text in enumerate(row)) + " |"
-        for row in cells
-    ]
-    rule = [
-        "-" * (width + 2) if i < 2 else "-" * (width + 1) + ":" for i, width in enumerate(widths)
-    ]
-    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
-
-
-def _aligned(text: str, column: int, width: int) -> str:
-    return text.ljust(width) if column < 2 else text.rjust(width)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

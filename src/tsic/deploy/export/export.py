@@ -1,6 +1,5 @@
 """Write a student for other engines, each file proven before it is kept."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.export.proof import Agreement, CalibrationBatches, Images, compare
 from tsic.deploy.export.writers import SUFFIXES, Format, capture, first_line, stamp, write
 from tsic.errors import ConfigError, DataError, nearest
-from tsic.files import write_text
+from tsic.files import write_json
 from tsic.progress import OnProgress
 
 INT8_FORMATS = frozenset({"onnx", "openvino"})
@@ -209,5 +208,5 @@ def _keep(made: Exported, folder: Path) -> Exported:
     facts.unlink(missing_ok=True)  # it would speak of another file in between
     for file in parts_of(made.path):
         file.replace(folder / file.name)
-    write_text(facts, json.dumps(made.facts, indent=1))
+    write_json(facts, made.facts)
     return replace(made, path=folder / made.path.name)
