@@ -1,7 +1,6 @@
 """From a configuration, or a run's folder, to student, teacher and losses."""
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tsic.checkpoint import load_student
-from tsic.config import RunConfig, StudentConfig, TeacherConfig
+from tsic.config import RunConfig, TeacherConfig
 from tsic.config_file import load_config
 from tsic.cycle import Cycle
 from tsic.data.classes import ClassTable
@@ -17,6 +16,7 @@ from tsic.data.readers import open_dataset
 from tsic.distilled import Distilled, Offline, Peer
 from tsic.errors import CheckpointError, ConfigError
 from tsic.folder import RunFolder
+from tsic.keep import read_checkpoint
 from tsic.options import Role
 from tsic.rivals import Sizes, rival_class
 from tsic.student import Student, build_student
@@ -39,7 +39,7 @@ def build_module(
             needs them.
     """
     torch.manual_seed(config.seed)
-    student = build_configured_student(config.student, classes.num_classes)
+    student = build_student(**vars(config.student), num_classes=classes.num_classes)
     torch.manual_seed(config.seed)
     warmup_steps, ramp = 0, 0.0
     if config.distill.method == "none":
@@ -66,19 +66,6 @@ def build_module(
     )
 
 
-def build_configured_student(config: StudentConfig, num_classes: int) -> Student:
-    """Build the student that a configuration names."""
-    return build_student(
-        config.name,
-        num_classes=num_classes,
-        encoder=config.encoder,
-        weights=config.weights,
-        output_stride=config.output_stride,
-        auxiliary=config.auxiliary,
-        options=config.options,
-    )
-
-
 def _build_distilled(
     config: RunConfig, student: Student, classes: ClassTable, class_weights: Tensor | None
 ) -> Distilled:
@@ -88,7 +75,7 @@ def _build_distilled(
     teacher: Offline | Peer
     if kind.teacher == "peer":
         torch.manual_seed(config.seed + 1)
-        teacher = Peer(build_configured_student(config.student, classes.num_classes))
+        teacher = Peer(build_student(**vars(config.student), num_classes=classes.num_classes))
     else:
         assert distill.teacher is not None
         teacher = load_offline(distill.teacher, distill.role, classes)
@@ -219,12 +206,9 @@ def load_weights(module: CycleModule, path: Path) -> None:
     Raises:
         CheckpointError: If the file cannot be read, or holds other weights than the module trains.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"'{path}' is damaged ({error}); delete it, so that the run's other checkpoint is taken"
-        ) from error
+    _, state = read_checkpoint(
+        path, "cpu", "delete it, so that the run's other checkpoint is taken"
+    )
     strangers = sorted(state.keys() ^ (module.state_dict().keys() - module.frozen_names()))
     if strangers:
         raise CheckpointError(

@@ -3,6 +3,7 @@
 import glob
 import io
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,38 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 from typing_extensions import override
 
+from tsic.errors import CheckpointError
 from tsic.files import replacing
 from tsic.stopping import StopBetweenSteps
+
+
+def read_checkpoint(
+    path: Path, map_location: str | torch.device, way_out: str
+) -> tuple[int, dict[str, Tensor]]:
+    """Read a checkpoint of a training.
+
+    Args:
+        path: The file.
+        map_location: Where its tensors go, as for ``torch.load``.
+        way_out: What a user does who has a damaged one.
+
+    Returns:
+        The optimiser step at which it was written, and the weights.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    try:
+        held = torch.load(path, map_location=map_location, weights_only=False)
+        return int(held["global_step"]), held["state_dict"]
+    except (
+        *(OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError),
+        pickle.UnpicklingError,
+    ) as error:
+        raise CheckpointError(f"'{path}' is damaged ({error}); {way_out}") from error
 
 
 class WholeCheckpoints(TorchCheckpointIO):

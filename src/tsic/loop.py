@@ -2,13 +2,11 @@
 
 import logging
 import os
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,9 +16,9 @@ from tsic.callbacks import CsvLog, ShowProgress, ValidateLast
 from tsic.config import TrainerConfig
 from tsic.config_file import Schema, differences, read_config, save_config
 from tsic.device import resolve_precision
-from tsic.errors import CheckpointError, ConfigError
+from tsic.errors import ConfigError
 from tsic.folder import TrainingFolder
-from tsic.keep import KeepBest, KeepLast, WholeCheckpoints
+from tsic.keep import KeepBest, KeepLast, WholeCheckpoints, read_checkpoint
 from tsic.stopping import StopBetweenSteps, heed_late_signal, run_trainer
 
 
@@ -148,7 +146,9 @@ def make_trainer(
         resumes: Whether the training goes on from its last checkpoint.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    step = _step_of(files) if resumes else 0
+    step = 0
+    if resumes:
+        step, _ = read_checkpoint(files.last, "meta", "delete it to start this run again")
     loggers = [TensorBoardLogger(files.path, name="", version="tensorboard")]
     val_every = min(options.val_every, max_steps)
     uses_ddp = options.devices > 1
@@ -203,14 +203,3 @@ def fit(
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the other ranks, which Lightning started, have done their part
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-
-
-def _step_of(files: TrainingFolder) -> int:
-    """Optimiser step at which the last checkpoint was written."""
-    try:
-        held = torch.load(files.last, map_location="meta", weights_only=False)
-        return int(held["global_step"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"'{files.last}' is damaged ({error}); delete it to start this run again"
-        ) from error

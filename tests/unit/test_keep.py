@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from tsic.keep import KeepBest, KeepLast, WholeCheckpoints
+from tsic.errors import CheckpointError
+from tsic.keep import KeepBest, KeepLast, WholeCheckpoints, read_checkpoint
 from tsic.stopping import StopBetweenSteps, heed_late_signal, run_trainer
 
 SCORES = {2: 50.0, 4: 60.0, 6: 55.0}
@@ -249,3 +251,16 @@ def test_a_training_goes_on_where_its_folder_was_moved(tmp_path: Path) -> None:
     run(tmp_path / "there")
     assert step_of(tmp_path / "there" / "best.ckpt") == 4
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("held", [None, {"global_step": 3}, {"state_dict": {}}, [1]])
+def test_a_damaged_checkpoint_is_told_with_a_way_out(tmp_path: Path, held: Any) -> None:
+    path = tmp_path / "best.ckpt"
+    with pytest.raises(CheckpointError, match=r"best\.ckpt' is damaged \(.*\); train again"):
+        read_checkpoint(path, "cpu", "train again")
+    if held is None:
+        path.write_bytes(b"not a checkpoint")
+    else:
+        torch.save(held, path)
+    with pytest.raises(CheckpointError, match=r"best\.ckpt' is damaged \(.*\); train again"):
+        read_checkpoint(path, "cpu", "train again")

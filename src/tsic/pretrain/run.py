@@ -4,13 +4,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tsic.callbacks import read_metrics
 from tsic.data.readers import open_dataset
-from tsic.errors import CheckpointError, ConfigError
+from tsic.errors import ConfigError
 from tsic.files import write_json
 from tsic.folder import TrainingFolder
+from tsic.keep import read_checkpoint
 from tsic.loop import begun, fit, make_trainer, refuse_other_run, resolve
 from tsic.pretrain.config import PRETRAIN, PretrainConfig
 from tsic.pretrain.data import PretrainData, PromptedImages
@@ -159,14 +158,10 @@ def _finish(
     config: PretrainConfig, files: TrainingFolder, module: PretrainModule, label: str, start: float
 ) -> PretrainResult:
     """Write the best model, its scores and the report."""
-    try:
-        held = torch.load(files.best, map_location=module.device, weights_only=False)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"'{files.best}' is damaged ({error}); train again") from error
-    module.load_state_dict(held["state_dict"])
+    step, state = read_checkpoint(files.best, module.device, "train again")
+    module.load_state_dict(state)
     save_foundation(module.scored.foundation, files.path)
-    # Lightning counts finished steps in a checkpoint, as the file of metrics does.
-    step = held["global_step"]
+    # Finished steps, which the file of metrics counts, too.
     logged = {name: value for at, name, value in read_metrics(files.metrics) if at == step}
     scores = {name: logged[f"val/{name}"] for name in SCORES}
     write_json(files.evaluation, {"step": step, **scores})
