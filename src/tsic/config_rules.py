@@ -1,6 +1,7 @@
 """What the types of a configuration do not express."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 from tsic.config import RunConfig, TrainerConfig
 from tsic.errors import nearest
@@ -10,17 +11,47 @@ Rules = Sequence[tuple[bool, str]]
 """Whether each rule holds, and what to say where it does not."""
 
 
-def loop_rules(
-    trainer: TrainerConfig, max_steps: int, batch_size: int, batch_key: str
-) -> list[tuple[bool, str]]:
+Bounds = dict[str, tuple[float, float | None]]
+"""By key, the least value and the largest; ``None`` where there is none."""
+
+_LOOP: Bounds = dict.fromkeys(
+    (
+        *("max_steps", "trainer.devices", "trainer.accumulate"),
+        *("trainer.val_every", "trainer.save_every", "trainer.log_every"),
+    ),
+    (1, None),
+)
+_RUN: Bounds = {
+    "teacher.rounds": (1, None),
+    "teacher.max_classes": (1, None),
+    "teacher.lora_rank": (0, None),
+    "teacher.ramp": (0, 1),
+    "teacher.hint_side": (64, None),
+    "teacher.warmup_steps": (0, None),
+    "data.workers": (0, None),
+    "data.flip": (0, 1),
+    "data.rare_crop": (0, 1),
+    "data.max_class_share": (0, 1),
+    "objective.ohem_min_kept": (1, None),
+    "objective.class_balance": (0, 1),
+}
+
+
+def within(config: object, bounds: Bounds) -> Iterator[tuple[bool, str]]:
+    """Rules of numbers that have bounds."""
+    for key, (low, high) in bounds.items():
+        value = attrgetter(key)(config)
+        rule = f"be >= {low}" if high is None else f"lie in [{low}, {high}]"
+        holds = value >= low and (high is None or value <= high)
+        yield holds, f"{key} must {rule}, got {value}"
+
+
+def loop_rules(config: object, trainer: TrainerConfig, batch_key: str) -> list[tuple[bool, str]]:
     """Rules of whatever is trained in steps."""
     per_step = trainer.accumulate * trainer.devices
+    batch_size = attrgetter(batch_key)(config)
     return [
-        (max_steps >= 1, f"max_steps must be >= 1, got {max_steps}"),
-        (
-            trainer.devices >= 1 and trainer.accumulate >= 1,
-            "trainer.devices and trainer.accumulate must be >= 1",
-        ),
+        *within(config, _LOOP),
         (
             per_step >= 1 and batch_size >= 1 and batch_size % max(per_step, 1) == 0,
             f"{batch_key} must be a multiple of trainer.devices x trainer.accumulate = "
@@ -30,17 +61,16 @@ def loop_rules(
             not trainer.graph or per_step == 1,
             "trainer.graph needs trainer.devices: 1 and trainer.accumulate: 1",
         ),
-        (trainer.val_every >= 1, "trainer.val_every must be >= 1"),
-        (trainer.save_every >= 1, "trainer.save_every must be >= 1"),
-        (trainer.log_every >= 1, "trainer.log_every must be >= 1"),
     ]
 
 
 def run_rules(config: RunConfig) -> Rules:
     """Rules of a run that `tsic train` trains."""
+    weights = [f"objective.{name}" for name in vars(config.objective) if name.endswith("_weight")]
     per_pass = config.data.batch_size // max(1, config.trainer.devices * config.trainer.accumulate)
     return [
-        *loop_rules(config.trainer, config.max_steps, config.data.batch_size, "data.batch_size"),
+        *loop_rules(config, config.trainer, "data.batch_size"),
+        *within(config, _RUN | dict.fromkeys(weights, (0, None))),
         (
             16 <= min(config.data.crop) <= max(config.data.crop) <= 16384,
             f"data.crop must be at least 16 x 16 and at most 16384 a side, got {config.data.crop}",
@@ -48,19 +78,6 @@ def run_rules(config: RunConfig) -> Rules:
         (
             0 < config.data.scale[0] <= config.data.scale[1],
             f"data.scale must be two rising positive ratios, got {config.data.scale}",
-        ),
-        (config.teacher.rounds >= 1, f"teacher.rounds must be >= 1, got {config.teacher.rounds}"),
-        (
-            config.teacher.max_classes >= 1,
-            f"teacher.max_classes must be >= 1, got {config.teacher.max_classes}",
-        ),
-        (
-            config.teacher.lora_rank >= 0,
-            f"teacher.lora_rank must be >= 0, got {config.teacher.lora_rank}",
-        ),
-        (
-            0 <= config.teacher.ramp <= 1,
-            f"teacher.ramp must lie in [0, 1], got {config.teacher.ramp}",
         ),
         (
             config.teacher.channels is None
@@ -87,22 +104,7 @@ def run_rules(config: RunConfig) -> Rules:
             "teacher.hint_cache needs teacher.hints_only: true, since an encoder that learns sees "
             "an image anew in each step",
         ),
-        (
-            config.teacher.hint_side >= 64,
-            f"teacher.hint_side must be >= 64 pixels, got {config.teacher.hint_side}",
-        ),
-        (
-            config.teacher.warmup_steps >= 0,
-            f"teacher.warmup_steps must be >= 0, got {config.teacher.warmup_steps}",
-        ),
         *optim_rules(config.optim),
-        (config.data.workers >= 0, f"data.workers must be >= 0, got {config.data.workers}"),
-        *_share_rules(config),
-        *(
-            (value >= 0, f"objective.{name} must be >= 0, got {value}")
-            for name, value in vars(config.objective).items()
-            if name.endswith("_weight")
-        ),
         (
             config.objective.ignore_index == 255,
             "objective.ignore_index must be 255, the label that readers give to pixels they leave "
@@ -110,14 +112,6 @@ def run_rules(config: RunConfig) -> Rules:
         ),
         *_distill_rules(config),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),
-        (
-            config.objective.ohem_min_kept >= 1,
-            f"objective.ohem_min_kept must be >= 1, got {config.objective.ohem_min_kept}",
-        ),
-        (
-            0 <= config.objective.class_balance <= 1,
-            f"objective.class_balance must lie in [0, 1], got {config.objective.class_balance}",
-        ),
         (
             config.teacher.ema is None or 0 < config.teacher.ema < 1,
             f"teacher.ema must lie between 0 and 1, got {config.teacher.ema}",
@@ -148,17 +142,6 @@ def optim_rules(optim: object) -> list[tuple[bool, str]]:
             0 < numbers.get("ema", 0.5) < 1,
             f"optim.ema must lie between 0 and 1, got {numbers.get('ema')}",
         ),
-    ]
-
-
-def _share_rules(config: RunConfig) -> Rules:
-    shares = {
-        "data.flip": config.data.flip,
-        "data.rare_crop": config.data.rare_crop,
-        "data.max_class_share": config.data.max_class_share,
-    }
-    return [
-        (0 <= share <= 1, f"{key} must lie in [0, 1], got {share}") for key, share in shares.items()
     ]
 
 

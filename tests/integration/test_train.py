@@ -175,6 +175,7 @@ def test_a_stopped_run_says_how_to_go_on(
         (["--objective.ignore_index", "1"], "objective.ignore_index must be 255"),
         (["--teacher.warmup_steps", "-3"], "teacher.warmup_steps must be >= 0"),
         (["--data.flip", "3"], r"data.flip must lie in \[0, 1\], got 3"),
+        (["--trainer.val_every", "0"], "trainer.val_every must be >= 1, got 0"),
         (["--trainer.accelerator", "gpuu"], "trainer.accelerator"),
         (["--trainer.devices", "4"], "at most the 3 images of split val, got 4"),
     ],

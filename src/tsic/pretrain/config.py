@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from tsic.config import TrainerConfig
 from tsic.config_file import Schema
-from tsic.config_rules import Rules, loop_rules, optim_rules
+from tsic.config_rules import Bounds, Rules, loop_rules, optim_rules, within
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,20 @@ class PretrainConfig:
     """Machine, precision, and how often to look."""
 
 
+_BOUNDS: Bounds = {
+    "prompts": (1, None),
+    "rounds": (1, None),
+    "val_images": (1, None),
+    "workers": (0, None),
+}
+
+
 def _rules(config: PretrainConfig) -> Rules:
     source, sides = config.source, [side for crop in config.crops for side in crop]
     shares = (source.leaves, source.streets, source.images_share, source.labelled_share)
     return [
-        *loop_rules(config.trainer, config.max_steps, config.batch_size, "batch_size"),
+        *loop_rules(config, config.trainer, "batch_size"),
+        *within(config, _BOUNDS),
         (not config.trainer.graph, "trainer.graph is for tsic train and compare"),
         (
             bool(config.crops) and all(side >= 32 and side % 32 == 0 for side in sides),
@@ -108,10 +117,6 @@ def _rules(config: PretrainConfig) -> Rules:
             f"scale must be two rising positive ratios, got {config.scale}",
         ),
         *optim_rules(config.optim),
-        (config.prompts >= 1, f"prompts must be >= 1, got {config.prompts}"),
-        (config.rounds >= 1, f"rounds must be >= 1, got {config.rounds}"),
-        (config.val_images >= 1, f"val_images must be >= 1, got {config.val_images}"),
-        (config.workers >= 0, f"workers must be >= 0, got {config.workers}"),
         (
             min(shares) >= 0
             and source.leaves
