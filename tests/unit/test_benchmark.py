@@ -260,7 +260,7 @@ def test_mistakes_get_one_sentence(
 def test_a_file_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fixed:
         path = Path("a.onnx")
-        only_size = (64, 96)
+        size = (64, 96)
         only_batch = 1
 
     monkeypatch.setattr("tsic.deploy.benchmark.plan._open", lambda plan: (None, [Fixed()]))

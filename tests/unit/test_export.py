@@ -34,6 +34,8 @@ from tsic.deploy.export.proof import (
     labelled_images,
 )
 from tsic.deploy.export.writers import capture, write
+from tsic.deploy.inference import WHOLE, label_images
+from tsic.deploy.labelling import fitting_view
 from tsic.errors import CheckpointError, ConfigError, DataError
 from tsic.metrics import to_labels
 from tsic.networks import Network
@@ -102,8 +104,26 @@ def test_graph_resizes_as_the_training_did(trained: TrainedStudent) -> None:
         assert (graph.resize, graph.multiple, graph.minimum) == ((24, 40), 1, 1)
         with torch.no_grad():
             torch.testing.assert_close(graph(images), trained(images))
-    assert DeployGraph(trained, Layout(size=(24, 40))).resize is None
+    same = DeployGraph(trained, Layout(size=(24, 40)))
+    assert same.resize == (24, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(same(images[..., :24, :40]), trained(images[..., :24, :40]))
     assert DeployGraph(trained, Layout(resize=(16, 16))).resize == (16, 16)
+
+
+@pytest.mark.parametrize("size", [(24, 40), (71, 103)])
+def test_a_student_of_resized_images_sees_them_whole_at_a_fixed_size(
+    trained: TrainedStudent, size: tuple[int, int]
+) -> None:
+    trained.resize = (24, 40)
+    noise = torch.randint(0, 256, (3, 9, 13), dtype=torch.uint8)
+    image = noise.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :71, :103]
+    expected = trained.predict(image)
+    for output in ("scores", "labels"):
+        exported = Copy(trained, Layout(size=size, output=output), lambda answer: answer)
+        assert fitting_view(exported, None, (71, 103)) is WHOLE
+        least = 1 if output == "scores" else 0.9  # labels are resized from 24x40
+        assert (label_images(exported, image[None])[0] == expected).float().mean() >= least
 
 
 def test_labels_are_those_of_the_scores_at_the_images_size(trained: TrainedStudent) -> None:

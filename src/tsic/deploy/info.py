@@ -136,7 +136,7 @@ def _rows(described: Json) -> Json:
         "precision": described["precision"],
         "input": f"{described['input']}, {batch or 'any number'} at a time, "
         + (f"{by(size)} px" if size else f"sides {free}")
-        + (f", resized to {by(resize)} px inside" if resize else ""),
+        + (f", resized to {by(resize)} px inside" if resize not in (None, size) else ""),
         "mean, std": f"{_rounded(described['mean'])}, {_rounded(described['std'])}",
         "output": described["output"],
         "version": f"tsic {described['version']}",

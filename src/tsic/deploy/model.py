@@ -21,7 +21,7 @@ class Model(Protocol):
         gives: What it answers with.
         only_size: The one height and width that it takes; ``None`` for any.
         resize: Height and width that it brings every image to itself, as its training did; ``None``
-            for none.
+            for none. It has no ``only_size`` then.
         only_batch: The one number of images that it takes at a time; ``None`` for any.
     """
 

@@ -143,12 +143,12 @@ def _open(plan: Plan) -> tuple[TrainedStudent | None, list[ExportedModel]]:
 
 def _with_defaults(plan: Plan, exported: Sequence[ExportedModel]) -> Plan:
     """Sizes and batches that were not said are those of the exported files."""
-    sizes = plan.sizes or tuple(one.only_size for one in exported if one.only_size)[:1]
+    sizes = plan.sizes or tuple(one.size for one in exported if one.size)[:1]
     batches = plan.batches or tuple(one.only_batch for one in exported if one.only_batch)[:1]
     plan = replace(plan, sizes=sizes or (USUAL_SIZE,), batches=batches or (1,))
     for one, size, batch in product(exported, plan.sizes, plan.batches):
-        if one.only_size not in (None, size) or one.only_batch not in (None, batch):
-            taken = "x".join(map(str, one.only_size)) if one.only_size else "any size"
+        if one.size not in (None, size) or one.only_batch not in (None, batch):
+            taken = "x".join(map(str, one.size)) if one.size else "any size"
             raise ConfigError(
                 f"'{one.path}' takes {one.only_batch or 'any number of'} images of {taken} at a "
                 f"time, not {batch} of {size[0]}x{size[1]}; change --size or --batch"

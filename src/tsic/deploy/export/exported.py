@@ -14,7 +14,7 @@ from tsic.data.classes import ClassTable
 from tsic.deploy.export.graph import read_metadata
 from tsic.deploy.model import Gives
 from tsic.errors import ConfigError, ShapeError
-from tsic.grid import Size, fit_to_image
+from tsic.grid import Size, fit_to_image, resize_images, resize_labels, size_of
 
 Array = NDArray[Any]
 
@@ -32,6 +32,7 @@ class ExportedModel(ABC):
     Attributes:
         path: The file.
         metadata: What the file says of itself; ``docs/export.md`` lists the keys.
+        size: The one height and width that its graph takes; ``None`` where they are free.
 
     Raises:
         CheckpointError: If the metadata is missing, damaged or of a newer format.
@@ -49,10 +50,12 @@ class ExportedModel(ABC):
         )
         size = self.metadata["size"]
         self.gives: Gives = self.metadata["output"]
-        self.only_size: Size | None = (size[0], size[1]) if size else None
+        self.size: Size | None = (size[0], size[1]) if size else None
         self.only_batch: int | None = self.metadata["batch"]
         resize = self.metadata["resize"]
         self.resize: Size | None = (resize[0], resize[1]) if resize else None
+        # A student that saw whole images, resized, takes any: they are resized here, too.
+        self.only_size = None if self.resize else self.size
 
     @abstractmethod
     def run(self, array: Array) -> Array:
@@ -79,8 +82,8 @@ class ExportedModel(ABC):
             ShapeError: If the graph takes another size or number of images.
         """
         size = (images.shape[2], images.shape[3])
-        if self.only_size not in (None, size):
-            height, width = self.only_size or size
+        if self.size not in (None, size):
+            height, width = self.size or size
             raise ShapeError(
                 f"'{self.path}' takes images of {height}x{width}, got {size[0]}x{size[1]}; "
                 "resize them, or export without --size"
@@ -101,21 +104,23 @@ class ExportedModel(ABC):
     def __call__(self, images: Tensor) -> Tensor:
         """Score RGB images in [0, 1], float ``(B, 3, H, W)``.
 
+        If the student was trained on resized images, they are brought to the graph's only size.
+
         Returns:
             Scores, float32 ``(B, K, h, w)`` on a grid that covers the images, or labels, uint8
             ``(B, H, W)``.
         """
-        array = self.prepare(images)
+        shown = resize_images(images, self.size if self.resize else None)
+        array = self.prepare(shown)
         answer = torch.from_numpy(self.run(array))
-        size = (images.shape[2], images.shape[3])
-        padded = (array.shape[2], array.shape[3])
+        size = size_of(shown)
         if self.gives == "labels":
-            return answer[:, : size[0], : size[1]]
-        return fit_to_image(answer, padded, size)
+            return resize_labels(answer[:, : size[0], : size[1]], size_of(images))
+        return fit_to_image(answer, (array.shape[2], array.shape[3]), size)
 
     def _padded(self, images: Tensor) -> Tensor:
         """Pad images at the right and the bottom to sides that the graph takes."""
-        if self.only_size:
+        if self.size:
             return images
         multiple, minimum = self.metadata["multiple"], self.metadata["minimum"]
         height, width = (max(-(-side // multiple) * multiple, minimum) for side in images.shape[2:])

@@ -82,7 +82,8 @@ class DeployGraph(nn.Module):
         layout: What the graph takes and gives.
 
     Attributes:
-        resize: Height and width that images are resized to inside; ``None`` for none.
+        resize: Height and width that images are resized to for the network, inside unless they
+            have that size; ``None`` for none.
         multiple: Sides must be multiples of it where they are free, in pixels.
         minimum: Smallest side where they are free, in pixels.
     """
@@ -94,8 +95,7 @@ class DeployGraph(nn.Module):
         super().__init__()
         student = trained.student
         self.layout = layout
-        resize = layout.resize or trained.resize
-        self.resize = None if resize == layout.size else resize
+        self.resize = layout.resize or trained.resize
         self.network = student.network
         self.register_buffer("mean", student.mean.clone())
         self.register_buffer("std", student.std.clone())
@@ -124,7 +124,7 @@ class DeployGraph(nn.Module):
         if self.layout.input == "uint8":
             image = image.float() / 255
         shown = image
-        if self.resize:  # never of this size already, so that a free size needs no branch
+        if self.resize and self.resize != self.layout.size:
             shown = F.interpolate(
                 image, size=self.resize, mode="bilinear", align_corners=False, antialias=True
             )

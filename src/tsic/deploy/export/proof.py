@@ -195,7 +195,7 @@ def _shown(images: Images, exported: ExportedModel) -> Iterator[tuple[Tensor, Te
     """The images, and where the size is free a part of the first one, without its label."""
     for index, (image, label) in enumerate(images):
         yield image, label
-        if index == 0 and exported.only_size is None:
+        if index == 0 and exported.size is None:
             rows, columns = (max(1, side * 2 // 3) for side in image.shape[1:])
             yield image[:, :rows, :columns], None
 
@@ -215,8 +215,8 @@ def fit(
         where the file takes several; and the label, cut as the image was.
     """
     images = image[None].float() / 255
-    if exported.only_size:
-        images = resize_images(images, exported.only_size)
+    if exported.size:
+        images = resize_images(images, exported.size)
     elif exported.metadata["input"] == "uint8" or exported.gives == "labels":
         multiple, minimum = exported.metadata["multiple"], exported.metadata["minimum"]
         height, width = (max(side // multiple * multiple, minimum) for side in image.shape[1:])
@@ -261,7 +261,7 @@ class CalibrationBatches(Sequence[NDArray[Any]]):
 
 def _eager(trained: TrainedStudent, exported: ExportedModel, images: Tensor) -> Tensor:
     """Scores of the student; it sees its images at the size that the graph shows them at."""
-    seen = exported.resize or exported.only_size
+    seen = exported.resize or exported.size
     scores: Tensor = trained.student(resize_images(images, seen)).logits
     return scores
 
