@@ -285,6 +285,15 @@ def test_the_command_scores_in_windows_and_writes_both_files(
     assert written["view"]["scales"] == [0.5, 1.0]
 
 
+def test_a_student_by_name_has_no_data_in_the_folder_that_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("data: {name: folder, root: elsewhere}\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "zoo:camvid-compact"]) == 2
+    assert "say --data.name and --data.root" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

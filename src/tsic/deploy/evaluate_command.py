@@ -105,14 +105,15 @@ def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
     from tsic.data.readers import open_dataset
     from tsic.deploy.hub import is_name
 
-    if not options.model.exists() and not is_name(options.model):
+    is_path = not is_name(options.model)
+    if is_path and not options.model.exists():
         raise ConfigError(
             f"'{options.model}' does not exist; give a run's folder, a student.safetensors, "
             "zoo:name, hf:owner/name or an exported file"
         )
     folder = options.model if options.model.is_dir() else options.model.parent
     config = folder / "config.yaml"
-    said = load_config(config).data if config.is_file() else None
+    said = load_config(config).data if is_path and config.is_file() else None
     name = options.name or (said.name if said else None)
     root = options.root or (said.root if said else None)
     if name is None or root is None:
