@@ -118,6 +118,12 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
         assert written["miou"] == pytest.approx(report.miou, abs=1e-6)
         assert f"{report.miou:.2f}" in text
 
+        code, text = said(
+            capsys, "evaluate", tmp_path / "run", "--role", role, "--device", "banana"
+        )
+        assert code == 2
+        assert "device 'banana' cannot be used" in text
+
     # Other data, by a student file alone.
     words: list[str | Path] = [
         "--data.name",

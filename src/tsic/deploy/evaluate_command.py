@@ -145,9 +145,8 @@ def _open(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model
 
 def _teacher(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model":
     """A run's teacher that knows the dataset's classes."""
-    import torch
-
     from tsic.build import load_run, scorers
+    from tsic.deploy.opening import on_device
     from tsic.evaluation import ScorerModel
 
     if not options.model.is_dir():
@@ -156,8 +155,8 @@ def _teacher(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Mo
     if module.cycle.teacher is None:
         raise ConfigError(f"the run '{options.model}' has no teacher; leave --role out")
     _require_same(options.model, classes, dataset)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return ScorerModel(scorers(module.to(device))["teacher"], dataset, device)
+    module = on_device(module, options.device)
+    return ScorerModel(scorers(module)["teacher"], dataset, module.device)
 
 
 def _require_same(path: Path, classes: "ClassTable", dataset: "SegmentationDataset") -> None:

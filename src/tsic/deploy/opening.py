@@ -1,12 +1,16 @@
 """Open a student or an exported file, whichever a path names."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from tsic.checkpoint import load_student
 from tsic.deploy.model import Model
 from tsic.errors import ConfigError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 EXPORTED_SUFFIXES = frozenset({".onnx", ".xml", ".pt2", ".pte", ".tflite"})
 """Endings of exported files: ONNX, OpenVINO, torch.export, ExecuTorch, LiteRT."""
@@ -39,9 +43,17 @@ def open_model(
         from tsic.deploy.export.engines import open_exported
 
         return open_exported(Path(path), threads=threads)
-    student = load_student(path, allow_code=allow_code)
+    return on_device(load_student(path, allow_code=allow_code), device)
+
+
+def on_device(module: Network, device: str | None) -> Network:
+    """Move a network to a device, by default the GPU if there is one.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
     try:
-        return student.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
