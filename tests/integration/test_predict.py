@@ -22,6 +22,8 @@ from tsic.checkpoint import TrainedStudent, save_student
 from tsic.cli import main
 from tsic.data.classes import ClassTable
 from tsic.deploy import labelling
+from tsic.deploy.export.exported import Array, ExportedModel
+from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.inference import WHOLE, View
 from tsic.deploy.predict import predict
 from tsic.deploy.predict.outputs import read_labels
@@ -162,6 +164,37 @@ def test_a_broken_file_stops_nothing(
     assert lines[3].startswith(f"  {photos}/cut.mp4: cannot be decoded (")
     assert len(lines) == 4
     assert written(out) == ["b.png", "grey.png", "x/c.png", "x/turned.png"]
+
+
+class Picky(ExportedModel):
+    """An engine that fails on one size, by an exception of its own kind."""
+
+    engine = "picky"
+
+    def __init__(self, weights: Path) -> None:
+        trained = tsic.load_student(weights)
+        self._graph = DeployGraph(trained, Layout())
+        super().__init__(weights, describe(trained, self._graph, "fp32"))
+
+    def run(self, array: Array) -> Array:
+        if array.shape[2] == array.shape[3]:
+            raise Exception("[Fail] : Non-zero status\ncode")
+        with torch.no_grad():
+            answer: Array = self._graph(torch.from_numpy(array)).numpy()
+        return answer
+
+
+def test_an_engine_that_fails_on_one_image_stops_nothing(
+    said: Said, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsic.deploy.opening.open_model", lambda *_, **__: Picky(student))
+    code, text, problems = said(student, photos, "--out", tmp_path / "out")
+    assert code == 1
+    assert text.startswith("4 images in ")
+    assert problems.splitlines()[1:] == [
+        f"  {photos}/grey.bmp: '{student}' fails on an image of 40x40 in picky ([Fail] : Non-zero "
+        "status code); export it with another --size, or try another format"
+    ]
 
 
 def test_ctrl_c_leaves_whole_files_and_skipping_goes_on(

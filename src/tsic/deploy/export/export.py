@@ -12,7 +12,7 @@ from tsic.deploy.export.exported import parts_of
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.export.proof import Agreement, CalibrationBatches, Images, compare
 from tsic.deploy.export.writers import SUFFIXES, Format, capture, first_line, stamp, write
-from tsic.errors import ConfigError, DataError, nearest
+from tsic.errors import CheckpointError, ConfigError, DataError, nearest
 from tsic.files import write_json
 from tsic.progress import OnProgress
 
@@ -133,9 +133,11 @@ def _compare(job: _Job, kind: str, path: Path) -> Agreement:
     except DataError:  # an image
         raise
     except Exception as error:  # each engine raises kinds of its own
+        cause = error.__cause__ if isinstance(error, CheckpointError) else None
+        reason = first_line(cause or error)  # our own sentence would name a passing file
         raise ConfigError(
-            f"student '{job.name}' as {kind} does not run on {job.images.source} "
-            f"({first_line(error)}); {_way_out(job)}"
+            f"student '{job.name}' as {kind} does not run on {job.images.source} ({reason}); "
+            f"{_way_out(job)}"
         ) from error
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tsic.data.classes import ClassTable
 from tsic.deploy.export.graph import read_metadata
 from tsic.deploy.model import Gives
-from tsic.errors import ConfigError, ShapeError
+from tsic.errors import CheckpointError, ConfigError, ShapeError
 from tsic.grid import Size, fit_to_image, resize_images, resize_labels, size_of
 
 Array = NDArray[Any]
@@ -109,11 +109,22 @@ class ExportedModel(ABC):
         Returns:
             Scores, float32 ``(B, K, h, w)`` on a grid that covers the images, or labels, uint8
             ``(B, H, W)``.
+
+        Raises:
+            ShapeError: As `prepare`.
+            CheckpointError: If the engine fails on them.
         """
         shown = resize_images(images, self.size if self.resize else None)
         array = self.prepare(shown)
-        answer = torch.from_numpy(self.run(array))
         size = size_of(shown)
+        try:
+            answer = torch.from_numpy(self.run(array))
+        except Exception as error:  # each engine raises kinds of its own
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"'{self.path}' fails on an image of {size[0]}x{size[1]} in {self.engine} "
+                f"({reason}); export it with another --size, or try another format"
+            ) from error
         if self.gives == "labels":
             return resize_labels(answer[:, : size[0], : size[1]], size_of(images))
         return fit_to_image(answer, (array.shape[2], array.shape[3]), size)
