@@ -11,7 +11,10 @@ model, source, target = sys.argv[1:]
 session = onnxruntime.InferenceSession(model)
 facts = json.loads(session.get_modelmeta().custom_metadata_map["tsic"])
 mean, std = np.float32(facts["mean"]), np.float32(facts["std"])
-image = ImageOps.exif_transpose(Image.open(source)).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(source))
+if image.mode[0] in "IF":
+    sys.exit(f"{source}: more than 8 bits per channel; save it with 8")
+image = image.convert("RGB")
 # A fixed size is resized to; a free one is padded, with the mean colour, to sides that fit.
 shown = image.resize(facts["size"][::-1], Image.Resampling.BILINEAR) if facts["size"] else image
 step, least = (1, 1) if facts["size"] else (facts["multiple"], facts["minimum"])

@@ -352,6 +352,7 @@ class TestFromPython:
         planar = torch.from_numpy(array.copy()).permute(2, 0, 1)
         assert torch.equal(loaded.predict(planar), labels)
         assert torch.equal(loaded.predict(planar.float() / 255), labels)
+        assert torch.equal(loaded.predict(planar.double() / 255), labels)
         assert torch.equal(loaded.predict(photos / "a.png"), labels)
         assert loaded.predict([]) == []
 
@@ -377,11 +378,29 @@ class TestFromPython:
             (torch.zeros(4, 5, 3), r"got \(4, 5, 3\)"),
             (torch.zeros(3, 4, 5, dtype=torch.int64), "got torch.int64"),
             (7, "got int"),
+            (torch.full((3, 4, 5), 255.0), r"in \[0, 1\], got 255 to 255; divide by 255 or pass"),
+            (torch.full((3, 4, 5), -0.5), "got -0.5 to -0.5"),
+            (torch.full((3, 4, 5), torch.nan), "got nan to nan"),
+            (torch.zeros(3, 0, 5), "must have pixels, got 0x5"),
+            (np.zeros((4, 0, 3), np.uint8), "must have pixels, got 4x0"),
+            (Image.new("RGB", (0, 4)), "must have pixels, got 4x0"),
         ],
     )
     def test_what_is_no_image(self, loaded: TrainedStudent, image: Any, expected: str) -> None:
         with pytest.raises(ShapeError, match=expected):
             loaded.predict(image)
+
+    @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+    def test_a_picture_of_more_than_8_bits_is_refused_as_its_file_is(
+        self, loaded: TrainedStudent, dtype: Any
+    ) -> None:
+        with pytest.raises(DataError, match="more than 8 bits per channel"):
+            loaded.predict(Image.fromarray(np.full((4, 5), 300, dtype)))
+
+    def test_a_picture_is_not_turned_itself(self, loaded: TrainedStudent, photos: Path) -> None:
+        with Image.open(photos / "x/turned.jpg") as picture:
+            assert loaded.predict(picture).shape == (80, 48)
+            assert picture.size == (80, 48)
 
     def test_a_file_that_is_missing(self, loaded: TrainedStudent) -> None:
         with pytest.raises(DataError, match=r"nowhere\.png: no such file"):

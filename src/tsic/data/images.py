@@ -107,7 +107,7 @@ def read_image(path: Path, rows: int | None = None) -> Tensor:
     Raises:
         DataError: If the file cannot be decoded or has more than 8 bits per channel.
     """
-    pixels = _decode(path, _rgb_pixels, rows)
+    pixels = _decode(path, rgb_pixels, rows)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -218,14 +218,21 @@ def may_turn_png(content: bytes) -> bool:
     return False
 
 
-def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Upright RGB, uint8 (H, W, 3)."""
+def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Turn an open image upright, in place, and read it.
+
+    Returns:
+        RGB, uint8 ``(H, W, 3)``.
+
+    Raises:
+        DataError: If it has more than 8 bits per channel.
+    """
     _check_depth(image)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "P":  # Pillow wants transparency resolved before it drops it
         image = image.convert("RGBA")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    rows = max(1, BAND_PIXELS // image.width)
+    rows = max(1, BAND_PIXELS // max(1, image.width))
     for top in range(0, image.height, rows):  # Pillow's copies of a whole image are what is large
         bottom = min(top + rows, image.height)
         band = image.crop((0, top, image.width, bottom))

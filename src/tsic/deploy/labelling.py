@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tsic.data.images import read_image
+from tsic.data.images import read_image, rgb_pixels
 from tsic.deploy.inference import WHOLE, View, label_image, label_images, score_image
 from tsic.deploy.model import Model
 from tsic.errors import ShapeError
@@ -22,6 +22,9 @@ WHOLE_PIXELS = 2048 * 2048
 
 WINDOWS = View(crop=(1024, 1024), stride=(768, 768))
 """How large images are shown; neighbouring windows share a quarter."""
+
+FLOAT_SLACK = 0.01
+"""How far floats may lie beyond [0, 1], as after a resize that overshoots."""
 
 AnyImage = str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor
 """What counts as an image in Python."""
@@ -96,8 +99,8 @@ def label(model: Model, images: AnyImage | list[Any]) -> Tensor | list[Tensor]:
         Class ids, int64 ``(H, W)`` on the model's device; a list for a list.
 
     Raises:
-        ShapeError: If an image is of another shape or type.
-        DataError: If a file cannot be decoded.
+        ShapeError: If an image is empty, or of another shape, type or range.
+        DataError: If a file cannot be decoded, or an image has more than 8 bits per channel.
     """
     if isinstance(images, list):
         return [_predict_one(model, image) for image in images]
@@ -118,11 +121,27 @@ def _predict_one(model: Model, image: Any) -> Tensor:
 
 
 def _to_tensor(image: Any) -> Tensor:
-    """RGB ``(3, H, W)``, uint8 or float."""
+    """RGB ``(3, H, W)``, uint8 or float32."""
+    pixels = _pixels(image)
+    if not pixels.numel():
+        raise ShapeError("an image must have pixels, got {}x{}".format(*size_of(pixels)))
+    if pixels.dtype == torch.uint8:
+        return pixels
+    pixels = pixels.float()
+    low, high = (float(end) for end in pixels.aminmax())
+    if not -FLOAT_SLACK <= low <= high <= 1 + FLOAT_SLACK:  # nor if either is NaN
+        raise ShapeError(
+            f"floats must lie in [0, 1], got {low:g} to {high:g}; divide by 255 or pass uint8"
+        )
+    return pixels
+
+
+def _pixels(image: Any) -> Tensor:
+    """RGB ``(3, H, W)``, as it was given."""
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        image = rgb_pixels(ImageOps.exif_transpose(image))  # a copy
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ShapeError(
