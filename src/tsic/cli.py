@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,9 @@ _NO_ROOM = {
     errno.EDQUOT: "the quota of the disk is used up",
     errno.EFBIG: "a file would be larger than this system allows",
 }
+
+CLOSED_PIPE = 141
+"""Exit code where nobody reads the output any more, as of a process that SIGPIPE ends."""
 
 Command = Callable[[Sequence[str]], int]
 """Takes the words after its verb and returns an exit code."""
@@ -35,7 +39,8 @@ verbs:
 
 `tsic VERB --help` documents every option. Exit codes: 0 done, 1 `data check` found what would
 hurt a training, `predict` could not read a file or a run of `compare` failed, 2 a mistake in the
-command, the configuration or the data, 130 stopped by Ctrl-C, 143 by SIGTERM.
+command, the configuration or the data, 130 stopped by Ctrl-C, 143 by SIGTERM, 141 who read the
+output went away.
 """
 
 
@@ -46,19 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after ``tsic``; by default the process's own.
 
     Returns:
-        Exit code: 0 done, 1 a check found something, 2 the user's mistake.
+        Exit code, as `USAGE` lists them.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    verb = words[0] if words else "help"
     try:
-        if not words or words[0] in ("-h", "--help", "help"):
-            sys.stdout.write(USAGE)
-            return 0
-        if words[0] not in VERBS:
-            raise ConfigError(f"'{words[0]}' is no verb; {nearest(words[0], VERBS)}")
-        return _command(words[0])(words[1:])
+        code = _run(verb, words[1:])
+        sys.stdout.flush()  # here, what cannot be printed is noticed
+        return code
     except TsicError as error:
         sys.stderr.write(f"tsic: {error}\n")
         return 2
@@ -68,10 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "train and pretrain with --resume auto\n"
         )
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    except BrokenPipeError:
+        # Python flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     except OSError as error:
         file = error.filename2 or error.filename
         if error.errno in _NO_ROOM:
-            again = "--resume auto" if words[0] in ("train", "pretrain") else "try again"
+            again = "--resume auto" if verb in ("train", "pretrain") else "try again"
             sys.stderr.write(
                 f"tsic: {_NO_ROOM[error.errno]}{f' ({file})' if file else ''}; what was written "
                 f"before is whole: make room, then {again}\n"
@@ -83,11 +90,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _command(verb: str) -> Command:
-    """Import a verb's function, and with it only what the verb needs."""
+def _run(verb: str, words: Sequence[str]) -> int:
+    """Import a verb's function, and with it only what the verb needs, and call it."""
+    if verb in ("-h", "--help", "help"):
+        sys.stdout.write(USAGE)
+        return 0
+    if verb not in VERBS:
+        raise ConfigError(f"'{verb}' is no verb; {nearest(verb, VERBS)}")
     module, name = VERBS[verb].split(":")
     command: Command = getattr(import_module(module), name)
-    return command
+    return command(words)
 
 
 VERBS = {

@@ -66,10 +66,10 @@ def test_a_disk_that_takes_no_more_is_told_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(words: object) -> int:
+    def fail(verb: str, words: object) -> int:
         raise error
 
-    monkeypatch.setattr("tsic.cli._command", lambda verb: fail)
+    monkeypatch.setattr("tsic.cli._run", fail)
     assert main([verb]) == 2
     text = capsys.readouterr().err
     assert len(text.splitlines()) == 1

@@ -86,11 +86,11 @@ def evaluate_command(words: Sequence[str]) -> int:
             trimap=options.trimap,
             on_progress=on_progress,
         )
-    sys.stdout.write(f"{report.to_table()}\n")
     if options.json:
         write_json(options.json, report.to_dict())
     if options.markdown:
         write_text(options.markdown, f"{report.to_table()}\n")
+    sys.stdout.write(f"{report.to_table()}\n")
     return 0
 
 
