@@ -21,12 +21,12 @@ import tsic
 from tsic.checkpoint import TrainedStudent, save_student
 from tsic.cli import main
 from tsic.data.classes import ClassTable
+from tsic.data.images import read_mask
 from tsic.deploy import labelling
 from tsic.deploy.export.exported import Array, ExportedModel
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.inference import WHOLE, View
 from tsic.deploy.predict import predict
-from tsic.deploy.predict.outputs import read_labels
 from tsic.errors import DataError, ShapeError
 from tsic.pictures import overlay
 from tsic.student import build_student
@@ -102,9 +102,9 @@ def test_every_image_is_labelled_as_by_the_student(
     )
     loaded = tsic.load_student(student)
     for source in photos.rglob("*.*"):
-        found = read_labels((out / source.relative_to(photos)).with_suffix(".png"))
+        found = read_mask((out / source.relative_to(photos)).with_suffix(".png"))
         assert np.array_equal(found, loaded.predict(source).numpy())
-    assert read_labels(out / "x/turned.png").shape == (80, 48)  # upright
+    assert read_mask(out / "x/turned.png").shape == (80, 48)  # upright
     with Image.open(out / "x/turned.overlay.jpg") as picture:
         assert picture.size == (48, 80)
 
@@ -129,7 +129,7 @@ def test_probabilities_and_coco(said: Said, student: Path, photos: Path, tmp_pat
         assert content["classes"].tolist() == list(CLASSES.names)
     assert (likely.dtype, likely.shape) == (np.float16, (3, 80, 48))
     assert np.allclose(likely.astype(np.float32).sum(0), 1, atol=2e-3)
-    labels = read_labels(out / "turned.png")
+    labels = read_mask(out / "turned.png")
     chosen = np.take_along_axis(likely, labels[None].astype(np.int64), 0)[0]
     assert (chosen >= likely.max(0) - np.float16(1e-3)).all()
     content = json.loads(coco.read_text())
@@ -238,6 +238,29 @@ def test_ctrl_c_leaves_whole_files_and_skipping_goes_on(
     assert said(*words, "--skip-existing")[1].startswith("0 images, 5 skipped in ")
     assert said(*words)[0] == 0
     assert coco.read_text() == resumed  # whether images were skipped or not
+
+
+@pytest.mark.parametrize("foreign", ["colours", "other size", "other ids", "cut"])
+def test_a_file_that_is_no_result_is_labelled_again_for_coco(
+    said: Said, student: Path, photos: Path, tmp_path: Path, foreign: str
+) -> None:
+    out, coco = tmp_path / "out", tmp_path / "all.json"
+    words = (student, photos, "--out", out, "--coco", coco)
+    assert said(*words)[0] == 0
+    expected, own = coco.read_text(), (out / "b.png").read_bytes()
+    pixels = {
+        "colours": np.zeros((48, 64, 3), np.uint8),
+        "other size": np.zeros((48, 60), np.uint8),
+        "other ids": np.full((48, 64), 3, np.uint8),
+    }
+    if foreign == "cut":
+        (out / "b.png").write_bytes(own[:200])
+    else:
+        Image.fromarray(pixels[foreign]).save(out / "b.png")
+    code, text, problems = said(*words, "--skip-existing")
+    assert (code, problems) == (0, "")
+    assert text.startswith("1 image, 4 skipped in ")
+    assert (coco.read_text(), (out / "b.png").read_bytes()) == (expected, own)
 
 
 def test_a_full_disk_ends_it(

@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from tsic.data.classes import IGNORE, ClassTable
+from tsic.data.images import read_mask
 from tsic.data.readers.rle import counts_to_box, encode_counts, labels_to_counts
 from tsic.deploy.predict.inputs import Input
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, DataError
 from tsic.files import replacing
+from tsic.grid import Size
 from tsic.pictures import VOID_COLOUR, overlay
 
 Labels = npt.NDArray[np.uint8]
@@ -157,10 +159,23 @@ def write_labels(file: Path, labels: Labels, classes: ClassTable) -> None:
         picture.save(part, format="PNG")
 
 
-def read_labels(file: Path) -> Labels:
-    """Read what `write_labels` wrote."""
-    with Image.open(file) as picture:
-        return np.asarray(picture)
+def read_labels(file: Path, size: Size, classes: ClassTable) -> Labels | None:
+    """Read what `write_labels` wrote of an image.
+
+    Args:
+        file: The PNG.
+        size: Height and width of the image.
+        classes: Whose ids it should hold.
+
+    Returns:
+        Class ids ``(H, W)``; ``None`` of any other file.
+    """
+    try:
+        labels = read_mask(file)
+    except DataError:
+        return None
+    is_own = labels.dtype == np.uint8 and labels.shape == size
+    return labels if is_own and labels.max() < classes.num_classes else None
 
 
 def write_overlay(

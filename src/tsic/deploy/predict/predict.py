@@ -9,7 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from tsic.data.images import read_image
+from tsic.data.images import read_image, read_size
 from tsic.deploy.labelling import label_batch, label_with_probabilities
 from tsic.deploy.model import Model
 from tsic.deploy.predict.inputs import Input
@@ -106,11 +106,11 @@ def predict_images(
 
 
 class _Reading(NamedTuple):
-    """An image that a thread reads; it gives nothing for one that is skipped."""
+    """An image that a thread reads; of one that is skipped, it gives what COCO's file needs."""
 
     one: Input
     pixels: int
-    image: "Future[Tensor | None]"
+    image: "Future[Tensor | CocoImage | None]"
 
 
 class _Writing(NamedTuple):
@@ -118,7 +118,7 @@ class _Writing(NamedTuple):
 
     one: Input
     pixels: int
-    written: "Future[CocoImage | None] | Future[CocoImage]"
+    written: "Future[CocoImage | None]"
     is_new: bool = True
 
 
@@ -178,9 +178,16 @@ class _Pipeline:
         self._outcome.fail(one, error)
         self._leave(pixels)
 
-    def _read(self, one: Input) -> Tensor | None:
-        """In a thread: RGB uint8 ``(3, H, W)``, or nothing of an input that is skipped."""
-        return None if self._plan.skips(one) else read_image(one.source)
+    def _read(self, one: Input) -> Tensor | CocoImage | None:
+        """In a thread: RGB uint8 ``(3, H, W)``, or of one that is skipped what COCO needs."""
+        if self._plan.skips(one):
+            if not self._coco:
+                return None
+            file = files_of(one, self._plan.wanted).labels
+            labels = read_labels(file, read_size(one.source), self._model.classes)
+            if labels is not None:  # else it is another's file, or damaged
+                return CocoImage.of(one.name, labels)
+        return read_image(one.source)
 
     def _take(self, reading: _Reading) -> None:
         """Put an image to others of its size, and label them when they make a batch."""
@@ -190,28 +197,22 @@ class _Pipeline:
         except (TsicError, OSError) as error:
             self._fail(one, pixels, error)
             return
-        if self._group and (image is None or image.shape != self._group[0][2].shape):
+        shape = image.shape if isinstance(image, Tensor) else None
+        if self._group and shape != self._group[0][2].shape:
             self._label()
-        if image is None:
-            self._skip(one, pixels)
+        if not isinstance(image, Tensor):
+            self._skip(one, pixels, image)
             return
         self._group.append((one, pixels, image))
         if len(self._group) == self._plan.batch:
             self._label()
 
-    def _skip(self, one: Input, pixels: int) -> None:
-        """Leave an image's results alone; COCO's file, which is made anew, reads its labels."""
+    def _skip(self, one: Input, pixels: int, coco_image: CocoImage | None) -> None:
+        """Leave an image's results alone; COCO's file, which is made anew, takes its labels."""
         self._outcome.skipped += 1
-        if self._coco:
-            written = self._writers.submit(self._reread, one)
-            self._writing.append(_Writing(one, pixels, written, is_new=False))
-        else:
-            self._leave(pixels)
-
-    def _reread(self, one: Input) -> CocoImage:
-        """In a thread: what COCO's file needs of an image that is skipped."""
-        labels = read_labels(files_of(one, self._plan.wanted).labels)
-        return CocoImage.of(one.name, labels)
+        written: Future[CocoImage | None] = Future()
+        written.set_result(coco_image)
+        self._writing.append(_Writing(one, pixels, written, is_new=False))  # in its turn
 
     def _label(self) -> None:
         """Label the images of a batch, and let threads write them."""
