@@ -92,6 +92,11 @@ def test_script_resizes_to_a_fixed_size(run: Path, tmp_path: Path, folder_datase
     assert (np.asarray(Image.open(tmp_path / "out.png")) == expected).mean() > 0.9
 
 
+def test_export_names_the_weights_that_it_was_made_of(run: Path, free: Path) -> None:
+    told = json.loads((free.parent / "export.json").read_text())
+    assert told["weights_sha256"] == load_student(run).facts["weights_sha256"]
+
+
 def test_script_needs_no_tsic_and_is_short() -> None:
     text = SCRIPT.read_text()
     assert "tsic." not in text.partition('"""\n\n')[2]

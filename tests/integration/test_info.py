@@ -174,9 +174,13 @@ def test_push_writes_a_folder_that_loads_again(
         *("exported/openvino/student.xml", "exported/openvino/student.bin"),
         "exported/openvino/export.json",
     }
-    for name in (*exported, "unproven/student.onnx", "other.bin"):
+    stale = ("exported/torch/student.pt2", "exported/torch/export.json")
+    for name in (*exported, *stale, "unproven/student.onnx", "other.bin"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(name)
+    proof = json.dumps({"weights_sha256": load_student(run).facts["weights_sha256"]})
+    for kind in ("onnx", "openvino"):
+        (run / "exported" / kind / "export.json").write_text(proof)
     target = tmp_path / "hub" / "shapes"
     code, text = said(capsys, "push", run, target, "--license", "mit", "--data", "Drawn | shapes")
     assert code == 0
@@ -184,6 +188,7 @@ def test_push_writes_a_folder_that_loads_again(
     files = {str(one.relative_to(target)) for one in target.rglob("*") if one.is_file()}
     assert files == pushed
     assert f"{target}: README.md, exported/onnx/export.json" in text
+    assert f"'{run}/exported/torch' is left out, since it was not exported from these" in text
     image = torch.rand(1, 3, 64, 96)
     assert torch.equal(load_student(target)(image), load_student(run)(image))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tsic.command_line import Parser, add_allow_code
 from tsic.errors import ConfigError
+from tsic.files import read_text
 
 # PyTorch is imported inside the verbs, once the words are right.
 
@@ -87,7 +88,8 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
     facts = dict(load_student(options.student, allow_code=options.allow_code).facts)
     files = find_student(options.student)
     home = files.weights.parent
-    exported = {str(file.relative_to(home)): file for file in exported_beside(home)}
+    beside = exported_beside(home, facts["weights_sha256"])
+    exported = {str(file.relative_to(home)): file for file in beside}
     evaluation, config = read_run(home)
     # A repository has no evaluation.json: what it says goes with the student.
     facts |= {"scores": measured(facts, evaluation)}
@@ -110,7 +112,18 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
-def exported_beside(folder: Path) -> list[Path]:
-    """What `tsic export` proved and put beside a student, each format with its ``export.json``."""
-    proven = sorted(folder.glob("exported/*/export.json"))
-    return [file for one in proven for file in sorted(one.parent.iterdir()) if file.is_file()]
+def exported_beside(folder: Path, weights_sha256: str) -> list[Path]:
+    """What `tsic export` proved and put beside a student, each format with its ``export.json``.
+
+    Files of other weights are left out, and standard error says so.
+    """
+    found: list[Path] = []
+    for proof in sorted(folder.glob("exported/*/export.json")):
+        if weights_sha256 in read_text(proof):  # which names those it was made of
+            found += [file for file in sorted(proof.parent.iterdir()) if file.is_file()]
+        else:
+            sys.stderr.write(
+                f"tsic: warning: '{proof.parent}' is left out, since it was not exported from "
+                "these weights; export the student again\n"
+            )
+    return found

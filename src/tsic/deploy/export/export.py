@@ -200,6 +200,7 @@ def _facts(job: _Job, kind: str, precision: str, found: Agreement) -> dict[str, 
         **found.to_dict(),
         "images": job.images.source,
         "images_compared": job.images.count,
+        "weights_sha256": job.trained.facts.get("weights_sha256"),
     }
 
 
