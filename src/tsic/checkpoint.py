@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from tsic.data.classes import ClassTable
 from tsic.deploy.consent import require_safe
-from tsic.deploy.hub import fetch_student, is_hub, is_name
-from tsic.deploy.model import Gives
+from tsic.deploy.hub import fetch_student, is_hub, is_name, zoo_names
+from tsic.deploy.model import EXPORTED_SUFFIXES, Gives
 from tsic.errors import CheckpointError
 from tsic.files import replacing, write_text
 from tsic.grid import Size, resize_images
@@ -135,19 +135,37 @@ def find_student(path: str | Path) -> StudentFiles:
         path: Folder, file, ``zoo:name``, or ``hf:owner/name`` (``hf:owner/name@revision``).
 
     Raises:
-        CheckpointError: If one of the two files is missing, or the hub does not give them.
+        CheckpointError: If it is another kind of file, one of the two files is missing, or the hub
+            does not give them.
     """
     path = fetch_student(path) if is_name(path) else Path(path)
     folder = path if path.is_dir() else path.parent
     stem = "student" if path.is_dir() else path.stem
     files = StudentFiles(folder / f"{stem}.safetensors", folder / f"{stem}.json")
     missing = [file for file in (files.weights, files.facts) if not file.is_file()]
-    if missing:
-        raise CheckpointError(
-            f"no student at '{path}': {missing[0].name} is missing; give the folder of a finished "
-            "run, or a student.safetensors with its student.json beside it"
+    mistaken = _mistaken(path)
+    if not mistaken and missing:
+        mistaken = (
+            f"{missing[0].name} is missing; give the folder of a finished run, or a "
+            "student.safetensors with its student.json beside it"
         )
+    if mistaken:
+        raise CheckpointError(f"no student at '{path}': {mistaken}")
     return files
+
+
+def _mistaken(path: Path) -> str | None:
+    """Say what a path is taken for, if that can be told, and the way out."""
+    if not path.exists() and str(path) in zoo_names():
+        return f"there is no such path; did you mean 'zoo:{path}'?"
+    suffix = path.suffix.lower()
+    if not path.is_file() or suffix in (".safetensors", ".json"):
+        return None
+    if suffix in EXPORTED_SUFFIXES:
+        return "it is an exported file; give the student that it was exported from"
+    if suffix == ".ckpt":
+        return "it is a checkpoint of a training; give the run's folder, in which it lies"
+    return "it is another kind of file; name the model first, then what it is to work on"
 
 
 def read_weights(files: StudentFiles, facts: StudentFacts) -> tuple[dict[str, Tensor], str]:

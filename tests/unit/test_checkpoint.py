@@ -105,6 +105,27 @@ def test_find_student_names_the_missing_file(saved: StudentFiles, missing: str) 
         find_student(saved.weights.parent)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("student.onnx", "is an exported file; give the student that it was exported from"),
+        ("last.ckpt", "is a checkpoint of a training; give the run's folder"),
+        ("a.JPG", "is another kind of file; name the model first"),
+    ],
+)
+def test_a_file_of_another_kind_is_no_student(saved: StudentFiles, name: str, said: str) -> None:
+    """Not even beside one."""
+    file = saved.weights.with_name(name)
+    file.touch()
+    with pytest.raises(CheckpointError, match=rf"no student at '.*{name}': it {said}"):
+        find_student(file)
+
+
+def test_a_name_of_the_zoo_without_its_prefix_is_recognised() -> None:
+    with pytest.raises(CheckpointError, match="did you mean 'zoo:camvid-compact'"):
+        find_student("camvid-compact")
+
+
 def test_find_student_of_a_path_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no student at '.*nowhere': nowhere.safetensors is"):
         load_student(tmp_path / "nowhere")

@@ -67,6 +67,11 @@ def parse_address(text: str | Path) -> HubAddress:
     return HubAddress(match[1], match[2])
 
 
+def zoo_names() -> list[str]:
+    """Names of the students that ship with the package."""
+    return sorted(file.parent.name for file in ZOO.glob(f"*/{STUDENT_FILES[1]}"))
+
+
 def fetch_student(text: str | Path) -> Path:
     """Find a student's two files by name: in the package, in the hub's cache or on the hub.
 
@@ -82,7 +87,7 @@ def fetch_student(text: str | Path) -> Path:
     """
     if str(text).startswith(ZOO_PREFIX):
         name = str(text).removeprefix(ZOO_PREFIX)
-        students = sorted(file.parent.name for file in ZOO.glob(f"*/{STUDENT_FILES[1]}"))
+        students = zoo_names()
         if name not in students:
             raise ConfigError(
                 f"'{text}': the zoo has no student '{name}'; {nearest(name, students)}"

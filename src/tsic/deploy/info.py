@@ -15,7 +15,7 @@ from tsic.deploy.card import (
     read_run,
 )
 from tsic.deploy.hub import is_hub
-from tsic.deploy.opening import EXPORTED_SUFFIXES
+from tsic.deploy.model import EXPORTED_SUFFIXES
 from tsic.errors import ConfigError
 from tsic.grid import Size
 from tsic.model_file import read_facts

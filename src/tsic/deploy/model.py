@@ -12,6 +12,10 @@ Gives = Literal["scores", "labels"]
 """Class scores ``(B, K, h, w)`` on any grid that covers the image, or labels ``(B, H, W)``."""
 
 
+EXPORTED_SUFFIXES = frozenset({".onnx", ".xml", ".pt2", ".pte", ".tflite"})
+"""Endings of exported files: ONNX, OpenVINO, torch.export, ExecuTorch, LiteRT."""
+
+
 class Model(Protocol):
     """Scores RGB images ``(B, 3, H, W)``, float32 in [0, 1] on its device.
 

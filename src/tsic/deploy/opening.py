@@ -7,13 +7,10 @@ import torch
 from torch import nn
 
 from tsic.checkpoint import load_student
-from tsic.deploy.model import Model
+from tsic.deploy.model import EXPORTED_SUFFIXES, Model
 from tsic.errors import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
-
-EXPORTED_SUFFIXES = frozenset({".onnx", ".xml", ".pt2", ".pte", ".tflite"})
-"""Endings of exported files: ONNX, OpenVINO, torch.export, ExecuTorch, LiteRT."""
 
 
 def open_model(

@@ -23,7 +23,7 @@ from tsic.deploy.export.engines import open_exported
 from tsic.deploy.export.exported import ExportedModel, parts_of
 from tsic.deploy.export.graph import Layout
 from tsic.deploy.export.proof import Images, drawn_images, images_in
-from tsic.deploy.opening import EXPORTED_SUFFIXES
+from tsic.deploy.model import EXPORTED_SUFFIXES
 from tsic.errors import ConfigError
 from tsic.grid import Size
 from tsic.progress import OnProgress, progress
