@@ -182,6 +182,16 @@ def test_damaged_file_is_refused_in_one_sentence(tmp_path: Path, suffix: str) ->
     assert "\n" not in str(raised.value)
 
 
+def test_a_cut_torch_file_prints_nothing_else(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = files(Layout(batch=None))["torch"].read_bytes()
+    (tmp_path / "cut.pt2").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"cut\.pt2' cannot be read \(no whole archive\)"):
+        open_exported(tmp_path / "cut.pt2")
+    assert not caplog.records
+
+
 def foreign(tmp_path: Path, text: str | None) -> Path:
     """An ONNX file of somebody else's, with some metadata."""
     sides = [1, 3, 4, 4]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import is_zipfile
 
 import torch
 
@@ -94,6 +95,8 @@ class TorchModel(ExportedModel):
     engine = "torch"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        if not is_zipfile(path):  # of which PyTorch would print a traceback itself
+            raise ValueError("no whole archive")
         found = {"tsic.json": ""}
         program = torch.export.load(path, extra_files=found)
         super().__init__(path, found["tsic.json"] or None)
