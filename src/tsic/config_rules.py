@@ -20,7 +20,7 @@ _LOOP: Bounds = dict.fromkeys(
         *("trainer.val_every", "trainer.save_every", "trainer.log_every"),
     ),
     (1, None),
-)
+) | {"trainer.pictures": (0, None), "seed": (0, 2**32 - 1)}
 _RUN: Bounds = {
     "teacher.rounds": (1, None),
     "teacher.max_classes": (1, None),
@@ -76,8 +76,12 @@ def run_rules(config: RunConfig) -> Rules:
             f"data.crop must be at least 16 x 16 and at most 16384 a side, got {config.data.crop}",
         ),
         (
-            0 < config.data.scale[0] <= config.data.scale[1],
-            f"data.scale must be two rising positive ratios, got {config.data.scale}",
+            0.01 <= config.data.scale[0] <= config.data.scale[1] <= 100,
+            f"data.scale must be two rising ratios from 0.01 to 100, got {config.data.scale}",
+        ),
+        (
+            config.data.resize is None or min(config.data.resize) >= 1,
+            f"data.resize must be height and width in pixels, got {config.data.resize}",
         ),
         (
             config.teacher.channels is None

@@ -113,8 +113,8 @@ def _rules(config: PretrainConfig) -> Rules:
             f"crops must be pairs of multiples of 32, got {config.crops}",
         ),
         (
-            0 < config.scale[0] <= config.scale[1],
-            f"scale must be two rising positive ratios, got {config.scale}",
+            0.01 <= config.scale[0] <= config.scale[1] <= 100,
+            f"scale must be two rising ratios from 0.01 to 100, got {config.scale}",
         ),
         *optim_rules(config.optim),
         (
