@@ -259,7 +259,7 @@ class SegmentationDataset:
         """
         listed = self.classes.colour_map
         used = np.unique(values).tolist() if palette else []
-        if not all(palette[value] in listed for value in used):
+        if not all(palette.get(value) in listed for value in used):
             return ""
         names = {IGNORE: "ignored", **dict(enumerate(self.classes.names))}
         for value in used:
