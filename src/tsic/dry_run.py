@@ -184,11 +184,9 @@ def _parts(config: RunConfig, module: CycleModule) -> tuple[Part, ...]:
     parts = [_part("student", _multiply_adds(lambda: student(image)), student)]
     if isinstance(teacher, Teacher):
         encoder = teacher.foundation.encoder
-        multiple = teacher.foundation.multiple
-        padded = [math.ceil(side / multiple) * multiple for side in (height, width)]
-        canvas = torch.zeros(1, 3, *padded, device=module.device)
+        _, padded = teacher.foundation.place(image)
         logits = student(image).logits
-        looked = _multiply_adds(lambda: teacher.embed(canvas))
+        looked = _multiply_adds(lambda: teacher.embed(padded))
         whole = _multiply_adds(lambda: teacher(image, logits))
         decoders = _part("teacher's decoders", whole - looked, teacher)
         seen = _part("teacher's encoder", looked, encoder)

@@ -156,7 +156,7 @@ def test_image_that_needs_padding_is_registered_as_if_padded_by_hand(
     masks = None
     with torch.no_grad():
         out = teacher(images, logits)
-        padded = F.pad((images - teacher.mean) / teacher.std, (0, right, 0, below))
+        padded = F.pad((images - foundation.mean) / foundation.std, (0, right, 0, below))
         embedding = foundation.encode(padded, with_levels=False)
 
         def decoded(prompts: Tensor, fill: float, *, multimask: bool) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from tsic import losses
 from tsic.cycle import Cycle
+from tsic.networks import IMAGENET_MEAN, IMAGENET_STD
 from tsic.recipes import RECIPES, objective_of
 from tsic.student import StudentOutput
-from tsic.teacher.foundation import MEAN, STD
 from tsic.teacher.mapping import UperMapping
 from tsic.teacher.sam import Sam
 from tsic.teacher.teacher import Teacher
@@ -202,7 +202,7 @@ class GivenStudent(nn.Module):
 
 def images_of(tensors: dict[str, Tensor]) -> Tensor:
     """The reference's inputs, which are normalised, as RGB in [0, 1]."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return tensors["inputs"] * std + mean
 
 

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from tsic.pretrain.prompts import NEGATIVE, NO_POINT, POINTS, POSITIVE
 from tsic.prompt import LOGIT_RANGE
-from tsic.teacher.canvas import Canvas
-from tsic.teacher.foundation import MEAN, STD, Embedding, Foundation
+from tsic.teacher.foundation import Embedding, Foundation
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,13 @@ class Promptable(nn.Module):
         foundation: The model.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, foundation: Foundation) -> None:
         super().__init__()
         self.foundation = foundation
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def embed(self, images: Tensor) -> Embedding:
         """Embed images ``(B, 3, H, W)``, RGB in [0, 1], on their canvas."""
-        canvas = Canvas(images.shape[-2], images.shape[-1], self.foundation.multiple)
-        padded = canvas.pad((images - self.mean) / self.std)
+        _, padded = self.foundation.place(images)
         return self.foundation.encode(padded, with_levels=False)
 
     def answer(
@@ -90,8 +83,8 @@ class Promptable(nn.Module):
         Returns:
             Mask logits ``(B, N, ceil(H/4), ceil(W/4))``.
         """
-        canvas = Canvas(images.shape[-2], images.shape[-1], self.foundation.multiple)
-        embedding = self.embed(images)
+        canvas, padded = self.foundation.place(images)
+        embedding = self.foundation.encode(padded, with_levels=False)
         batch, count = masks.shape[:2]
         owners = torch.arange(batch, device=masks.device).repeat_interleave(count)
         blank = torch.full((batch * count, POINTS), NO_POINT, device=masks.device)

@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import override
 
+from tsic.networks import IMAGENET_MEAN, IMAGENET_STD
 from tsic.teacher.attention import fuse_attention
+from tsic.teacher.canvas import Canvas
 from tsic.teacher.decoder import decode_masks
 from tsic.teacher.recompute import recomputed
 from tsic.teacher.refiner import Refiner
-
-# ImageNet's statistics: SAM and SAM 2 were trained on images normalised with them.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,15 @@ class Foundation(nn.Module, ABC):
     empty_points: ClassVar[int] = 0
     has_levels: ClassVar[bool] = True
     refiner: Refiner | None
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        # SAM and its kin were trained on images normalised so.
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         fuse_attention(model)
         self.refiner = None
 
@@ -88,6 +91,11 @@ class Foundation(nn.Module, ABC):
         """The image encoder, whose own weights stay frozen."""
         encoder: nn.Module = self.model.vision_encoder
         return encoder
+
+    def place(self, images: Tensor) -> tuple[Canvas, Tensor]:
+        """Normalise images ``(B, 3, H, W)``, RGB in [0, 1], and pad them to whole patches."""
+        canvas = Canvas(images.shape[-2], images.shape[-1], self.multiple)
+        return canvas, canvas.pad((images - self.mean) / self.std)
 
     def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
         """Embed normalised images ``(B, 3, H, W)``, sides multiples of ``multiple``."""

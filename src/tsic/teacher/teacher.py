@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from tsic.errors import ConfigError
 from tsic.options import MAPPING_WIDTHS, Gradient, MappingKind, MaskStride, PromptKind
 from tsic.prompt import LOGIT_RANGE, Prompts, class_prompts, index_prompt
 from tsic.teacher.canvas import Canvas
-from tsic.teacher.foundation import MEAN, STD, Embedding, Foundation, Seen
+from tsic.teacher.foundation import Embedding, Foundation, Seen
 from tsic.teacher.lora import attach_lora
 from tsic.teacher.mapping import LightMapping, Mapping, PromptedMasks, UperMapping
 from tsic.teacher.sam import load_foundation
@@ -59,9 +58,6 @@ class Teacher(nn.Module):
         recompute_encoder: Trade time for memory in the encoder's backward pass.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         foundation: Foundation,
@@ -92,8 +88,6 @@ class Teacher(nn.Module):
             nn.init.zeros_(self.class_tokens.weight)
         foundation.recompute = recompute_encoder
         self._freeze(lora_rank, trains_encoder)
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def _freeze(self, lora_rank: int, trains_encoder: bool) -> None:
         model = self.foundation.model
@@ -119,8 +113,7 @@ class Teacher(nn.Module):
         Returns:
             See ``TeacherOutput``.
         """
-        canvas = Canvas(images.shape[-2], images.shape[-1], self.foundation.multiple)
-        padded = canvas.pad((images - self.mean) / self.std)
+        canvas, padded = self.foundation.place(images)
         seen = self.foundation.see(padded) if seen is None else seen
         embedding = self.foundation.read(seen, with_levels=self.mapping.needs_levels)
         masks = self.decode_masks(embedding, student_logits, canvas)
