@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
+from tsic.data.sampling import spread
 from tsic.files import replacing
 from tsic.metrics import to_labels
 from tsic.pictures import Pixels, colour_labels, colour_masks, panel, save_png, to_pixels
@@ -206,12 +207,6 @@ class Panels(Callback):
 
 
 TITLES = ("image", "label", "student", "prompted masks", "teacher")
-
-
-def spread(length: int, count: int) -> list[int]:
-    """At most ``count`` indices, evenly over ``length`` items."""
-    count = min(count, length)
-    return [i * length // count for i in range(count)]
 
 
 @torch.inference_mode()

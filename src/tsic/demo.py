@@ -10,10 +10,11 @@ from pathlib import Path
 from PIL import Image
 
 from tsic.build import load_run
-from tsic.callbacks import spread, tiles
+from tsic.callbacks import tiles
 from tsic.config import DataConfig, OptimConfig, RunConfig, TeacherConfig, TrainerConfig
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
+from tsic.data.sampling import spread
 from tsic.data.scenes import SCENE_CLASSES, write_scenes
 from tsic.device import resolve_precision
 from tsic.files import write_json

@@ -285,7 +285,7 @@ class TestFolderMasks:
         _save(tmp_path / "masks/train/a.png", mask)
         dataset = open_folder(tmp_path, "train")
         assert _label(dataset) == [[0, 0], [1, 255]]
-        assert check_dataset(dataset) == []
+        assert check_dataset(dataset)[0] == []
 
     def test_unknown_colour_is_named(self, tmp_path: Path) -> None:
         _pairs(tmp_path, ["train/a"], self.COLOURS)
@@ -363,7 +363,7 @@ class TestCoco:
         assert dataset.classes.names == ("background", "cat", "dog")
         expected = [[0] * 6, [0, 1, 1, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0] * 6]
         assert _label(dataset) == expected
-        assert check_dataset(dataset) == []
+        assert check_dataset(dataset)[0] == []
         copy: SegmentationDataset = pickle.loads(pickle.dumps(dataset))
         assert _label(copy) == expected
 
@@ -437,7 +437,7 @@ class TestCoco:
         _coco(file, [{"segmentation": segmentation}])
         _save(tmp_path / "train" / "a.png")
         dataset = open_coco(tmp_path, "train")
-        (problem,) = check_dataset(dataset)
+        (problem,) = check_dataset(dataset)[0]
         assert (problem.kind, problem.file) == ("unreadable", file)
         assert problem.detail.startswith("annotation 100 of train/a.png: ")
         with pytest.raises(DataError, match=message):
@@ -505,7 +505,7 @@ class TestCoco:
     def test_size_in_the_file_must_be_the_images(self, tmp_path: Path) -> None:
         _coco(tmp_path / "train.json", [{"segmentation": [SQUARE]}], [("a.png", 6, 4)])
         _save(tmp_path / "train" / "a.png")
-        (problem,) = check_dataset(open_coco(tmp_path, "train"))
+        (problem,) = check_dataset(open_coco(tmp_path, "train"))[0]
         assert (problem.kind, problem.file.name) == ("size mismatch", "a.png")
 
     def test_wrong_split(self, tmp_path: Path) -> None:
@@ -601,7 +601,7 @@ class TestYolo:
         assert _names(dataset) == [f"{images}/a.png"]
         assert dataset.classes.names == ("background", "cat", "dog")
         assert _label(dataset) == DRAWN
-        assert check_dataset(dataset) == []
+        assert check_dataset(dataset)[0] == []
         copy: SegmentationDataset = pickle.loads(pickle.dumps(dataset))
         assert _label(copy) == DRAWN
 
@@ -782,7 +782,7 @@ class TestHub:
             assert (image.shape, image.dtype) == ((3, 4, 6), torch.uint8)
             assert image.unique().tolist() == [100]
             assert label[0].tolist() == [255, 2, 2, 2, 2, 2]
-        assert check_dataset(dataset) == []
+        assert check_dataset(dataset)[0] == []
         with pytest.raises(DataError, match="no split 'trian'; did you mean 'train'"):
             open_hub(root, "trian")
 
@@ -811,7 +811,7 @@ class TestHub:
         datasets = pytest.importorskip("datasets")
 
         _hub_folder(datasets.Dataset.from_list(broken, rows.features), root, "parquet")
-        problems = check_dataset(open_hub(root, "train"))
+        problems = check_dataset(open_hub(root, "train"))[0]
         assert [(p.kind, p.file.relative_to(root).as_posix()) for p in problems] == [
             ("unreadable", "train/0/label"),
             ("unreadable", "train/1"),

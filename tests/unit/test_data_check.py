@@ -30,7 +30,7 @@ def _break_everything(root: Path) -> None:
 
 def test_check_finds_each_kind(folder_dataset: Path) -> None:
     _break_everything(folder_dataset)
-    problems = check_dataset(_open(folder_dataset), workers=3)
+    problems = check_dataset(_open(folder_dataset), workers=3)[0]
     assert [(p.kind, p.file.parent.name, p.file.name) for p in problems] == [
         ("missing mask", "images", "004.png"),
         ("unknown id", "masks", "000.png"),

@@ -48,7 +48,7 @@ def test_packed_pairs_are_the_sources(
             assert one.dtype == other.dtype == torch.uint8
             assert torch.equal(one, other)
         assert torch.equal(source.count_pixels(index), packed.count_pixels(index))
-    assert check_dataset(packed) == []
+    assert check_dataset(packed)[0] == []
 
 
 def test_packed_and_unpacked_batches_are_the_same(
@@ -154,7 +154,7 @@ def test_a_flipped_byte_is_found_by_the_check(packed: SegmentationDataset) -> No
     content = bytearray((packed.root / "train.images").read_bytes())
     content[64 * 96 * 3 + 5] ^= 1
     (packed.root / "train.images").write_bytes(content)
-    found = check_dataset(packed)
+    found = check_dataset(packed)[0]
     assert [(p.kind, "001.png" in p.detail) for p in found] == [("unreadable", True)]
 
 

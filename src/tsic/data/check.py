@@ -26,8 +26,8 @@ def check_dataset(
     *,
     workers: int = 4,
     on_progress: OnProgress | None = None,
-) -> list[Problem]:
-    """Decode every mask and image of a split and collect all problems.
+) -> tuple[list[Problem], Tensor]:
+    """Decode every mask and image of a split, collect all problems and count pixels.
 
     Args:
         dataset: What to check.
@@ -35,15 +35,9 @@ def check_dataset(
         on_progress: Called with (pairs done, pairs in all) after each pair.
 
     Returns:
-        Unpaired files first, then problems in the order of the samples; empty when all is well.
+        Unpaired files first, then problems in the order of the samples, empty when all is well;
+        and pixels of each class, int64 ``(K,)``.
     """
-    return _look_through(dataset, workers, on_progress)[0]
-
-
-def _look_through(
-    dataset: SegmentationDataset, workers: int = 4, on_progress: OnProgress | None = None
-) -> tuple[list[Problem], Tensor]:
-    """Problems, and pixels of each class ``(K,)``."""
     problems = list(dataset.unpaired)
     pixels = torch.zeros(dataset.classes.num_classes, dtype=torch.int64)
     look = partial(check_sample, dataset)
@@ -79,7 +73,7 @@ def require_clean(
     """
     problems = {}
     for split in splits:
-        problems[split], pixels = _look_through(split, on_progress=on_progress)
+        problems[split], pixels = check_dataset(split, on_progress=on_progress)
         if split is trained_on and not problems[split]:
             problems[split] = one_class(split, pixels)
             if not problems[split]:

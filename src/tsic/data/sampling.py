@@ -24,6 +24,12 @@ def sample_order(seed: int, epoch: int, n: int) -> list[int]:
     return torch.randperm(n, generator=generator).tolist()
 
 
+def spread(length: int, count: int) -> list[int]:
+    """At most ``count`` indices, evenly over ``length`` items."""
+    count = min(count, length)
+    return [i * length // count for i in range(count)]
+
+
 def position_seed(seed: int, position: int, purpose: str = "augment") -> int:
     """Give the seed for augmenting the sample at a position.
 

@@ -94,8 +94,8 @@ class Card:
 
     def _training(self) -> str:
         training = self.facts.get("training") or {}
-        data = _mapping(self.config.get("data"))
-        teacher = training.get("teacher") or _mapping(self.config.get("teacher")).get("name")
+        data = mapping(self.config.get("data"))
+        teacher = training.get("teacher") or mapping(self.config.get("teacher")).get("name")
         crop = training.get("crop") or data.get("crop")
         rows = {
             "data": self.data or _first(training.get("data"), _reader(data)),
@@ -156,8 +156,8 @@ def measured(facts: Json, evaluation: Json) -> dict[str, Any]:
         ``split``, ``images``, ``miou``, ``pixel_accuracy``, ``per_class_iou``, as far as known;
         percent.
     """
-    told = _mapping(facts.get("training")).get("val_miou")
-    found = _mapping(facts.get("scores"))
+    told = mapping(facts.get("training")).get("val_miou")
+    found: Json = mapping(facts.get("scores"))
     if not found and (told is None or told == evaluation.get("miou")):
         found = evaluation
     if not found and told is not None:
@@ -178,7 +178,7 @@ def read_run(folder: Path) -> tuple[Json, Json]:
     )
     for name, parse in parsers:
         try:
-            found.append(_mapping(parse((folder / name).read_text(encoding="utf-8"))))
+            found.append(mapping(parse((folder / name).read_text(encoding="utf-8"))))
         except (OSError, ValueError, yaml.YAMLError):
             found.append({})
     return found[0], found[1]
@@ -210,7 +210,8 @@ def _first(*values: object) -> object:
     return next((value for value in values if value is not None), UNKNOWN)
 
 
-def _mapping(value: object) -> Json:
+def mapping(value: object) -> dict[str, Any]:
+    """What a user's file holds, or nothing where it holds something else."""
     return value if isinstance(value, dict) else {}
 
 

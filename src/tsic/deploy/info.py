@@ -10,6 +10,7 @@ from tsic.deploy.card import (
     architecture,
     by,
     hex_colour,
+    mapping,
     measured,
     percent,
     read_run,
@@ -91,7 +92,7 @@ def to_text(described: Json) -> str:
     width = max(len(key) for key in rows)
     lines = [f"{key:<{width}}  {value}" for key, value in rows.items()]
     names, palette = _classes(described)
-    ious = _mapping(described.get("scores")).get("per_class_iou") or {}
+    ious = mapping(described.get("scores")).get("per_class_iou") or {}
     name_width = max(5, *(len(name) for name in names))
     lines += ["", f" id  {'class':<{name_width}}  colour   {'IoU %' if ious else ''}".rstrip()]
     for i, (name, colour) in enumerate(zip(names, palette, strict=True)):
@@ -101,7 +102,7 @@ def to_text(described: Json) -> str:
 
 
 def _student_rows(described: Json) -> Json:
-    training, scores = _mapping(described.get("training")), _mapping(described["scores"])
+    training, scores = mapping(described.get("training")), mapping(described["scores"])
     resize = described.get("resize")
     count = described.get("multiply_adds")
     rows = {
@@ -160,7 +161,3 @@ def _named(values: Json) -> str:
 
 def _rounded(numbers: list[float]) -> str:
     return " ".join(f"{number:.4g}" for number in numbers)
-
-
-def _mapping(value: object) -> Json:
-    return value if isinstance(value, dict) else {}

@@ -10,9 +10,6 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from tsic.pretrain.regions import Regions
 
-LEAVES_VERSION = 1
-"""Counts up whenever the same seed draws another picture."""
-
 _FINE = 2
 """Outlines are drawn on a grid finer by this factor, so that edges mix colours as a lens does."""
 _TEXTURES = 5

@@ -1,7 +1,6 @@
 """Writes drawn scenes as a plain folder of images and masks."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,6 @@ def write_scenes(
     width: int,
     seed: int,
     difficulty: float = 0.5,
-    on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a data set of drawn scenes in the layout of the ``folder`` reader.
 
@@ -68,7 +66,6 @@ def write_scenes(
         width: Columns of each picture.
         seed: Seed of the data set.
         difficulty: As in `draw_scene`.
-        on_progress: Called after each scene with the number done and the number in all.
 
     Raises:
         DataError: If the folder holds something else, or scenes of other arguments.
@@ -85,7 +82,6 @@ def write_scenes(
         "difficulty": difficulty,
     }
     _claim(root, settings)
-    total, done = train + val, 0
     for split, count in (("train", train), ("val", val)):
         images, masks = root / split / "images", root / split / "masks"
         images.mkdir(parents=True, exist_ok=True)
@@ -97,9 +93,6 @@ def write_scenes(
                 image, label = draw_scene(scene, height, width, difficulty)
                 _write_png(image_file, image)
                 _write_png(mask_file, label)
-            done += 1
-            if on_progress is not None:
-                on_progress(done, total)
     if not _read_settings(root).get("complete"):
         _write_settings(root, {**settings, "complete": True})
 

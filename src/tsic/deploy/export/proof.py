@@ -12,6 +12,7 @@ from torch import Tensor
 from tsic.checkpoint import TrainedStudent
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.images import image_names, read_image
+from tsic.data.sampling import spread
 from tsic.data.scenes import draw_scene
 from tsic.deploy.export.exported import ExportedModel
 from tsic.errors import DataError
@@ -54,7 +55,7 @@ def images_in(folder: Path, most: int) -> Images:
     files = sorted(folder / name for name in image_names(folder))
     if not files:
         raise DataError(f"'{folder}' holds no image; name a folder with images")
-    chosen = _spread(len(files), most)
+    chosen = spread(len(files), most)
     return Images(str(folder), len(chosen), lambda index: (read_image(files[chosen[index]]), None))
 
 
@@ -65,7 +66,7 @@ def labelled_images(dataset: SegmentationDataset, most: int) -> Images:
         dataset: One split.
         most: How many are used, evenly spread over all.
     """
-    chosen = _spread(len(dataset), most)
+    chosen = spread(len(dataset), most)
     source = f"split '{dataset.split}' of {dataset.root}"
     return Images(source, len(chosen), lambda index: dataset.read(chosen[index]))
 
@@ -275,9 +276,3 @@ def _labels(answer: Tensor, size: Size) -> Tensor:
     if answer.ndim == 3:
         return to_labels(answer, size)
     return resize_labels(answer[None].long(), size)[0]
-
-
-def _spread(available: int, most: int) -> list[int]:
-    """Numbers of at most so many, evenly spread."""
-    count = min(available, most)
-    return [index * available // count for index in range(count)]
