@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from tsic.checkpoint import TrainedStudent
 from tsic.data.classes import ClassTable
 from tsic.deploy.export.engines import OpenVinoModel, open_exported
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
-from tsic.deploy.export.writers import SUFFIXES, Format, capture, stamp, write
+from tsic.deploy.export.writers import SUFFIXES, Format, capture, write
 from tsic.errors import CheckpointError, ConfigError, ShapeError
 from tsic.metrics import to_labels
 from tsic.networks import Network
@@ -126,21 +125,6 @@ def test_openvino_computes_in_the_precision_that_is_asked_for(files: Files) -> N
     assert isinstance(model, OpenVinoModel)
     compiled = model._request.get_compiled_model()
     assert "float" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
-
-
-def test_stamp_replaces_the_metadata_and_nothing_else(files: Files, tmp_path: Path) -> None:
-    images = torch.rand(1, 3, 32, 48)
-    for kind in ("onnx", "openvino"):
-        source = files(Layout(batch=None))[kind]
-        copy = tmp_path / source.name
-        for suffix in {".bin", source.suffix}:
-            if source.with_suffix(suffix).exists():
-                copy.with_suffix(suffix).write_bytes(source.with_suffix(suffix).read_bytes())
-        old = open_exported(source)
-        stamp(copy, json.dumps(old.metadata | {"precision": "int8"}))
-        new = open_exported(copy)
-        assert new.metadata == old.metadata | {"precision": "int8"}
-        assert torch.equal(new(images), old(images))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")

@@ -11,7 +11,7 @@ from tsic.deploy.benchmark.worker import Failure, failure_of
 from tsic.deploy.export.engines import open_exported
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.export.proof import CalibrationBatches, Images
-from tsic.deploy.export.writers import SUFFIXES, Format, capture, stamp, write
+from tsic.deploy.export.writers import SUFFIXES, Format, capture, write
 from tsic.progress import OnProgress
 
 Candidate = tuple[str, str]
@@ -90,4 +90,3 @@ class _Exporter:
         batches = CalibrationBatches(open_exported(source), self.calibration)
         quantise = quantise_onnx if engine == "onnxruntime" else quantise_openvino
         quantise(source, target, batches)
-        stamp(target, describe(self.trained, self.graph, "int8"))

@@ -11,7 +11,7 @@ from tsic.deploy.export.engines import open_exported
 from tsic.deploy.export.exported import parts_of
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.export.proof import Agreement, CalibrationBatches, Images, compare
-from tsic.deploy.export.writers import SUFFIXES, Format, capture, first_line, stamp, write
+from tsic.deploy.export.writers import SUFFIXES, Format, capture, first_line, write
 from tsic.errors import CheckpointError, ConfigError, DataError, nearest
 from tsic.files import write_json
 from tsic.progress import OnProgress
@@ -167,18 +167,14 @@ def _quantise(job: _Job, kind: str, source: Path, place: Path, calibration: Imag
     from tsic.deploy.export.int8 import quantise_onnx, quantise_openvino
 
     target = place / f"student.int8{source.suffix}"
-    text = describe(job.trained, job.graph, "int8")
 
     def score(candidate: Path) -> float:
-        if candidate != source:
-            stamp(candidate, text)
         found = _compare(job, kind, candidate)
         return 100 * found.label_agreement if found.miou_exported is None else found.miou_exported
 
     batches = CalibrationBatches(open_exported(source), calibration)
     quantise = quantise_onnx if kind == "onnx" else quantise_openvino
     left = quantise(source, target, batches, score=score, max_drop=job.limits.max_drop)
-    stamp(target, text)
     found = _compare(job, kind, target)
     if not found.drop <= job.limits.max_drop:
         raise ConfigError(

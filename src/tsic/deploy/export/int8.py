@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copyfile
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,9 +125,7 @@ class _Search:
         if score is None:
             _move(whole, self.target)
             return []
-        reference = self.place / f"reference{self.target.suffix}"
-        _copy(self.source, reference)  # a score may write into the file it is given
-        best = score(reference)
+        best = score(self.source)
         drop = best - score(whole)
         if drop <= max_drop:
             _move(whole, self.target)
@@ -196,11 +193,6 @@ def _distance(answer: NDArray[Any], expected: NDArray[Any]) -> float:
 def _require_batches(batches: Batches) -> None:
     if not len(batches):
         raise ConfigError("int8 needs at least one calibration image; give --calibration DIR")
-
-
-def _copy(source: Path, target: Path) -> None:
-    for old, new in zip(parts_of(source), parts_of(target), strict=True):
-        copyfile(old, new)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -146,33 +146,6 @@ def _antialiased_resize(context: Any) -> list[Any]:
     return [resized.output(0)]
 
 
-def stamp(path: Path, text: str) -> None:
-    """Write metadata into an ONNX or OpenVINO file.
-
-    Args:
-        path: ``.onnx`` or ``.xml``.
-        text: The metadata, JSON.
-    """
-    if path.suffix == ".onnx":
-        onnx = import_engine("onnx", "onnx")
-        model = onnx.load(path)
-        kept = [one for one in model.metadata_props if one.key != "tsic"]
-        del model.metadata_props[:]
-        model.metadata_props.extend(kept)
-        model.metadata_props.add(key="tsic", value=text)
-        onnx.save(model, path)
-        return
-    openvino = import_engine("openvino", "openvino")
-    model = openvino.Core().read_model(path)
-    model.set_rt_info(text, "tsic")
-    # Weights are read from the old file while the new one is written.
-    new = path.with_name(f"new-{path.name}")
-    openvino.save_model(model, new, compress_to_fp16=False)
-    del model
-    for suffix in (".bin", ".xml"):
-        new.with_suffix(suffix).replace(path.with_suffix(suffix))
-
-
 def _traced_layer(graph: nn.Module, error: BaseException) -> str:
     """Name the innermost layer that was running when tracing failed."""
     names = {id(module): name for name, module in graph.named_modules() if name}
