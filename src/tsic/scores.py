@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from tsic.deploy.inference import WHOLE, View
-from tsic.markdown import to_markdown as to_markdown
+from tsic.markdown import to_markdown
 from tsic.metrics import class_accuracy, class_iou, mean_accuracy, mean_iou, pixel_accuracy
 
 ByName = dict[str, float | None]

@@ -141,7 +141,7 @@ def test_a_palette_that_says_other_classes_than_its_indices_is_found(folder_data
         mask.putdata([0, 1, 2, 0] * (64 * 96 // 4))
         mask.putpalette([channel for index in indices for channel in listed[index]])
         mask.save(path)
-        return [f"{one.kind}: {one.detail}" for one in check_dataset(_open(folder_dataset))]
+        return [f"{one.kind}: {one.detail}" for one in check_dataset(_open(folder_dataset))[0]]
 
     assert problems(0, 1, 2) == []
     assert problems(0, 1, 3) == [], "black is no class's colour, so ids count"

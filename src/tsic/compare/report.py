@@ -1,6 +1,5 @@
 """The comparison as tables, as JSON and as a plot."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +9,8 @@ from matplotlib.figure import Figure
 
 from tsic.compare.plan import ALONE
 from tsic.compare.statistics import RESAMPLES, Summary
-from tsic.files import replacing, write_text
-from tsic.scores import to_markdown
+from tsic.files import replacing, write_json, write_text
+from tsic.markdown import to_markdown
 
 Facts = Mapping[str, Any]
 
@@ -44,7 +43,7 @@ def write_comparison(
         "failed": dict(failed),
         "warnings": {name: list(said) for name, said in warned.items()},
     }
-    write_text(folder / "comparison.json", json.dumps(held, indent=1))
+    write_json(folder / "comparison.json", held)
     write_text(folder / "comparison.md", page)
     with replacing(folder / "comparison.png") as part:
         _plot(ranked).savefig(part, format="png", dpi=150)
