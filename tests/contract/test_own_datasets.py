@@ -832,7 +832,8 @@ class TestHub:
         _hub_folder(datasets.Dataset.from_list(turned, rows.features), tmp_path / "d", "parquet")
         found = survey([open_hub(tmp_path / "d", "train")], trained_on=())
         notes = [one.problem for one in found.notes if one.problem.kind != "absent class"]
-        assert [(note.kind, note.file.name) for note in notes] == [("grey", "1")]
+        told = [(note.kind, note.file.name) for note in notes]
+        assert told == [("grey", "1"), ("duplicate image", "2")]
 
     def test_two_columns_of_images_are_needed(self, rows: Any, tmp_path: Path) -> None:
         _hub_folder(rows.remove_columns("label"), tmp_path / "data", "parquet")
