@@ -14,13 +14,16 @@ Rules = Sequence[tuple[bool, str]]
 Bounds = dict[str, tuple[float, float | None]]
 """By key, the least value and the largest; ``None`` where there is none."""
 
-_LOOP: Bounds = dict.fromkeys(
-    (
-        *("max_steps", "trainer.devices", "trainer.accumulate"),
-        *("trainer.val_every", "trainer.save_every", "trainer.log_every"),
-    ),
-    (1, None),
-) | {"trainer.pictures": (0, None), "seed": (0, 2**32 - 1)}
+_LOOP: Bounds = {
+    "max_steps": (1, None),
+    "trainer.devices": (1, None),
+    "trainer.accumulate": (1, None),
+    "trainer.val_every": (1, None),
+    "trainer.save_every": (1, None),
+    "trainer.log_every": (1, None),
+    "trainer.pictures": (0, None),
+    "seed": (0, 2**32 - 1),
+}
 _RUN: Bounds = {
     "teacher.rounds": (1, None),
     "teacher.max_classes": (1, None),

@@ -112,8 +112,6 @@ def begun(
         raise ConfigError(
             f"another process trains in '{files.path}'; wait for it, or choose another --name"
         ) from error
-    except NotImplementedError:
-        pass  # a file system without locks
     try:
         refuse_other_run(schema, config, files, resume=resume, free=free)
         save_config(config, files.config)

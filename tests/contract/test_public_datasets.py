@@ -1,7 +1,6 @@
 """Readers of public benchmarks, each on small trees in the layouts their publishers use."""
 
 import csv
-import importlib
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import scipy.io  # type: ignore[import-untyped, unused-ignore]
+import scipy.io
 from PIL import Image
 
 from tsic.data.check import check_dataset
@@ -292,20 +291,6 @@ def test_voc_damaged_matlab_file_names_itself(tmp_path: Path) -> None:
         "GTcls.Segmentation must be a uint8 image, got float64 of shape (8, 32)"
     )
     assert details["2007_00000e.mat"].startswith("GTcls.Segmentation cannot be read ('GTcls')")
-
-
-def test_voc_without_scipy_says_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(name: str) -> None:
-        raise ImportError(name)
-
-    _voc(tmp_path)
-    _sbd(tmp_path / "SBD", {"train": "c", "val": "v"})
-    monkeypatch.setattr(importlib, "import_module", refuse)
-    assert len(open_voc(tmp_path, "train")) == 2
-    with pytest.raises(DataError, match=r"read with scipy, which is missing; pip install scipy"):
-        open_voc(tmp_path, "train_aug")
 
 
 def test_voc_missing_files_are_left_out_and_reported(tmp_path: Path) -> None:

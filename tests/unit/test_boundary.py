@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
+from scipy import ndimage
 from torch import Tensor
 
 from tsic.boundary import boundary_counts, boundary_width, near_border, trimap_labels

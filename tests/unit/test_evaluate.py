@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
+from scipy import ndimage
 from sklearn.metrics import jaccard_score, recall_score
 from torch import Tensor
 

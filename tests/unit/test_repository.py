@@ -64,6 +64,7 @@ DOORS = {
         "tsic.yaml_text",
     },
     "filelock": {"tsic.loop"},
+    "scipy": {"tsic.compare.statistics", "tsic.data.readers.voc"},
     "safetensors": {"tsic.checkpoint", "tsic.deploy.export.graph", "tsic.teacher.sam"},
     "matplotlib": {"tsic.report", "tsic.compare.report"},
     "jinja2": {"tsic.report"},

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit  # quantiles of Student's t
 
 from tsic.confusions import Confusions
 from tsic.errors import CheckpointError, ConfigError
@@ -129,7 +130,7 @@ def paired_interval(
     independent, so their squares add. One seed leaves only the images.
 
     Seeds are not resampled as well: of two or three of them a bootstrap makes "95 %" intervals
-    that hold the truth three times in four.
+    that hold the truth three times in four at best.
 
     Args:
         pairs: A run and its rival, per seed, on the same images.
@@ -146,8 +147,7 @@ def paired_interval(
     gains = _gains(pairs, np.ones(images))
     mean, of_seeds = float(gains.mean()), 0.0
     if len(pairs) > 1:
-        error = float(gains.std(ddof=1)) / len(pairs) ** 0.5
-        of_seeds = student_t(len(pairs) - 1) * error
+        of_seeds = stdtrit(len(pairs) - 1, 0.975) * gains.std(ddof=1) / len(pairs) ** 0.5
     return mean - hypot(of_seeds, mean - low), mean + hypot(of_seeds, high - mean)
 
 
@@ -156,22 +156,6 @@ def _gains(pairs: Sequence[tuple[Outcome, Outcome]], times: npt.NDArray[Any]) ->
     return np.array(
         [one.confusions.miou(times) - other.confusions.miou(times) for one, other in pairs]
     )
-
-
-def student_t(freedom: int) -> float:
-    """97.5 % quantile of Student's t, to 0.1 %.
-
-    Args:
-        freedom: Degrees of freedom, 1 or more.
-
-    Source:
-        Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, table 26.10 and, beyond
-        it, equation 26.7.5.
-    """
-    table = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-    if freedom <= len(table):
-        return table[freedom - 1]
-    return 1.95996 + 2.37227 / freedom + 2.82250 / freedom**2
 
 
 def _per_class(pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, float | None]:

@@ -259,10 +259,11 @@ def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
 
 
 def _palette(image: Image.Image) -> dict[int, Colour]:
-    """Colours by index."""
-    if image.mode != "P":
+    """Colours by index, as a file's head has them where it can, so that nothing is decoded."""
+    if image.mode != "P" or image.palette is None:
         return {}
-    flat = image.getpalette("RGB") or []
+    is_plain = image.palette.rawmode == "RGB"
+    flat = list((image.palette.palette if is_plain else image.getpalette("RGB")) or ())
     return dict(enumerate(zip(flat[::3], flat[1::3], flat[2::3], strict=True)))
 
 

@@ -1,9 +1,7 @@
 """Pascal VOC 2012 and its training list augmented with SBD."""
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -90,7 +88,7 @@ def open_voc(root: Path, split: str, classes: ClassTable | None = None) -> Segme
         The dataset.
 
     Raises:
-        DataError: If the split is not there, a list file cannot be read, or scipy is missing
+        DataError: If the split is not there or a list file cannot be read
             where SBD's masks are needed.
 
     Source:
@@ -112,8 +110,6 @@ def open_voc(root: Path, split: str, classes: ClassTable | None = None) -> Segme
         if split == "train_aug"
         else _plain_pairs(root, voc, lists / f"{split}.txt")
     )
-    if any(sample.mask.suffix == ".mat" for sample in pairs[0]):
-        _import_loadmat()  # here rather than in the first worker process
     return SegmentationDataset("voc", root, split, classes or VOC_CLASSES, *pairs, VocStore())
 
 
@@ -195,19 +191,10 @@ def _augmented_mask(voc: Path, sbd: Path | None, name: str) -> Path:
     return next((mask for mask in candidates if mask.is_file()), candidates[-1])
 
 
-def _import_loadmat() -> Any:
-    """Get the reader of Matlab files from scipy, which nothing else here needs."""
-    try:
-        return importlib.import_module("scipy.io").loadmat
-    except ImportError as error:
-        raise DataError(
-            "SBD's masks (.mat) are read with scipy, which is missing; pip install scipy"
-        ) from error
-
-
 def _read_sbd_mask(path: Path) -> Values:
     """Read ``GTcls.Segmentation``, uint8 (H, W)."""
-    loadmat = _import_loadmat()
+    from scipy.io import loadmat
+
     try:
         values = np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
     except FileNotFoundError as error:
