@@ -40,14 +40,14 @@ import tsic
 from traces import Traffic, copy_peak, trace
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
-from tsic.device import resolve_precision
-from tsic.graph import StepGraph
 from tsic.machine import peak_resident_mib
-from tsic.optim import build_optimizer
 from tsic.recipes import network_of, objective_of
 from tsic.student import build_student
 from tsic.teacher import Teacher, build_teacher, hold_frozen
 from tsic.teacher.canvas import Canvas
+from tsic.training.graph import StepGraph
+from tsic.training.optim import build_optimizer
+from tsic.training.precision import resolve_precision
 
 SIZES = ((360, 480, 11), (512, 512, 21), (512, 512, 150), (512, 1024, 19))
 MODELS = {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tsic.cycle import Cycle
     from tsic.deploy.export.export import export
     from tsic.deploy.opening import open_model
-    from tsic.evaluation import evaluate
+    from tsic.evaluation.evaluate import evaluate
     from tsic.student import build_student
     from tsic.teacher import build_teacher
 
@@ -32,7 +32,7 @@ _HOMES = {
     "Cycle": "tsic.cycle",
     "build_student": "tsic.student",
     "build_teacher": "tsic.teacher",
-    "evaluate": "tsic.evaluation",
+    "evaluate": "tsic.evaluation.evaluate",
     "export": "tsic.deploy.export.export",
     "load_student": "tsic.checkpoint",
     "open_model": "tsic.deploy.opening",

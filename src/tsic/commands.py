@@ -53,11 +53,11 @@ def train_command(words: Sequence[str]) -> int:
             config, known.out / name, goes_on=known.resume == "auto", writes=not known.dry_run
         )
     if known.dry_run:
-        from tsic.dry_run import rehearse
+        from tsic.training.dry_run import rehearse
 
         sys.stdout.write(f"{rehearse(config).to_text()}\n")
         return 0
-    from tsic.run import train
+    from tsic.training.run import train
 
     result = train(config, known.out / name, resume=known.resume == "auto", label=name)
     sys.stdout.write(f"{result.student.to_table()}\n")
@@ -73,15 +73,15 @@ def _with_largest_batch(
     config: RunConfig, folder: Path, *, goes_on: bool, writes: bool
 ) -> RunConfig:
     """The configuration with the largest batch that fits; a run that goes on keeps its own."""
-    from tsic.folder import RunFolder
-    from tsic.loop import is_main, refuse_other_run
+    from tsic.training.folder import RunFolder
+    from tsic.training.loop import is_main, refuse_other_run
 
     begun = RunFolder(folder).config
     # Other ranks find what the main process has settled.
     if (goes_on or not is_main()) and begun.is_file():
         size = load_config(begun).data.batch_size
     else:
-        from tsic.batch_size import largest_batch
+        from tsic.training.batch_size import largest_batch
 
         if writes:
             refuse_other_run(RUN, config, RunFolder(folder), resume=False, free=())

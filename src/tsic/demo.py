@@ -9,20 +9,20 @@ from pathlib import Path
 
 from PIL import Image
 
-from tsic.build import load_run
-from tsic.callbacks import tiles
 from tsic.config import DataConfig, OptimConfig, RunConfig, TeacherConfig, TrainerConfig
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.data.sampling import spread
 from tsic.data.scenes import SCENE_CLASSES, write_scenes
-from tsic.device import resolve_precision
 from tsic.files import write_json
 from tsic.options import Objective
 from tsic.pictures import panel, save_png
 from tsic.report import write_report
-from tsic.run import train
-from tsic.run_report import RunResult, curves, scores_table
+from tsic.training.build import load_run
+from tsic.training.callbacks import tiles
+from tsic.training.precision import resolve_precision
+from tsic.training.report import RunResult, curves, scores_table
+from tsic.training.run import train
 
 _VAL_SCENES = 60
 _HEIGHT, _WIDTH = 128, 176

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsic.compact import Compact
 from tsic.data.classes import MAX_CLASSES
 from tsic.errors import ConfigError, ShapeError, nearest
 from tsic.grid import fit_to_image
 from tsic.networks import Network
+from tsic.networks.compact import Compact
 from tsic.networks.hugging_face import build_hugging_face
 from tsic.networks.imported import build_imported
 from tsic.networks.smp import SMP_NAMES, build_smp

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
-from tsic.optim import build_optimizer
 from tsic.options import Objective
 from tsic.prompt import LOGIT_RANGE, class_log_odds, class_prompts, index_prompt
 from tsic.recipes import network_of
@@ -20,6 +19,7 @@ from tsic.student import build_student
 from tsic.teacher import Teacher, build_teacher
 from tsic.teacher import teacher as teacher_module
 from tsic.teacher.mapping import LightMapping, PromptedMasks, UperMapping
+from tsic.training.optim import build_optimizer
 
 NAMES = ("tiny-sam", "tiny-sam2", "tiny-edgetam", "tiny-mobile-sam")
 KINDS = [

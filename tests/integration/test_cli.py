@@ -12,7 +12,7 @@ import pytest
 
 from tsic.cli import VERBS, main
 from tsic.config_file import load_config
-from tsic.run import train
+from tsic.training.run import train
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from tsic.compare import runner
 from tsic.compare.plan import Job
 from tsic.config import DataConfig
 from tsic.config_file import load_config
-from tsic.run import train
+from tsic.training.run import train
 
 Settings = dict[str, Any]
 

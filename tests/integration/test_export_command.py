@@ -15,7 +15,7 @@ from tsic.cli import main
 from tsic.data.classes import ClassTable
 from tsic.data.images import read_image
 from tsic.data.readers import open_dataset
-from tsic.evaluation import evaluate
+from tsic.evaluation.evaluate import evaluate
 from tsic.student import build_student
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "onnx_predict.py"

@@ -18,15 +18,15 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tsic.build import load_run
-from tsic.callbacks import read_metrics
 from tsic.checkpoint import load_student
 from tsic.config_file import load_config
-from tsic.dry_run import rehearse
-from tsic.embed import embed
 from tsic.errors import CheckpointError, ConfigError, NonFiniteLossError
-from tsic.run import train
 from tsic.teacher import HintEncoder, build_hint_encoder
+from tsic.training.build import load_run
+from tsic.training.callbacks import read_metrics
+from tsic.training.dry_run import rehearse
+from tsic.training.embed import embed
+from tsic.training.run import train
 
 Settings = dict[str, Any]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -260,7 +260,7 @@ def test_a_checkpoint_that_is_none_is_told(config_file: Path, tmp_path: Path) ->
 def test_one_process_trains_in_a_folder(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tsic.loop._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("tsic.training.loop._LOCK_SECONDS", 0.1)
     config, run = load_config(config_file), tmp_path / "run"
     files = train(config, run).folder
     kept = files.metrics.read_text()

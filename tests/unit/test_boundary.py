@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from tsic.boundary import boundary_counts, boundary_width, near_border, trimap_labels
+from tsic.evaluation.boundary import boundary_counts, boundary_width, near_border, trimap_labels
 
 CLASSES = 5
 SQUARE = np.ones((3, 3), bool)

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tsic.compact import Compact, SplitBlock
 from tsic.errors import ConfigError
+from tsic.networks.compact import Compact, SplitBlock
 
 
 def parameters(module: nn.Module) -> int:

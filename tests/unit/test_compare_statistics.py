@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tsic.compare.statistics import Outcome, paired_interval, summarise
-from tsic.confusions import Confusions
+from tsic.evaluation.confusions import Confusions
 
 NAMES = ("a", "b")
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from tsic.cost import Cost, peak_mib
 from tsic.data.batches import Item, Loader, collate
 from tsic.errors import DataError
+from tsic.training.cost import Cost, peak_mib
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsic.diagnostics import Contest, PromptProbe, blank_prompt, perfect_prompt
 from tsic.prompt import class_prompts
-from tsic.watch import signs
+from tsic.training.diagnostics import Contest, PromptProbe, blank_prompt, perfect_prompt
+from tsic.training.watch import signs
 
 
 def scores(labels: list[list[int]]) -> Tensor:

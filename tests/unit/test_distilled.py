@@ -8,10 +8,10 @@ from torch import Tensor
 
 from tsic.config import OptimConfig
 from tsic.distilled import Distilled, Offline, Peer
-from tsic.optim import build_optimizer
 from tsic.options import Objective
 from tsic.rivals import Sizes, rival_class
 from tsic.student import Student, build_student
+from tsic.training.optim import build_optimizer
 
 K = 3
 

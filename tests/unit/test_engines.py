@@ -16,7 +16,7 @@ from tsic.deploy.export.engines import OpenVinoModel, open_exported
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.export.writers import SUFFIXES, Format, capture, write
 from tsic.errors import CheckpointError, ConfigError, ShapeError
-from tsic.metrics import to_labels
+from tsic.evaluation.metrics import to_labels
 from tsic.networks import Network
 from tsic.student import Student, StudentSpec
 

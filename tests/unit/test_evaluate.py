@@ -12,7 +12,6 @@ from scipy import ndimage
 from sklearn.metrics import jaccard_score, recall_score
 from torch import Tensor
 
-from tsic.boundary import boundary_counts
 from tsic.checkpoint import load_student, save_student
 from tsic.cli import main
 from tsic.data.classes import ClassTable
@@ -21,7 +20,8 @@ from tsic.data.readers import open_dataset
 from tsic.deploy.inference import View
 from tsic.deploy.model import Gives
 from tsic.errors import ConfigError, DataError
-from tsic.evaluation import Report, Trimap, evaluate
+from tsic.evaluation.boundary import boundary_counts
+from tsic.evaluation.evaluate import Report, Trimap, evaluate
 from tsic.files import write_json
 from tsic.grid import Size
 from tsic.student import build_student

@@ -37,7 +37,7 @@ from tsic.deploy.export.writers import capture, write
 from tsic.deploy.inference import WHOLE, label_images
 from tsic.deploy.labelling import fitting_view
 from tsic.errors import CheckpointError, ConfigError, DataError
-from tsic.metrics import to_labels
+from tsic.evaluation.metrics import to_labels
 from tsic.networks import Network
 from tsic.student import Student, StudentSpec, build_student
 

@@ -16,12 +16,12 @@ from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
 from tsic.distilled import Distilled, Offline, Peer
 from tsic.errors import ConfigError
-from tsic.graph import EAGER_STEPS, Answer, StepGraph
 from tsic.options import RIVALS, Objective
 from tsic.rivals import Sizes, rival_class
 from tsic.student import build_student
 from tsic.teacher import build_hint_encoder, build_teacher
-from tsic.training import CycleModule
+from tsic.training.graph import EAGER_STEPS, Answer, StepGraph
+from tsic.training.module import CycleModule
 
 CLASSES = 3
 TEACHERS = ("embedded", "tiny-sam", "tiny-sam2", "tiny-edgetam", "tiny-mobile-sam")

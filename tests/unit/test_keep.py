@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from tsic.errors import CheckpointError
-from tsic.keep import KeepBest, KeepLast, WholeCheckpoints, read_checkpoint
-from tsic.stopping import StopBetweenSteps, heed_late_signal, run_trainer
+from tsic.training.keep import KeepBest, KeepLast, WholeCheckpoints, read_checkpoint
+from tsic.training.stopping import StopBetweenSteps, heed_late_signal, run_trainer
 
 SCORES = {2: 50.0, 4: 60.0, 6: 55.0}
 

@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_sco
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from torch import Tensor
 
-from tsic.metrics import (
+from tsic.evaluation.metrics import (
     class_accuracy,
     class_iou,
     confusion_matrix,

@@ -9,10 +9,10 @@ from torch.optim import Optimizer
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
-from tsic.optim import adamw, build_optimizer
 from tsic.options import Objective
 from tsic.student import build_student
 from tsic.teacher import build_teacher
+from tsic.training.optim import adamw, build_optimizer
 
 CONFIG = OptimConfig(lr=1e-3, teacher_lr=1e-4, lora_lr=1e-5, weight_decay=0.02)
 

@@ -4,7 +4,7 @@ from torch.nn.utils import get_total_norm
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
-from tsic.training import CycleModule
+from tsic.training.module import CycleModule
 
 
 def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> None:

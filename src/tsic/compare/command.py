@@ -24,7 +24,7 @@ from tsic.compare.plan import (
 from tsic.config import RunConfig
 from tsic.config_file import RUN, load_config, read_config
 from tsic.errors import ConfigError
-from tsic.folder import RunFolder
+from tsic.training.folder import RunFolder
 
 
 def compare_command(words: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def compare_command(words: Sequence[str]) -> int:
     if offline and not any(one.config.distill.teacher == str(offline) for one in variants):
         raise ConfigError("--offline: none of the --methods has an offline teacher; leave it out")
     from tsic.compare.runner import Places, missing, run_all, warnings_of
-    from tsic.device import resolve_precision
+    from tsic.training.precision import resolve_precision
 
     planned = [*_settled(first, runs), *_settled(jobs(variants, options.seeds), runs)]
     unfinished = missing(planned, runs)
@@ -85,7 +85,7 @@ def _settled(planned: Sequence[Job], runs: Path) -> list[Job]:
 
     It is the one that earlier runs of this comparison have, if there are any.
     """
-    from tsic.device import resolve_precision
+    from tsic.training.precision import resolve_precision
 
     if all(job.config.trainer.precision != "auto" for job in planned):
         return list(planned)
@@ -161,8 +161,8 @@ def _offline(given: Path | None, runs: Path) -> tuple[Path | None, list[Job]]:
 
 def _try(offline: Path, base: RunConfig) -> None:
     """Load who teaches, so that what is wrong with it is told before anything trains."""
-    from tsic.build import load_offline
     from tsic.data.readers import open_dataset
+    from tsic.training.build import load_offline
 
     data = base.data
     train_set = open_dataset(data.name, data.root, data.train_split, data.classes)

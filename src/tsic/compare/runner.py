@@ -16,9 +16,9 @@ from tsic.config import DataConfig, RunConfig
 from tsic.config_file import RUN, differences, read_config, save_config
 from tsic.data.readers import open_dataset
 from tsic.errors import ConfigError
-from tsic.folder import RunFolder
 from tsic.machine import usable_cores
-from tsic.run import FREE_KEYS
+from tsic.training.folder import RunFolder
+from tsic.training.run import FREE_KEYS
 
 _POLL_SECONDS = 0.5
 _WARNING = "tsic: warning: "

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit  # quantiles of Student's t
 
-from tsic.confusions import Confusions
 from tsic.errors import CheckpointError, ConfigError
-from tsic.folder import RunFolder
+from tsic.evaluation.confusions import Confusions
+from tsic.training.folder import RunFolder
 
 RESAMPLES = 2000
 

@@ -66,7 +66,7 @@ def evaluate_command(words: Sequence[str]) -> int:
     import torch
 
     from tsic.data.check import require_clean
-    from tsic.evaluation import evaluate
+    from tsic.evaluation.evaluate import evaluate
 
     view = _view(options)
     if options.threads:
@@ -145,9 +145,9 @@ def _open(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model
 
 def _teacher(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model":
     """A run's teacher that knows the dataset's classes."""
-    from tsic.build import load_run, scorers
     from tsic.deploy.opening import on_device
-    from tsic.evaluation import ScorerModel
+    from tsic.evaluation.evaluate import ScorerModel
+    from tsic.training.build import load_run, scorers
 
     if not options.model.is_dir():
         raise ConfigError(f"--role teacher needs a run's folder, got the file '{options.model}'")

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from tsic.deploy.model import Model
 from tsic.deploy.windows import Shown, SlidingWindows, WholeImage, as_slice, ask
 from tsic.errors import ConfigError
+from tsic.evaluation.metrics import band_rows, best_class, to_labels
 from tsic.grid import Size, size_of
-from tsic.metrics import band_rows, best_class, to_labels
 
 SCORE_BYTES = 256 * 2**20
 """Bytes of windows' scores that are kept at a time."""

@@ -14,8 +14,8 @@ from tsic.data.images import read_image, rgb_pixels
 from tsic.deploy.inference import WHOLE, View, label_image, label_images, score_image
 from tsic.deploy.model import Model
 from tsic.errors import ShapeError
+from tsic.evaluation.metrics import best_class, to_labels
 from tsic.grid import Size, size_of
-from tsic.metrics import best_class, to_labels
 
 WHOLE_PIXELS = 2048 * 2048
 """Images of more pixels go by windows, unless the user says how."""

@@ -13,13 +13,13 @@ from typing_extensions import override
 from tsic.data.sampling import position_seed
 from tsic.errors import NonFiniteLossError
 from tsic.grid import size_of
-from tsic.optim import adamw, moving_average, trainable
 from tsic.pretrain.config import PretrainConfig
 from tsic.pretrain.data import PromptedBatch
 from tsic.pretrain.losses import answer_loss, iou_of
 from tsic.pretrain.promptable import Promptable, PromptBatch, corrected
 from tsic.pretrain.prompts import POSITIVE
 from tsic.teacher.foundation import Embedding
+from tsic.training.optim import adamw, moving_average, trainable
 
 
 class Means(Metric):

@@ -4,13 +4,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsic.callbacks import read_metrics
 from tsic.data.readers import open_dataset
 from tsic.errors import ConfigError
 from tsic.files import write_json
-from tsic.folder import TrainingFolder
-from tsic.keep import read_checkpoint
-from tsic.loop import begun, fit, make_trainer, refuse_other_run, resolve
 from tsic.pretrain.config import PRETRAIN, PretrainConfig
 from tsic.pretrain.data import PretrainData, PromptedImages
 from tsic.pretrain.module import SCORES, PretrainModule
@@ -28,6 +24,10 @@ from tsic.pretrain.sources import (
 from tsic.progress import progress
 from tsic.report import Curves, write_report
 from tsic.teacher.sam import load_foundation, save_foundation
+from tsic.training.callbacks import read_metrics
+from tsic.training.folder import TrainingFolder
+from tsic.training.keep import read_checkpoint
+from tsic.training.loop import begun, fit, make_trainer, refuse_other_run, resolve
 
 _FREE = ("workers", "trainer.log_every", "trainer.save_every", "trainer.pictures", "source.root")
 

@@ -16,8 +16,8 @@ from tsic.data.sampling import spread
 from tsic.data.scenes import draw_scene
 from tsic.deploy.export.exported import ExportedModel
 from tsic.errors import DataError
+from tsic.evaluation.metrics import confusion_matrix, mean_iou, to_labels
 from tsic.grid import Size, resize_images, resize_labels
-from tsic.metrics import confusion_matrix, mean_iou, to_labels
 
 ReadImage = Callable[[int], tuple[Tensor, Tensor | None]]
 """Image, RGB uint8 ``(3, H, W)``, and its label, uint8 ``(H, W)``, where there is one."""

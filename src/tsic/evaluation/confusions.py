@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tsic.errors import CheckpointError
+from tsic.evaluation.metrics import mean_iou
 from tsic.files import replacing
-from tsic.metrics import mean_iou
 
 Counts = npt.NDArray[np.int64]
 

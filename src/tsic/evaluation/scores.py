@@ -8,8 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from tsic.deploy.inference import WHOLE, View
+from tsic.evaluation.metrics import (
+    class_accuracy,
+    class_iou,
+    mean_accuracy,
+    mean_iou,
+    pixel_accuracy,
+)
 from tsic.markdown import to_markdown
-from tsic.metrics import class_accuracy, class_iou, mean_accuracy, mean_iou, pixel_accuracy
 
 ByName = dict[str, float | None]
 """Percent of each class by its name; ``None`` where there is nothing to score."""

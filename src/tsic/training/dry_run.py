@@ -12,12 +12,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tsic.config import RunConfig
-from tsic.cost import peak_mib
-from tsic.embed import embed, stored_hints
 from tsic.markdown import to_markdown
-from tsic.pace import open_split, pace, settled, untrained
 from tsic.teacher import Teacher
-from tsic.training import CycleModule
+from tsic.training.cost import peak_mib
+from tsic.training.embed import embed, stored_hints
+from tsic.training.module import CycleModule
+from tsic.training.pace import open_split, pace, settled, untrained
 
 STEPS = 6
 """Steps that are timed, after as many that warm up as a third of them."""

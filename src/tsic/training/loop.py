@@ -12,14 +12,14 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from tsic.callbacks import CsvLog, ShowProgress, ValidateLast
 from tsic.config import TrainerConfig
 from tsic.config_file import Schema, differences, read_config, save_config
-from tsic.device import resolve_precision
 from tsic.errors import ConfigError
-from tsic.folder import TrainingFolder
-from tsic.keep import KeepBest, KeepLast, WholeCheckpoints, read_checkpoint
-from tsic.stopping import StopBetweenSteps, heed_late_signal, run_trainer
+from tsic.training.callbacks import CsvLog, ShowProgress, ValidateLast
+from tsic.training.folder import TrainingFolder
+from tsic.training.keep import KeepBest, KeepLast, WholeCheckpoints, read_checkpoint
+from tsic.training.precision import resolve_precision
+from tsic.training.stopping import StopBetweenSteps, heed_late_signal, run_trainer
 
 
 class _Trained(Protocol):

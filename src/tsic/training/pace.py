@@ -11,17 +11,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from tsic.build import build_module
 from tsic.config import RunConfig
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import STRIDE, StoredHints
 from tsic.data.readers import open_dataset
-from tsic.device import resolve_precision
-from tsic.graph import EAGER_STEPS
-from tsic.run import segmentation_data
-from tsic.stopping import StopBetweenSteps, ends_step, heed_late_signal, run_trainer
 from tsic.teacher import HintEncoder
-from tsic.training import CycleModule
+from tsic.training.build import build_module
+from tsic.training.graph import EAGER_STEPS
+from tsic.training.module import CycleModule
+from tsic.training.precision import resolve_precision
+from tsic.training.run import segmentation_data
+from tsic.training.stopping import StopBetweenSteps, ends_step, heed_late_signal, run_trainer
 
 
 def settled(config: RunConfig) -> RunConfig:

@@ -17,11 +17,11 @@ from typing_extensions import override
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.sampling import spread
+from tsic.evaluation.metrics import to_labels
 from tsic.files import replacing
-from tsic.metrics import to_labels
 from tsic.pictures import Pixels, colour_labels, colour_masks, panel, save_png, to_pixels
-from tsic.stopping import ends_step
-from tsic.training import CycleModule
+from tsic.training.module import CycleModule
+from tsic.training.stopping import ends_step
 
 
 class CsvLog(Logger):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from tsic.training import CycleModule
+from tsic.training.module import CycleModule
 
 PATIENCE = 3
 """Validations in a row after which a sign counts."""

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tsic.callbacks import read_metrics
 from tsic.config import RunConfig
 from tsic.data.classes import ClassTable
-from tsic.evaluation import Report
-from tsic.folder import RunFolder
+from tsic.evaluation.evaluate import Report
 from tsic.report import Curves, Table, per_class_table, write_report
+from tsic.training.callbacks import read_metrics
+from tsic.training.folder import RunFolder
 
 _OWN = ("train/student_ce", "train/total")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tsic.config import Precision
-from tsic.device import resolve_precision
 from tsic.errors import ConfigError
+from tsic.training.precision import resolve_precision
 
 
 @pytest.mark.parametrize(("computes_bf16", "found"), [(True, "bf16-mixed"), (False, "16-mixed")])

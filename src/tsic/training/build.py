@@ -15,13 +15,13 @@ from tsic.data.classes import ClassTable
 from tsic.data.readers import open_dataset
 from tsic.distilled import Distilled, Offline, Peer
 from tsic.errors import CheckpointError, ConfigError
-from tsic.folder import RunFolder
-from tsic.keep import read_checkpoint
 from tsic.options import Role
 from tsic.rivals import Sizes, rival_class
 from tsic.student import Student, build_student
 from tsic.teacher import Teacher, TeacherOutput, build_hint_encoder, build_teacher
-from tsic.training import CycleModule
+from tsic.training.folder import RunFolder
+from tsic.training.keep import read_checkpoint
+from tsic.training.module import CycleModule
 
 
 def build_module(

@@ -6,8 +6,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
+from tsic.evaluation.metrics import confusion_matrix, mean_iou, to_labels
 from tsic.grid import size_of
-from tsic.metrics import confusion_matrix, mean_iou, to_labels
 
 PROBES = 16
 """Validation images on which the teacher is asked again with other prompts."""

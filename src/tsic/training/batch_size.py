@@ -7,10 +7,10 @@ import torch
 
 from tsic.config import RunConfig
 from tsic.config_file import RUN, with_values
-from tsic.cost import peak_mib
 from tsic.errors import ConfigError, ShapeError
 from tsic.machine import available_mib
-from tsic.pace import open_split, pace, settled, untrained
+from tsic.training.cost import peak_mib
+from tsic.training.pace import open_split, pace, settled, untrained
 
 _SHARE = 0.9
 """Of the free memory that a batch may take on the CPU, where taking too much is fatal."""

@@ -13,13 +13,13 @@ from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
 from tsic.data.batches import Batch
 from tsic.data.sampling import position_seed
-from tsic.diagnostics import PROBES, Contest, PromptProbe, blank_prompt, perfect_prompt
 from tsic.errors import NonFiniteLossError
-from tsic.graph import Answer, StepGraph
 from tsic.grid import Size, resize_images
-from tsic.optim import build_optimizer, moving_average
 from tsic.student import Student
 from tsic.teacher import Foundation, Teacher, TeacherOutput, hold_frozen
+from tsic.training.diagnostics import PROBES, Contest, PromptProbe, blank_prompt, perfect_prompt
+from tsic.training.graph import Answer, StepGraph
+from tsic.training.optim import build_optimizer, moving_average
 
 _HELD = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What frozen weights are held in, by precision."""

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from tsic.errors import CheckpointError
 from tsic.files import replacing
-from tsic.stopping import StopBetweenSteps
+from tsic.training.stopping import StopBetweenSteps
 
 
 def read_checkpoint(

@@ -6,30 +6,30 @@ from typing import Any
 
 from torch import Tensor
 
-from tsic.build import build_module, load_weights, scorers
-from tsic.callbacks import Panels
 from tsic.checkpoint import save_student
 from tsic.config import RunConfig
 from tsic.config_file import RUN
-from tsic.confusions import Confusions
-from tsic.cost import Cost
 from tsic.data.check import count_pixels, require_clean
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import StoredHints
 from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
-from tsic.embed import embed_missing, stored_hints
 from tsic.errors import ConfigError
-from tsic.evaluation import Report, evaluate
+from tsic.evaluation.confusions import Confusions
+from tsic.evaluation.evaluate import Report, evaluate
 from tsic.files import public_name, write_json
-from tsic.folder import RunFolder
-from tsic.loop import begun, fit, is_main, make_trainer, refuse_other_run, resolve
 from tsic.losses import balanced_class_weights
 from tsic.progress import progress
-from tsic.run_report import RunResult, write_run_report
-from tsic.training import CycleModule
-from tsic.watch import Watch
+from tsic.training.build import build_module, load_weights, scorers
+from tsic.training.callbacks import Panels
+from tsic.training.cost import Cost
+from tsic.training.embed import embed_missing, stored_hints
+from tsic.training.folder import RunFolder
+from tsic.training.loop import begun, fit, is_main, make_trainer, refuse_other_run, resolve
+from tsic.training.module import CycleModule
+from tsic.training.report import RunResult, write_run_report
+from tsic.training.watch import Watch
 
 # Keys that may change between the parts of a resumed run: none of them changes its weights.
 FREE_KEYS = (

@@ -7,15 +7,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from tsic.boundary import boundary_counts, trimap_labels
 from tsic.data.dataset import SegmentationDataset
 from tsic.deploy.inference import WHOLE, View, label_image
 from tsic.deploy.model import Gives, Model
 from tsic.errors import ConfigError, DataError
+from tsic.evaluation.boundary import boundary_counts, trimap_labels
+from tsic.evaluation.metrics import confusion_matrix
+from tsic.evaluation.scores import Report, Trimap
 from tsic.grid import Size
-from tsic.metrics import confusion_matrix
 from tsic.progress import OnProgress
-from tsic.scores import Report, Trimap
 
 __all__ = ["Report", "Scorer", "ScorerModel", "Trimap", "evaluate"]
 
