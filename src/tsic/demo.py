@@ -21,7 +21,7 @@ from tsic.report import write_report
 from tsic.training.build import load_run
 from tsic.training.callbacks import tiles
 from tsic.training.precision import resolve_precision
-from tsic.training.report import RunResult, curves, scores_table
+from tsic.training.report import RunResult, curves
 from tsic.training.run import train
 
 _VAL_SCENES = 60
@@ -161,6 +161,7 @@ def _write_report(
             ("everything", f"{seconds:.0f} s"),
         ],
         curves=curves({name: result.folder for name, result in results.items()}),
-        tables=[scores_table(scored, SCENE_CLASSES)],
+        scores=scored,
+        classes=SCENE_CLASSES,
         pictures=[("Scenes that neither student saw", pictures)],
     )

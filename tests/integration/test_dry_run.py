@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from tsic.training import batch_size
 from tsic.cli import main
 from tsic.config_file import load_config
 from tsic.errors import ConfigError, ShapeError
+from tsic.training import batch_size
 from tsic.training.batch_size import largest_batch
 from tsic.training.dry_run import _duration, _seconds, rehearse
 from tsic.training.module import CycleModule

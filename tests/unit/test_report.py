@@ -4,12 +4,12 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
+import torch
 from PIL import Image
 
 from tsic.data.classes import ClassTable
-from tsic.errors import DataError
-from tsic.report import Table, per_class_table, write_report
+from tsic.evaluation.scores import Report
+from tsic.report import write_report
 
 CLASSES = ClassTable.from_names(("road", "sky"), palette=((1, 2, 3), (255, 0, 16)))
 
@@ -41,7 +41,8 @@ def write_full(path: Path) -> str:
         intro="Twice & once.",
         summary=[("gain", "+1.5")],
         curves={"loss": {"alone": [(0, 2.0), (10, float("nan")), (20, 1.0)], "cycle": [(0, 1.0)]}},
-        tables=[per_class_table({"alone": {"road": 50.0}, "cycle": {"road": 75.0}}, CLASSES)],
+        scores={"alone": Report(CLASSES.names, torch.tensor([[1, 1], [0, 2]]), images=1)},
+        classes=CLASSES,
         pictures=[("A panel", Image.new("RGB", (5, 4), (9, 8, 7)))],
     )
     return path.read_text(encoding="utf-8")
@@ -102,56 +103,31 @@ def test_write_report_of_nothing_but_a_title(tmp_path: Path) -> None:
     assert "<h1>empty</h1>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_write_report_names_a_picture_it_cannot_show(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.png: picture cannot be read: No such file"):
-        write_report(tmp_path / "r.html", title="t", pictures=[("x", tmp_path / "gone.png")])
-    with pytest.raises(DataError, match=r"a\.tiff: a picture must be one of \.gif, \.jpeg, \.jpg"):
-        write_report(tmp_path / "r.html", title="t", pictures=[("x", tmp_path / "a.tiff")])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_per_class_table_shows_bars_dashes_and_the_best(tmp_path: Path) -> None:
-    table = per_class_table(
-        {"alone": {"road": 80.0, "sky": float("nan")}, "cycle": {"road": 60.0, "sky": 90.04}},
-        CLASSES,
-    )
-    assert table.rows[-1] == ["mean", 80.0, pytest.approx(75.02)]
-    write_report(tmp_path / "r.html", title="t", tables=[table])
+def test_scores_stand_with_bars_dashes_and_the_best(tmp_path: Path) -> None:
+    scores = {
+        # Rows are true classes; no pixel is sky in the first.
+        "alone": Report(CLASSES.names, torch.tensor([[8, 0], [0, 0]]), images=1),
+        "cycle": Report(CLASSES.names, torch.tensor([[6, 2], [0, 18]]), images=1),
+    }
+    write_report(tmp_path / "r.html", title="t", scores=scores, classes=CLASSES)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     cells = re.findall(
         r"<td( class=\"best\")?>([^<]+)(?:<span[^>]*><i style=\"width:([\d.]+)%)?", page
     )
     assert cells == [
-        (' class="best"', "80.0", "80.0"),
-        ("", "60.0", "60.0"),
+        (' class="best"', "100.0", "100.0"),
+        ("", "75.0", "75.0"),
         ("", "–", ""),  # noqa: RUF001
         ("", "90.0", "90.0"),
-        (' class="best"', "80.0", "80.0"),
-        ("", "75.0", "75.0"),
+        (' class="best"', "100.0", "100.0"),
+        ("", "82.5", "82.5"),
     ]
     assert re.findall(r"background:(#\w+)", page) == ["#010203", "#ff0010"]
-    assert page.count('<tr class="total">') == 1
+    assert re.findall(r'<tr class="total">\s*<th scope="row">(\w+)', page) == ["mean"]
 
 
-def test_per_class_table_takes_means_that_were_measured() -> None:
-    table = per_class_table({"a": {"road": 10.0}}, CLASSES, means={"a": 33.3})
-    assert table.rows == [["road", 10.0], ["sky", None], ["mean", 33.3]]
-
-
-def test_per_class_table_of_no_known_class_has_no_mean() -> None:
-    assert per_class_table({"a": {}}, CLASSES).rows[-1] == ["mean", None]
-
-
-def test_table_refuses_uneven_rows() -> None:
-    with pytest.raises(ValueError, match="table 't': row 'x' must have 2 cells, got 3"):
-        Table("t", ("name", "value"), [["x", 1.0, 2.0]])
-    with pytest.raises(ValueError, match="table 't': colours must be as many as rows, got 1 and 0"):
-        Table("t", ("name",), [], colours=[None])
-
-
-def test_table_limits_bars_to_the_cell(tmp_path: Path) -> None:
-    table = Table("t", ("n", "v"), [["over", 250.0], ["under", -5.0]], full_bar=100.0, decimals=2)
-    write_report(tmp_path / "r.html", title="t", tables=[table])
+def test_no_score_of_nothing_labelled(tmp_path: Path) -> None:
+    nothing = Report(CLASSES.names, torch.zeros(2, 2, dtype=torch.int64), images=1)
+    write_report(tmp_path / "r.html", title="t", scores={"alone": nothing}, classes=CLASSES)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert re.findall(r"width:([\d.]+)%\"></i>", page) == ["100.0", "0.0"]
-    assert "250.00" in page
+    assert re.findall(r"<td>([^<]+)", page) == ["–", "–", "–"]  # noqa: RUF001

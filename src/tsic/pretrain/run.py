@@ -184,7 +184,6 @@ def _finish(
             ("seconds", f"{seconds:.0f}"),
         ],
         curves=_curves(files),
-        tables=[],
         pictures=[("After the last step", path) for path in sorted(files.samples.glob("*"))[-1:]],
     )
     return PretrainResult(files, scores, seconds)

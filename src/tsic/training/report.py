@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from tsic.config import RunConfig
 from tsic.data.classes import ClassTable
-from tsic.evaluation.evaluate import Report
-from tsic.report import Curves, Table, per_class_table, write_report
+from tsic.evaluation.scores import Report
+from tsic.report import Curves, write_report
 from tsic.training.callbacks import read_metrics
 from tsic.training.folder import RunFolder
 
@@ -61,17 +61,9 @@ def write_run_report(config: RunConfig, result: RunResult, classes: ClassTable, 
             ("seconds", f"{result.seconds:.0f}"),
         ],
         curves=curves({"": result.folder}),
-        tables=[scores_table(scored, classes)],
+        scores=scored,
+        classes=classes,
         pictures=[("After the last step", path) for path in panels[-1:]],
-    )
-
-
-def scores_table(scored: Mapping[str, Report], classes: ClassTable) -> Table:
-    """IoU of each class for several networks, named by the keys."""
-    return per_class_table(
-        {name: report.per_class_iou for name, report in scored.items()},
-        classes,
-        means={name: report.miou for name, report in scored.items()},
     )
 
 
