@@ -1,17 +1,19 @@
-"""Published files of SAM and MobileSAM become the same models here, weight by weight."""
+"""Published files of SAM, SAM 2 and MobileSAM become the same models here, weight by weight."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.sam2.modeling_sam2 import Sam2Model
 
 from tsic.errors import CheckpointError, ConfigError
 from tsic.teacher import build_teacher
 from tsic.teacher.mobile_sam import MobileSam
 from tsic.teacher.released import MOBILE
-from tsic.teacher.sam import Sam, load_foundation, save_foundation
+from tsic.teacher.sam import Sam, Sam2, load_foundation, save_foundation
 
 WIDTHS, DEPTHS, HEADS, OFFSETS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (49, 49, 196, 49)
 
@@ -73,6 +75,26 @@ def vit(width: int, depth: int, side: int) -> Iterator[tuple[str, tuple[int, ...
         yield from affine(f"blocks.{n}.mlp.lin1", 4 * width, width)
         yield from affine(f"blocks.{n}.mlp.lin2", width, 4 * width)
     yield from neck(width)
+
+
+def hiera(width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """SAM 2's tiny encoder in another width."""
+    yield "trunk.pos_embed", (1, width, 7, 7)
+    yield "trunk.pos_embed_window", (1, width, 8, 8)
+    yield from affine("trunk.patch_embed.proj", width, 3, 7, 7)
+    for n in range(12):
+        block, before = f"trunk.blocks.{n}", width
+        if n in (1, 3, 10):
+            width *= 2
+            yield from affine(f"{block}.proj", width, before)
+        yield from affine(f"{block}.norm1", before)
+        yield from affine(f"{block}.attn.qkv", 3 * width, before)
+        yield from affine(f"{block}.attn.proj", width, width)
+        yield from affine(f"{block}.norm2", width)
+        yield from affine(f"{block}.mlp.layers.0", 4 * width, width)
+        yield from affine(f"{block}.mlp.layers.1", width, 4 * width)
+    for level in range(4):
+        yield from affine(f"neck.convs.{level}.conv", 256, width // 2**level, 1, 1)
 
 
 def neck(width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -214,7 +236,90 @@ def test_sams_own_file_tells_its_size_and_fills_it(tmp_path: Path) -> None:
 
     del state["image_encoder.blocks.1.attn.rel_pos_h"]
     torch.save(state, file)
-    with pytest.raises(CheckpointError, match=r"nor a file of SAM \('image_encoder.blocks.1.attn"):
+    with pytest.raises(
+        CheckpointError, match=r"is no file of SAM.* \('image_encoder.blocks.1.attn"
+    ):
+        load_foundation(str(file))
+
+
+SAM2_PLACES = """
+no_memory_embedding = no_mem_embed
+vision_encoder.backbone.pos_embed_window = image_encoder.trunk.pos_embed_window
+vision_encoder.backbone.patch_embed.projection.weight = image_encoder.trunk.patch_embed.proj.weight
+vision_encoder.backbone.blocks.10.proj.bias = image_encoder.trunk.blocks.10.proj.bias
+vision_encoder.backbone.blocks.3.layer_norm2.bias = image_encoder.trunk.blocks.3.norm2.bias
+vision_encoder.backbone.blocks.2.mlp.proj_out.bias = image_encoder.trunk.blocks.2.mlp.layers.1.bias
+vision_encoder.neck.convs.3.weight = image_encoder.neck.convs.3.conv.weight
+mask_decoder.pred_obj_score_head.proj_out.bias = sam_mask_decoder.pred_obj_score_head.layers.2.bias
+mask_decoder.transformer.layers.1.mlp.proj_in.bias = \
+sam_mask_decoder.transformer.layers.1.mlp.layers.0.bias
+mask_decoder.transformer.layers.0.self_attn.o_proj.bias = \
+sam_mask_decoder.transformer.layers.0.self_attn.out_proj.bias
+"""
+
+
+def sam2_weights() -> dict[str, Tensor]:
+    """A file of SAM 2.1: names that differ from SAM's, and what only videos need."""
+    state = weights(hiera(8))
+    parts = r"^(prompt_encoder|mask_decoder)"
+    state = {re.sub(parts, r"sam_\1", name): tensor for name, tensor in state.items()}
+    state = {
+        re.sub(r"(sam_mask.*\.mlp)\.lin([12])", lambda m: f"{m[1]}.layers.{int(m[2]) - 1}", name): t
+        for name, t in state.items()
+    }
+    more = {
+        "obj_score_token.weight": (1, 256),
+        "conv_s0.weight": (32, 256, 1, 1),
+        "conv_s0.bias": (32,),
+        "conv_s1.weight": (64, 256, 1, 1),
+        "conv_s1.bias": (64,),
+        **dict(affine("pred_obj_score_head.layers.0", 256, 256)),
+        **dict(affine("pred_obj_score_head.layers.1", 256, 256)),
+        **dict(affine("pred_obj_score_head.layers.2", 1, 256)),
+    }
+    state |= {f"sam_mask_decoder.{name}": torch.rand(shape) for name, shape in more.items()}
+    return state | {"no_mem_embed": torch.rand(1, 1, 256)}
+
+
+def test_sam2s_own_file_tells_its_size_and_fills_it(tmp_path: Path) -> None:
+    state = sam2_weights()
+    for_videos = {
+        name: torch.rand(2)
+        for name in (
+            "maskmem_tpos_enc",
+            "no_mem_pos_enc",
+            "no_obj_ptr",
+            "no_obj_embed_spatial",
+            "memory_attention.layers.0.norm1.weight",
+            "memory_encoder.out_proj.bias",
+            "mask_downsample.weight",
+            "obj_ptr_proj.layers.0.weight",
+            "obj_ptr_tpos_proj.weight",
+        )
+    }
+    file = tmp_path / "sam2.1_hiera_tiny.pt"
+    torch.save({"model": state | for_videos}, file)
+    foundation = load_foundation(str(file))
+    assert isinstance(foundation, Sam2)
+    assert foundation.hidden_channels == (8, 16, 32, 64)
+    hiera = foundation.model.config.vision_config.backbone_config
+    assert hiera.blocks_per_stage == [1, 2, 7, 2]
+    assert hiera.num_attention_heads_per_stage == [1, 2, 4, 8]
+    ours = foundation.model.state_dict()
+    assert set(ours) == set(Sam2Model(foundation.model.config).state_dict())
+    for place in SAM2_PLACES.replace("\\\n", "").strip().splitlines():
+        name, theirs = place.split(" = ")
+        assert torch.equal(ours[name], state[theirs]), place
+    points = [state[f"sam_prompt_encoder.point_embeddings.{n}.weight"] for n in range(4)]
+    assert torch.equal(ours["prompt_encoder.point_embed.weight"], torch.cat(points))
+    assert foundation.encode(torch.rand(1, 3, 64, 96), with_levels=False).image.shape[2:] == (4, 6)
+
+    torch.save({"model": state | {"memory.gate": torch.rand(1)}}, file)
+    with pytest.raises(CheckpointError, match=r"is no file of SAM, SAM 2 or MobileSAM \(.*memory"):
+        load_foundation(str(file))
+    few = {name: tensor for name, tensor in state.items() if ".blocks.11." not in name}
+    torch.save({"model": few}, file)
+    with pytest.raises(CheckpointError, match=r"\(its encoder has 11 blocks, those of SAM 2 have"):
         load_foundation(str(file))
 
 
@@ -267,7 +372,7 @@ def test_files_of_another_kind_are_refused_in_one_sentence(
     torch.save([1], tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("no weights")
     for name in ("few", "sam2", "list", "text"):
-        message = rf"^teacher.name '.*{name}.pt' is neither .* nor a file of SAM \([^\n]+\); "
+        message = rf"^teacher.name '.*{name}.pt' is no file of SAM, SAM 2 or MobileSAM \([^\n]+\); "
         with pytest.raises(CheckpointError, match=message):
             load_foundation(str(tmp_path / f"{name}.pt"))
 

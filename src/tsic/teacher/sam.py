@@ -172,7 +172,8 @@ def load_foundation(name: str) -> Foundation:
     Args:
         name: Hugging Face id (``facebook/sam-vit-base``, ``facebook/sam2.1-hiera-tiny``), local
             folder in the same format (that of a pretraining is), a file that SAM's authors publish
-            (``sam_vit_b_01ec64.pth``), MobileSAM's ``mobile_sam.pt`` or its folder; ``embedded``:
+            (``sam_vit_b_01ec64.pth``, ``sam2.1_hiera_tiny.pt``), MobileSAM's ``mobile_sam.pt`` or
+            its folder; ``embedded``:
             the model that ships with the package; or ``tiny-sam``, ``tiny-sam2``,
             ``tiny-edgetam``, ``tiny-mobile-sam``: random weights that are the same every time, so
             that they need not be saved.
@@ -246,7 +247,7 @@ def _check(name: str) -> None:
 
 
 def _released(path: Path) -> Path | None:
-    """A file that SAM's or MobileSAM's authors publish, where it lies at ``path`` or in it."""
+    """A file that a model's authors publish, where it lies at ``path`` or in it."""
     if path.is_file():
         return path
     inside = path / MOBILE
