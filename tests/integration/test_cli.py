@@ -38,6 +38,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
         (["train", "--data.batch_size", "3", "--trainer.accumulate", "2"], "must be a multiple of"),
         (["train", "--resume", "maybe"], "invalid choice: 'maybe'"),
         (["evaluate", "nowhere"], "'nowhere' does not exist; give a run's folder"),
+        (["evaluate", "camvid-compact"], "does not exist; give zoo:camvid-compact, a run's folder"),
         (["evaluate"], "the following arguments are required: model"),
         (["demo", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["demo", "--step", "x"], "--step"),

@@ -103,12 +103,13 @@ def _view(options: argparse.Namespace) -> "View":
 def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
     """The dataset that was asked for; what was not said is as in the run."""
     from tsic.data.readers import open_dataset
-    from tsic.deploy.hub import is_name
+    from tsic.deploy.hub import is_name, zoo_names
 
     is_path = not is_name(options.model)
     if is_path and not options.model.exists():
+        meant = f"zoo:{options.model}, " if str(options.model) in zoo_names() else ""
         raise ConfigError(
-            f"'{options.model}' does not exist; give a run's folder, a student.safetensors, "
+            f"'{options.model}' does not exist; give {meant}a run's folder, a student.safetensors, "
             "zoo:name, hf:owner/name or an exported file"
         )
     folder = options.model if options.model.is_dir() else options.model.parent

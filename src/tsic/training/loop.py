@@ -66,7 +66,14 @@ def refuse_other_run(
     Raises:
         ConfigError: Saying what differs and what to do.
     """
-    if not is_main() or not files.config.is_file():
+    if not is_main():
+        return
+    if not files.config.is_file():
+        if files.last.is_file():
+            raise ConfigError(
+                f"'{files.path}' holds a training but no config.yaml, which says how it began; put "
+                "that file back, or choose another --name"
+            )
         return
     if not resume:
         raise ConfigError(
