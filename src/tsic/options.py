@@ -38,7 +38,7 @@ class Objective:
     """L_kd-p, teacher to student at every pixel (public code: 5, with `kl_average: elements`)."""
     ensemble_weight: float = 0.0
     """Inner-loop ensemble: mean of both logits to teacher (public code: 1)."""
-    feature_weight: float = 1.0
+    feature_weight: float = 3.0
     """L_kd-f, teacher's features to student's (public code: 1)."""
     temperature: float = 1.0
     """Softening of both KL terms (public code: 5)."""
@@ -47,10 +47,10 @@ class Objective:
     class than the student does (`better`), or `everywhere` alike (paper, public code)."""
     kl_average: KlAverage = "pixels"
     """Sum over classes and average labelled pixels, or average all `elements` (public code)."""
-    feature_loss: FeatureLoss = "attention"
-    """Distance of unit-length attention maps, of channel means (public code: `mean_mse`), or a
-    `hint`: the student's coarsest features, projected, are what the teacher's encoder sees, in
-    full from the step at which it joins."""
+    feature_loss: FeatureLoss = "hint"
+    """A `hint`: the student's coarsest features, projected, are what the teacher's encoder sees, in
+    full from the step at which it joins; or distance of unit-length `attention` maps, or of channel
+    means (public code: `mean_mse`)."""
     detach_teacher: bool = True
     """Whether the teacher stands still in L_kd-p and L_kd-f (public code: false)."""
     detach_ensemble: bool = True

@@ -1,6 +1,7 @@
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ COMMON = {"student_ce", "auxiliary_ce", "teacher_ce", "kl", "feature"}
 class Given(nn.Module):
     """Stands for a network and gives a fixed answer."""
 
+    feature_channels = (8,)  # of the student
+    foundation = SimpleNamespace(dim=6)  # of the teacher
+
     def __init__(self, answer: StudentOutput | TeacherOutput) -> None:
         super().__init__()
         self.answer = answer
@@ -43,7 +47,11 @@ class Scene:
         self.labels[:, :5] = 255
         self.student = StudentOutput(leaf(2, 4, 2, 3), (leaf(2, 8, 2, 3),), leaf(2, 4, 2, 3))
         self.teacher = TeacherOutput(
-            leaf(2, 4, 4, 6), leaf(2, 5, 2, 3), leaf(2, 2, 4, 6), torch.tensor([[0, 3], [2, 1]])
+            leaf(2, 4, 4, 6),
+            leaf(2, 5, 2, 3),
+            leaf(2, 2, 4, 6),
+            torch.tensor([[0, 3], [2, 1]]),
+            embedding=leaf(2, 6, 2, 3),
         )
 
     def run(
@@ -56,7 +64,9 @@ class Scene:
     ) -> CycleOutput:
         student: Any = Given(self.student)
         teacher: Any = Given(self.teacher)
-        cycle = Cycle(student, teacher, objective, class_weights)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # hints have the same projection in every run
+            cycle = Cycle(student, teacher, objective, class_weights)
         return cycle(self.images, self.labels, with_teacher=with_teacher, teaching=teaching)
 
     def reached(self, loss: Tensor) -> set[str]:
@@ -68,6 +78,7 @@ class Scene:
             "teacher logits": self.teacher.logits,
             "teacher features": self.teacher.features,
             "teacher masks": self.teacher.masks,
+            "teacher embedding": self.teacher.embedding,
         }
         tensors = [leaf for leaf in leaves.values() if leaf is not None]
         gradients = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
@@ -169,7 +180,7 @@ def test_cycle_losses_are_those_of_the_loss_functions() -> None:
         "kl": 2 * losses.pixel_kl(resize(s.logits, (4, 6)), t.logits, coarse),
         "feature": losses.feature_attention(s.features[-1], t.features),
     }
-    out = scene.run(Objective(kl_where="everywhere"))
+    out = scene.run(Objective(kl_where="everywhere", feature_loss="attention", feature_weight=1))
     assert out.losses.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(out.losses[name], value)
@@ -186,7 +197,7 @@ def test_cycle_detach_flags_decide_who_learns(teacher_held: bool, ensemble_held:
     shared: dict[str, set[str]] = {
         "kl": {"student logits"} | (set() if teacher_held else {"teacher logits"}),
         "ensemble_kl": {"teacher logits"} | (set() if ensemble_held else {"student logits"}),
-        "feature": {"student features"} | (set() if teacher_held else {"teacher features"}),
+        "feature": {"student features"} | (set() if teacher_held else {"teacher embedding"}),
     }
     assert reached == shared | {
         "student_ce": {"student logits"},
@@ -218,7 +229,8 @@ def test_cycle_with_nothing_labelled_has_no_supervision() -> None:
 
 def test_teaching_weighs_the_distillation_alone() -> None:
     scene = Scene()
-    whole, half = (scene.run(Objective(ensemble_weight=1.0), teaching=t).losses for t in (1.0, 0.5))
+    objective = Objective(ensemble_weight=1.0, feature_loss="attention")
+    whole, half = (scene.run(objective, teaching=t).losses for t in (1.0, 0.5))
     for name, loss in whole.items():
         share = 0.5 if name in ("kl", "feature") else 1.0
         torch.testing.assert_close(half[name], share * loss)

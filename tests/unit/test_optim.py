@@ -40,6 +40,8 @@ def test_build_optimizer_puts_what_trains_in_one_group_and_what_is_frozen_in_non
         if name.endswith((".down", ".up_q", ".up_v"))
         else "student"
         if name.startswith("student.")
+        else "projections"
+        if name.startswith("hint.")
         else "decoders"
         for name, is_on in trains.items()
         if is_on
@@ -87,7 +89,8 @@ def test_build_optimizer_gives_each_part_its_learning_rate(
     config = dataclasses.replace(CONFIG, **changes)
     optimizer, _ = build_optimizer(tiny_cycle, config, 10)
     rates = {g["name"].split("/")[0]: g["initial_lr"] for g in optimizer.param_groups}
-    assert rates == dict(zip(("student", "lora", "decoders"), expected, strict=True))
+    parts = dict(zip(("student", "lora", "decoders"), expected, strict=True))
+    assert rates == parts | {"projections": CONFIG.lr}
 
 
 def test_build_optimizer_trains_projections_as_the_student(tiny_cycle: Cycle) -> None:
