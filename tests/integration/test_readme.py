@@ -11,10 +11,11 @@ import tsic
 from tsic.cli import main
 from tsic.data.readers import open_dataset
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 SMALL = (
     "--max_steps 2 --data.crop [32,48] --data.batch_size 2 --data.workers 0 --trainer.val_every 2 "
-    "--trainer.precision 32-true --trainer.accelerator cpu --teacher.warmup_steps 1"
+    "--trainer.precision 32-true --optim.lr_warmup_steps 1 --teacher.warmup_steps 1"
 )
 
 
@@ -23,15 +24,18 @@ def test_readme_commands_run_in_order(
 ) -> None:
     commands = re.findall(r"^ *\.venv/bin/tsic (.+)$", README, re.MULTILINE)
     verbs = [shlex.split(command)[0] for command in commands]
-    assert verbs == ["data", "train", "train", "evaluate", "predict", "export"]
+    assert verbs == ["data", "train", "train", "compare", "evaluate", "predict", "export"]
     assert folder_dataset.name == "shapes"
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     for command in commands:
         words = shlex.split(command)
         if words[0] == "train":
             words += SMALL.split()
-            if "--teacher.name" in words:  # no network here
-                words[words.index("--teacher.name") + 1] = "tiny-sam2"
+            if "--teacher.name" not in words:  # MobileSAM's file is not at hand
+                words += ["--teacher.name", "tiny-mobile-sam"]
+        if words[0] == "compare":
+            words.append("--dry-run")
         assert main(words) == 0
     assert (tmp_path / "scores.json").is_file()
     assert len(list((tmp_path / "labels").rglob("*.overlay.jpg"))) == 3
