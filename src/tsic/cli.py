@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -75,19 +76,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
-    except OSError as error:
-        file = error.filename2 or error.filename
-        if error.errno in _NO_ROOM:
-            again = "--resume auto" if verb in ("train", "pretrain") else "try again"
-            sys.stderr.write(
-                f"tsic: {_NO_ROOM[error.errno]}{f' ({file})' if file else ''}; what was written "
-                f"before is whole: make room, then {again}\n"
-            )
-        elif file:
-            sys.stderr.write(f"tsic: cannot use '{file}': {error.strerror}\n")
-        else:
+    except (OSError, RuntimeError) as error:
+        told = _told(error, verb)
+        if told is None:
             raise
+        sys.stderr.write(f"tsic: {told}\n")
         return 2
+
+
+def _told(error: OSError | RuntimeError, verb: str) -> str | None:
+    """What a machine that has not enough of something means for the user, and the way out."""
+    if not isinstance(error, OSError):
+        # PyTorch's words, on a GPU and on a CPU.
+        wanted = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+        return wanted and (
+            f"out of memory ({wanted[1]} more were asked for); ask for less at a time: a smaller "
+            "batch, crop or image (train --batch auto finds the largest batch)"
+        )
+    file = error.filename2 or error.filename
+    if error.errno in _NO_ROOM:
+        again = "--resume auto" if verb in ("train", "pretrain") else "try again"
+        return (
+            f"{_NO_ROOM[error.errno]}{f' ({file})' if file else ''}; what was written before is "
+            f"whole: make room, then {again}"
+        )
+    return f"cannot use '{file}': {error.strerror}" if file else None
 
 
 def _run(verb: str, words: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tsic.cli import VERBS, main
 from tsic.config_file import load_config
@@ -195,3 +196,41 @@ def test_demo_compares_and_reports(
     for piece in ("student alone", "cycle student", *lines, "data:image/png;base64"):
         assert piece in page
     assert (out / "samples" / "panel.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. "),
+            "2.50 GiB",
+        ),
+        (None, f"{4 * 10**15} bytes"),  # PyTorch's own, on this CPU
+    ],
+)
+def test_too_little_memory_is_told_in_one_sentence(
+    error: Exception | None,
+    wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(verb: str, words: object) -> int:
+        if error is not None:
+            raise error
+        torch.empty(10**15)
+        return 0
+
+    monkeypatch.setattr("tsic.cli._run", fail)
+    assert main(["train"]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"tsic: out of memory ({wanted} more were asked for); ask for less")
+    assert len(text.splitlines()) == 1
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(verb: str, words: object) -> int:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("tsic.cli._run", fail)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        main(["train"])
