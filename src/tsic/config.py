@@ -71,13 +71,13 @@ class TeacherConfig:
     """The prompted foundation model."""
 
     name: str = "none"
-    """Hugging Face id or folder of a SAM, SAM 2, SAM 2.1 or EdgeTAM; SAM's own `sam_vit_*.pth` or
-    MobileSAM's `mobile_sam.pt`; the folder of a `tsic pretrain`; `embedded` (ships with the
+    """Hugging Face id or folder of a SAM, SAM 2, SAM 2.1 or EdgeTAM; the own file of SAM
+    (`sam_vit_*.pth`), SAM 2 (`sam2*_hiera_*.pt`) or MobileSAM (`mobile_sam.pt`); the folder of a `tsic pretrain`; `embedded` (ships with the
     package); `tiny-sam`, `tiny-sam2`, `tiny-edgetam` or `tiny-mobile-sam` (random weights); `none`
     trains the student alone."""
     hints_only: bool = False
-    """Only its encoder, as published, takes part, for `objective.feature_loss: hint`: no prompt, no
-    decoder, nothing of the teacher learns. Cheaper than the cycle."""
+    """Only its encoder, as published, takes part, by hints: no prompt, no decoder, nothing of the
+    teacher learns. Cheaper than the cycle."""
     hint_cache: str | None = None
     """Folder for what that encoder sees of the whole training images, made before the first step
     and kept for other runs: steps then cost little more than the student's own."""
