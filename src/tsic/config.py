@@ -72,9 +72,9 @@ class TeacherConfig:
 
     name: str = "none"
     """Hugging Face id or folder of a SAM, SAM 2, SAM 2.1 or EdgeTAM; the own file of SAM
-    (`sam_vit_*.pth`), SAM 2 (`sam2*_hiera_*.pt`) or MobileSAM (`mobile_sam.pt`); the folder of a `tsic pretrain`; `embedded` (ships with the
-    package); `tiny-sam`, `tiny-sam2`, `tiny-edgetam` or `tiny-mobile-sam` (random weights); `none`
-    trains the student alone."""
+    (`sam_vit_*.pth`), SAM 2 (`sam2*_hiera_*.pt`) or MobileSAM (`mobile_sam.pt`); the folder of a
+    `tsic pretrain`; `embedded` (ships with the package); `tiny-sam`, `tiny-sam2`, `tiny-edgetam` or
+    `tiny-mobile-sam` (random weights); `none` trains the student alone."""
     hints_only: bool = False
     """Only its encoder, as published, takes part, by hints: no prompt, no decoder, nothing of the
     teacher learns. Cheaper than the cycle."""
