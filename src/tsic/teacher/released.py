@@ -24,17 +24,14 @@ from tsic.teacher.mobile_sam import MobileSamModel, decoder_config, mobile_sam_c
 MOBILE = "mobile_sam.pt"
 """MobileSAM's file."""
 
+_MLP = r"(hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)"
 # What the authors' names are called here; a TinyViT's come as timm has them, but for these.
 _RENAMED = [
     (r"^sam_(prompt_encoder|mask_decoder)\.", r"\1."),
     (r"^no_mem_embed$", "no_memory_embedding"),
-    (
-        r"^image_encoder\.trunk\.patch_embed\.proj\.",
-        "vision_encoder.backbone.patch_embed.projection.",
-    ),
+    (r"^(image_encoder\.trunk\.patch_embed\.proj)\.", r"\1ection."),
     (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
-    (r"^(image_encoder\.neck\.convs\.\d)\.conv\.", r"\1."),
-    (r"^image_encoder\.neck\.convs\.", "vision_encoder.neck.convs."),
+    (r"^image_encoder\.neck\.convs\.(\d)\.conv\.", r"vision_encoder.neck.convs.\1."),
     (r"\.mlp\.layers\.0\.", ".mlp.proj_in."),
     (r"\.mlp\.layers\.1\.", ".mlp.proj_out."),
     (r"^image_encoder\.neck\.0\.", "vision_encoder.neck.conv1."),
@@ -60,18 +57,9 @@ _RENAMED = [
     (r"\.output_upscaling\.0\.", ".upscale_conv1."),
     (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
     (r"\.output_upscaling\.3\.", ".upscale_conv2."),
-    (
-        r"(hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)\.layers\.0\.",
-        r"\1.proj_in.",
-    ),
-    (
-        r"(hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)\.layers\.1\.",
-        r"\1.layers.0.",
-    ),
-    (
-        r"(hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)\.layers\.2\.",
-        r"\1.proj_out.",
-    ),
+    (rf"{_MLP}\.layers\.0\.", r"\1.proj_in."),
+    (rf"{_MLP}\.layers\.1\.", r"\1.layers.0."),
+    (rf"{_MLP}\.layers\.2\.", r"\1.proj_out."),
 ]
 # The classifier of the encoder's own pretraining, and what SAM 2 has for videos.
 _UNUSED = (
