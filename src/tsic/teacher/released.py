@@ -29,7 +29,7 @@ _MLP = r"(hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)"
 _RENAMED = [
     (r"^sam_(prompt_encoder|mask_decoder)\.", r"\1."),
     (r"^no_mem_embed$", "no_memory_embedding"),
-    (r"^(image_encoder\.trunk\.patch_embed\.proj)\.", r"\1ection."),
+    (r"\.patch_embed\.proj\.", ".patch_embed.projection."),
     (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
     (r"^image_encoder\.neck\.convs\.(\d)\.conv\.", r"vision_encoder.neck.convs.\1."),
     (r"\.mlp\.layers\.0\.", ".mlp.proj_in."),
@@ -39,7 +39,7 @@ _RENAMED = [
     (r"^image_encoder\.neck\.2\.", "vision_encoder.neck.conv2."),
     (r"^image_encoder\.neck\.3\.", "vision_encoder.neck.layer_norm2."),
     (r"^image_encoder\.pos_embed$", "vision_encoder.pos_embed"),
-    (r"^image_encoder\.patch_embed\.proj\.", "vision_encoder.patch_embed.projection."),
+    (r"^image_encoder\.patch_embed\.projection\.", "vision_encoder.patch_embed.projection."),
     (r"^image_encoder\.blocks\.", "vision_encoder.layers."),
     (r"^image_encoder\.patch_embed\.seq\.0\.", "vision_encoder.backbone.patch_embed.conv1."),
     (r"^image_encoder\.patch_embed\.seq\.2\.", "vision_encoder.backbone.patch_embed.conv2."),
