@@ -46,6 +46,20 @@ def test_every_method_shares_student_data_and_schedule() -> None:
     assert by_name["cycle"] == BASE
 
 
+def test_who_has_no_prompted_teacher_does_not_depend_on_the_cycles_keys() -> None:
+    """Else a change of the cycle's would ask to train the student alone and all rivals anew."""
+    changed = replace(
+        BASE,
+        teacher=replace(BASE.teacher, lora_rank=8, ramp=0.5),
+        objective=replace(BASE.objective, kl_weight=3.0, feature_loss="attention"),
+        optim=replace(BASE.optim, teacher_lr=1e-4),
+    )
+    runs = [methods(base, [ALONE, "kd", "mutual"], Path("offline")) for base in (BASE, changed)]
+    assert runs[0] == runs[1]
+    shared = replace(BASE, objective=replace(BASE.objective, ohem=True))
+    assert methods(shared, [ALONE], None)[0].config.objective.ohem
+
+
 def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() -> None:
     paper = {one.name: one.config for one in methods(BASE, ["paper", "release"], None)}
     for name in ("paper", "release"):

@@ -17,8 +17,6 @@ ALONE = "alone"
 METHODS = (ALONE, *RIVALS, *RECIPES)
 """The student alone, the published methods, the cycle's recipes."""
 
-_NO_HINTS = {"hints_only": False, "hint_cache": None}  # whoever stands in the cycle's place
-
 ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "prompt": [{"teacher.prompt": kind} for kind in ("none", "index", "class")],
     "gradient": [{"teacher.gradient": kind} for kind in ("through", "stop")],
@@ -92,8 +90,7 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
     if name in RECIPES:
         _require_cycle(base, f"method {name}")
         return _recipe(base, name)
-    nobody = replace(base.teacher, name="none", **_NO_HINTS)  # type: ignore[arg-type]
-    alone = replace(base, teacher=nobody, distill=DistillConfig())
+    alone = _without_cycle(base)
     if name == ALONE:
         return alone
     if name != "mutual" and offline is None:
@@ -103,6 +100,28 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
         )
     teacher = None if name == "mutual" else str(offline)
     return replace(alone, distill=replace(base.distill, method=name, teacher=teacher))
+
+
+def _without_cycle(base: RunConfig) -> RunConfig:
+    """The run of whoever has no prompted teacher, the same whatever the cycle's own keys say."""
+    return replace(
+        base,
+        recipe="cycle",  # a label here, where every key is said
+        teacher=TeacherConfig(),
+        distill=DistillConfig(),
+        objective=_at_defaults(base.objective),
+        optim=replace(base.optim, teacher_lr=None, lora_lr=None),
+    )
+
+
+def _at_defaults(objective: Objective, but: str = "none") -> Objective:
+    """The cycle's own keys unsaid, but for those that begin with ``but``."""
+    unsaid = {
+        key: value
+        for key, value in vars(Objective()).items()
+        if f"objective.{key}".startswith(_OWN) and not key.startswith(but)
+    }
+    return replace(objective, **unsaid)
 
 
 def _require_cycle(base: RunConfig, who: str) -> None:
@@ -128,7 +147,8 @@ def _recipe(base: RunConfig, name: str) -> RunConfig:
     teacher = {
         **RECIPES[name].get("teacher", {}),
         "warmup_steps": base.teacher.warmup_steps,
-        **_NO_HINTS,
+        "hints_only": False,
+        "hint_cache": None,
     }
     objective = RECIPES[name].get("objective", {})
     return replace(
@@ -183,12 +203,7 @@ def _as_read(config: RunConfig) -> RunConfig:
     if teacher.hints_only:
         kept = ("name", "hints_only", "hint_cache", "hint_side", "warmup_steps")
         teacher = TeacherConfig(**{key: getattr(teacher, key) for key in kept})
-        unread = {
-            key: value
-            for key, value in vars(Objective()).items()
-            if f"objective.{key}".startswith(_OWN) and not key.startswith("feature_")
-        }
-        objective = replace(objective, **unread)
+        objective = _at_defaults(objective, but="feature_")
         optim = replace(optim, teacher_lr=None, lora_lr=None)
     idle = [
         *(["feature_loss"] if not objective.feature_weight else []),
