@@ -40,8 +40,8 @@ verbs:
 
 `tsic VERB --help` documents every option. Exit codes: 0 done, 1 `data check` found what would
 hurt a training, `predict` could not read a file or a run of `compare` failed, 2 a mistake in the
-command, the configuration or the data, 130 stopped by Ctrl-C, 143 by SIGTERM, 141 who read the
-output went away.
+command, the configuration or the data, or too little memory or disk, 130 stopped by Ctrl-C, 143 by
+SIGTERM, 141 who read the output went away.
 """
 
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         told = _told(error, verb)
         if told is None:
             raise
@@ -84,15 +84,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _told(error: OSError | RuntimeError, verb: str) -> str | None:
+def _told(error: OSError | RuntimeError | MemoryError, verb: str) -> str | None:
     """What a machine that has not enough of something means for the user, and the way out."""
     if not isinstance(error, OSError):
         # PyTorch's words, on a GPU and on a CPU.
         wanted = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-        return wanted and (
-            f"out of memory ({wanted[1]} more were asked for); ask for less at a time: a smaller "
-            "batch, crop or image (train --batch auto finds the largest batch)"
-        )
+        if wanted is None and not isinstance(error, MemoryError):
+            return None
+        more = f" ({wanted[1]} more were asked for)" if wanted else ""
+        less = {
+            "train": "trainer.accumulate, a smaller data.batch_size (--batch auto) or data.crop, "
+            "under another --name; docs/teachers.md lists more"
+        }.get(verb, "a smaller batch, crop or image")
+        return f"out of memory{more}; ask for less at a time: {less}"
     file = error.filename2 or error.filename
     if error.errno in _NO_ROOM:
         again = "--resume auto" if verb in ("train", "pretrain") else "try again"

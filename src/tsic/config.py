@@ -27,7 +27,8 @@ class DataConfig:
     crop: tuple[int, int] = (512, 512)
     """Training crop, height and width in pixels."""
     resize: tuple[int, int] | None = None
-    """Box that whole images are fitted into before `scale`; by default their own size."""
+    """Height and width that whole images are brought to, before `scale` in training and before the
+    network ever after; by default their own size."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the random resize ratio (public code: 0.5 to 2)."""
     max_class_share: float = 0.75

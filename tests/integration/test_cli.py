@@ -203,9 +203,10 @@ def test_demo_compares_and_reports(
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. "),
-            "2.50 GiB",
+            " (2.50 GiB more were asked for)",
         ),
-        (None, f"{4 * 10**15} bytes"),  # PyTorch's own, on this CPU
+        (None, f" ({4 * 10**15} bytes more were asked for)"),  # PyTorch's own, on this CPU
+        (MemoryError(), ""),
     ],
 )
 def test_too_little_memory_is_told_in_one_sentence(
@@ -223,7 +224,7 @@ def test_too_little_memory_is_told_in_one_sentence(
     monkeypatch.setattr("tsic.cli._run", fail)
     assert main(["train"]) == 2
     text = capsys.readouterr().err
-    assert text.startswith(f"tsic: out of memory ({wanted} more were asked for); ask for less")
+    assert text.startswith(f"tsic: out of memory{wanted}; ask for less at a time: trainer.accum")
     assert len(text.splitlines()) == 1
 
 

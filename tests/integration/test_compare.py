@@ -107,6 +107,16 @@ def test_an_offline_teacher_is_trained_first(
     assert "none of the --methods has an offline teacher" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_teacher_that_is_not_there_is_told_before_anything_trains(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dry: list[str]
+) -> None:
+    words = ["compare", "--config", str(config_file), "--out", str(tmp_path / "out"), *dry]
+    assert main([*words, "--methods", "cycle", "--teacher.name", "weights/mobile_sam.pt"]) == 2
+    assert "'weights/mobile_sam.pt': no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_fails_stops_no_other_and_is_named(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -290,7 +290,7 @@ def test_resume_after_kill_equals_an_uninterrupted_run(
     words += ["--trainer.val_every", "12"]
     # Dropout, moving averages and a projection.
     words += ["--optim.ema", "0.9", "--student.auxiliary", "true"]
-    words += ["--teacher.ema", "0.9", "--teacher.ramp", "1", "--objective.feature_loss", "hint"]
+    words += ["--teacher.ema", "0.9", "--teacher.ramp", "1"]
     whole = tsic(*words, "--name", "whole")
     killed = subprocess.Popen(
         [sys.executable, "-m", "tsic", *map(str, words), "--name", "killed"],

@@ -135,7 +135,10 @@ def test_what_the_student_alone_reads_too_is_not_ablated(key: str) -> None:
 @pytest.mark.parametrize(
     ("base", "name"),
     [
-        (replace(BASE, objective=Objective(feature_weight=0)), "features"),
+        (
+            replace(BASE, objective=Objective(feature_weight=0)),
+            "objective.feature_loss=attention",
+        ),
         (BASE, "teacher.channels=16"),
         (replace(BASE, teacher=replace(BASE.teacher, channels=None)), "teacher.channels=128"),
         (BASE, "optim.teacher_lr=1e-3"),

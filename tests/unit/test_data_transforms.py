@@ -10,6 +10,7 @@ from tsic.data.colours import changed, distort_colours, draw_colours
 from tsic.data.images import PAD_COLOUR
 from tsic.data.transforms import TrainTransform, seeded
 from tsic.errors import ConfigError
+from tsic.grid import resize_images
 
 
 def _coordinates(height: int, width: int) -> Tensor:
@@ -111,22 +112,21 @@ def test_one_class_or_none_still_gives_a_crop(value: int) -> None:
     assert torch.equal(new_label, torch.full((16, 16), value, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize(
-    ("size", "box", "fitted"),
-    [
-        ((100, 200), (50, 50), (25, 50)),
-        ((100, 200), (40, 30), (20, 40)),
-        ((200, 100), (30, 40), (40, 20)),
-        ((100, 200), (50, 9999), (50, 100)),
-    ],
-)
-def test_resize_fits_the_box(
-    size: tuple[int, int], box: tuple[int, int], fitted: tuple[int, int]
-) -> None:
-    transform = TrainTransform((120, 120), scale=(1, 1), resize=box)
-    _, label = transform(_coordinates(*size), torch.zeros(size, dtype=torch.uint8))
+@pytest.mark.parametrize("size", [(100, 200), (200, 100), (90, 120)])
+def test_resize_shows_what_validation_shows(size: tuple[int, int]) -> None:
+    """The whole image at that size, whatever its proportions."""
+    image = torch.randint(256, (3, *size), dtype=torch.uint8)
+    transform = TrainTransform((48, 64), scale=(1, 1), max_class_share=1, flip=0, resize=(48, 64))
+    seen, _ = transform(image, torch.zeros(size, dtype=torch.uint8))
+    validated = resize_images(image[None] / 255, (48, 64))[0]
+    assert (seen / 255 - validated).abs().max() < 1.01 / 255
+
+
+def test_resize_comes_before_the_random_ratio() -> None:
+    transform = TrainTransform((120, 120), scale=(0.5, 0.5), resize=(60, 100))
+    _, label = transform(_coordinates(200, 100), torch.zeros((200, 100), dtype=torch.uint8))
     inside = label != 255
-    assert (int(inside.any(1).sum()), int(inside.any(0).sum())) == fitted
+    assert (int(inside.any(1).sum()), int(inside.any(0).sum())) == (30, 50)
 
 
 def test_same_seed_same_view() -> None:

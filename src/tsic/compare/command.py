@@ -20,6 +20,7 @@ from tsic.compare.plan import (
     jobs,
     methods,
     run_name,
+    without_cycle,
 )
 from tsic.config import RunConfig
 from tsic.config_file import RUN, load_config, read_config
@@ -52,6 +53,11 @@ def compare_command(words: Sequence[str]) -> int:
     unfinished = missing(planned, runs)
     if offline and not first and any(job.config.distill.teacher for job in unfinished):
         _try(offline, base)
+    if teachers := {job.config.teacher.name for job in unfinished} - {"none"}:
+        from tsic.teacher.sam import check_name
+
+        for name in sorted(teachers):
+            check_name(name)
     if options.dry_run:
         sys.stdout.write(_plan(planned, unfinished))
         return 0
@@ -155,7 +161,8 @@ def _offline(given: Path | None, runs: Path) -> tuple[Path | None, list[Job]]:
         return None, []
     if given.suffix not in (".yaml", ".yml"):
         return given.resolve(), []
-    job = Job("offline", load_config(given))
+    config = load_config(given)
+    job = Job("offline", without_cycle(config) if config.teacher.name == "none" else config)
     return (runs / job.name).resolve(), [job]
 
 

@@ -23,7 +23,11 @@ ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "rounds": [{"teacher.rounds": count} for count in (1, 2)],
     "lora": [{"teacher.lora_rank": rank} for rank in (0, 4, 16)],
     "losses": [{f"objective.{name}_weight": 0.0} for name in ("kl", "ensemble", "feature", "mask")],
-    "features": [{"objective.feature_loss": kind} for kind in ("attention", "hint", "mean_mse")],
+    "features": [
+        {"objective.feature_loss": "hint"},
+        {"objective.feature_loss": "attention", "objective.feature_weight": 1.0},
+        {"objective.feature_loss": "mean_mse", "objective.feature_weight": 1.0},
+    ],
     "hints": [{"teacher.hints_only": True, "objective.feature_loss": "hint"}],
     "warmup": [{"teacher.warmup_steps": 0}],
     "size": [{"teacher.channels": width} for width in (32, 64, 128)],
@@ -90,7 +94,7 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
     if name in RECIPES:
         _require_cycle(base, f"method {name}")
         return _recipe(base, name)
-    alone = _without_cycle(base)
+    alone = without_cycle(base)
     if name == ALONE:
         return alone
     if name != "mutual" and offline is None:
@@ -102,11 +106,10 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
     return replace(alone, distill=replace(base.distill, method=name, teacher=teacher))
 
 
-def _without_cycle(base: RunConfig) -> RunConfig:
-    """The run of whoever has no prompted teacher, the same whatever the cycle's own keys say."""
+def without_cycle(base: RunConfig) -> RunConfig:
+    """The run of whoever has no prompted teacher, whatever the cycle's own keys say."""
     return replace(
         base,
-        recipe="cycle",  # a label here, where every key is said
         teacher=TeacherConfig(),
         distill=DistillConfig(),
         objective=_at_defaults(base.objective),
@@ -114,7 +117,7 @@ def _without_cycle(base: RunConfig) -> RunConfig:
     )
 
 
-def _at_defaults(objective: Objective, but: str = "none") -> Objective:
+def _at_defaults(objective: Objective, but: tuple[str, ...] = ()) -> Objective:
     """The cycle's own keys unsaid, but for those that begin with ``but``."""
     unsaid = {
         key: value
@@ -203,7 +206,7 @@ def _as_read(config: RunConfig) -> RunConfig:
     if teacher.hints_only:
         kept = ("name", "hints_only", "hint_cache", "hint_side", "warmup_steps")
         teacher = TeacherConfig(**{key: getattr(teacher, key) for key in kept})
-        objective = _at_defaults(objective, but="feature_")
+        objective = _at_defaults(objective, but=("feature_",))
         optim = replace(optim, teacher_lr=None, lora_lr=None)
     idle = [
         *(["feature_loss"] if not objective.feature_weight else []),

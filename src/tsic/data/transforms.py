@@ -73,8 +73,8 @@ class TrainTransform:
         rare_crop: Probability that the crop is laid around a pixel of a class drawn evenly from
             those in the image, so that small and rare things are seen more often.
         flip: Probability of a horizontal flip.
-        resize: Sides of a box (either orientation) that the image is first scaled to fit,
-            proportions kept, before the random ratio; left out, the image's own size counts.
+        resize: Height and width that the whole image is brought to before the random ratio, as in
+            validation and use; left out, the image's own size counts.
 
     Raises:
         ConfigError: If a size, ratio or probability is out of range.
@@ -119,8 +119,8 @@ class TrainTransform:
 
     def draw(self, label: Tensor) -> View:
         """Draw a view of an image with this label."""
-        ratio = uniform(*self.scale) * self._base_ratio(label.shape)
-        height, width = (max(1, round(side * ratio)) for side in label.shape)
+        ratio = uniform(*self.scale)
+        height, width = (max(1, round(side * ratio)) for side in self.resize or label.shape)
         if self.rare_crop and chance(self.rare_crop):
             corner = self._corner_around_any_class(label, (height, width))
         else:
@@ -133,12 +133,6 @@ class TrainTransform:
         if view.mirrored:
             crop, label = TF.horizontal_flip(crop), TF.horizontal_flip(label)
         return self._pad(crop, label, view.corner)
-
-    def _base_ratio(self, size: torch.Size) -> float:
-        """Ratio that fits the image into the box ``resize``."""
-        if self.resize is None:
-            return 1.0
-        return min(max(self.resize) / max(size), min(self.resize) / min(size))
 
     def _choose_corner(self, label: Tensor, scaled: tuple[int, ...]) -> tuple[int, int]:
         """Draw the crop's top left corner in the scaled image; negative where it is padded."""

@@ -98,16 +98,15 @@ def load_released(path: Path) -> SamModel | Sam2Model:
         state = state.get("model", state)  # where SAM 2's weights lie
         if not any(str(name).startswith("image_encoder.") for name in state):
             raise ValueError("no weight in it is named image_encoder")
+        named = _renamed(state)
         model: SamModel | Sam2Model
         if "image_encoder.trunk.pos_embed" in state:
-            model = Sam2Model(_sam2_config(state))
-            model.load_state_dict(_as_sam2(_renamed(state)))
+            model, named = Sam2Model(_sam2_config(state)), _as_sam2(named)
         elif "image_encoder.pos_embed" in state:
             model = SamModel(_sam_config(state))
-            model.load_state_dict(_renamed(state))
         else:
             model = MobileSamModel(mobile_sam_config())
-            model.load_state_dict(_renamed(state))
+        model.load_state_dict(named)
     except _UNREADABLE as error:
         reason = " ".join(" ".join(str(error).split())[:120].split(". ")[:1])
         raise CheckpointError(

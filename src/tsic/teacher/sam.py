@@ -173,10 +173,9 @@ def load_foundation(name: str) -> Foundation:
         name: Hugging Face id (``facebook/sam-vit-base``, ``facebook/sam2.1-hiera-tiny``), local
             folder in the same format (that of a pretraining is), a file that SAM's authors publish
             (``sam_vit_b_01ec64.pth``, ``sam2.1_hiera_tiny.pt``), MobileSAM's ``mobile_sam.pt`` or
-            its folder; ``embedded``:
-            the model that ships with the package; or ``tiny-sam``, ``tiny-sam2``,
-            ``tiny-edgetam``, ``tiny-mobile-sam``: random weights that are the same every time, so
-            that they need not be saved.
+            its folder; ``embedded``: the model that ships with the package; or ``tiny-sam``,
+            ``tiny-sam2``, ``tiny-edgetam``, ``tiny-mobile-sam``: random weights that are the same
+            every time, so that they need not be saved.
 
     Returns:
         The model in float32.
@@ -193,7 +192,7 @@ def load_foundation(name: str) -> Foundation:
             return _FAMILIES[model.config.model_type][1](model)
     if name == "embedded":
         name = str(EMBEDDED)
-    _check(name)
+    check_name(name)
     if released := _released(Path(name)):
         model = load_released(released)
         return _FAMILIES[model.config.model_type][1](model)
@@ -228,12 +227,22 @@ def load_foundation(name: str) -> Foundation:
     return foundation
 
 
-def _check(name: str) -> None:
-    """Refuse a name that cannot be one of a model."""
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be one of a model, without loading anything.
+
+    Raises:
+        ConfigError: If it is no file, folder or id.
+        CheckpointError: If it is a pretraining that has not finished.
+    """
+    if name in (*TINY, "embedded"):
+        return
     path = Path(name)
     is_file_name = path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) > 2
     if not path.exists() and (path.is_absolute() or name.startswith(".") or is_file_name):
-        raise ConfigError(f"teacher.name '{name}': no such file or folder; check the path")
+        raise ConfigError(
+            f"teacher.name '{name}': no such file or folder; check the path (docs/teachers.md "
+            "says where from)"
+        )
     if "/" not in name and not path.exists():
         raise ConfigError(
             f"teacher.name '{name}' is neither a file, a folder nor a Hugging Face id such as "

@@ -69,7 +69,7 @@ def refuse_other_run(
     if not is_main():
         return
     if not files.config.is_file():
-        if files.last.is_file():
+        if files.last.is_file() or files.best.is_file():
             raise ConfigError(
                 f"'{files.path}' holds a training but no config.yaml, which says how it began; put "
                 "that file back, or choose another --name"
