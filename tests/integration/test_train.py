@@ -325,6 +325,28 @@ def state_step(path: Path) -> int:
         return -1
 
 
+@pytest.mark.parametrize(
+    ("resize", "said"),
+    [
+        ("[32,48]", ""),  # as the images are, 64x96
+        (
+            "[40,40]",
+            "tsic: warning: data.resize [40, 40] stretches images of [64, 96] pixels, here and "
+            "wherever the student is used; [33, 49] keeps their proportions\n",
+        ),
+    ],
+)
+def test_stretched_images_are_told(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], resize: str, said: str
+) -> None:
+    words = ["--max_steps", "1", "--teacher.name", "none", "--data.resize", resize]
+    train(load_config(config_file, words), tmp_path / "run")
+    told = capsys.readouterr().err
+    assert [line for line in told.splitlines(keepends=True) if "stretches" in line] == (
+        [said] if said else []
+    )
+
+
 def test_resume_refuses_another_configuration(config_file: Path, tmp_path: Path) -> None:
     config = load_config(config_file, ["--max_steps", "2"])
     train(config, tmp_path / "run")

@@ -1,5 +1,7 @@
 """One run from configuration to a folder with the trained student."""
 
+import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from tsic.errors import ConfigError
 from tsic.evaluation.confusions import Confusions
 from tsic.evaluation.evaluate import Report, evaluate
 from tsic.files import public_name, write_json
+from tsic.grid import Size, size_of
 from tsic.losses import balanced_class_weights
 from tsic.progress import progress
 from tsic.training.build import build_module, load_weights, scorers
@@ -108,12 +111,25 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     if is_main():
         with progress("check the data") as on_progress:
             require_clean(train_set, val_set, trained_on=train_set, on_progress=on_progress)
+        if data.resize:
+            _warn_of_stretching(size_of(train_set.read_image(0)), data.resize)
     if len(val_set) < config.trainer.devices:
         raise ConfigError(
             f"trainer.devices must be at most the {len(val_set)} images of split "
             f"{data.val_split}, got {config.trainer.devices}"
         )
     return train_set, val_set
+
+
+def _warn_of_stretching(image: Size, resize: Size) -> None:
+    """Say so where ``data.resize`` has not the proportions of the images."""
+    ratio = (resize[0] / image[0]) / (resize[1] / image[1])
+    if max(ratio, 1 / ratio) > 1.1:
+        kept = [round(side * math.sqrt(math.prod(resize) / math.prod(image))) for side in image]
+        sys.stderr.write(
+            f"tsic: warning: data.resize {list(resize)} stretches images of {list(image)} pixels, "
+            f"here and wherever the student is used; {kept} keeps their proportions\n"
+        )
 
 
 def segmentation_data(
