@@ -394,9 +394,9 @@ def test_a_teacher_that_teaches_nothing_leaves_the_student_alone(
 
 
 def test_a_run_with_hints_alone_has_no_teacher_to_score(config_file: Path, tmp_path: Path) -> None:
-    hints = ["--teacher.hints_only", "true", "--objective.feature_loss", "hint"]
+    hints = ["--teacher.hints_only", "true"]
     with pytest.raises(ConfigError, match=r"teacher\.hints_only needs .*feature_loss: hint"):
-        load_config(config_file, hints[:2])
+        load_config(config_file, [*hints, "--objective.feature_loss", "attention"])
     result = train(load_config(config_file, hints), tmp_path / "hints")
     assert result.teacher is None
     assert "with hints of tiny-sam" in result.folder.report.read_text()
@@ -416,7 +416,7 @@ def test_hints_are_made_once_for_all_runs(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    words = ["--teacher.hint_cache", str(cache), "--objective.feature_loss", "hint"]
+    words = ["--teacher.hint_cache", str(cache)]
     with pytest.raises(ConfigError, match=r"hint_cache needs teacher\.hints_only: true"):
         load_config(config_file, words)
     words += ["--teacher.hints_only", "true", "--teacher.hint_side", "128"]
