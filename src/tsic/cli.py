@@ -92,10 +92,12 @@ def _told(error: OSError | RuntimeError | MemoryError, verb: str) -> str | None:
         if wanted is None and not isinstance(error, MemoryError):
             return None
         more = f" ({wanted[1]} more were asked for)" if wanted else ""
-        less = {
-            "train": "trainer.accumulate, a smaller data.batch_size (--batch auto) or data.crop, "
-            "under another --name; docs/teachers.md lists more"
-        }.get(verb, "a smaller batch, crop or image")
+        less = "a smaller batch, crop or image"
+        if verb == "train":
+            less = (
+                "trainer.accumulate, a smaller data.batch_size (--batch auto) or data.crop, under "
+                "another --name; docs/teachers.md lists more"
+            )
         return f"out of memory{more}; ask for less at a time: {less}"
     file = error.filename2 or error.filename
     if error.errno in _NO_ROOM:

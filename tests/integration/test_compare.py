@@ -82,6 +82,13 @@ def test_a_comparison_trains_what_is_missing_and_sums_up(
     assert f"{found['cycle']['miou']:.2f}" in page
     assert (tmp_path / "c" / "comparison.png").stat().st_size > 1000
 
+    changed = [*words, "--methods", "cycle", "mutual", "--seeds", "1", "--objective.kl_weight", "1"]
+    assert main(changed) == 2
+    assert "cycle-seed0' holds a run of another configuration" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "c" / "runs" / "cycle-seed0")
+    assert main(changed) == 0
+    assert in_process[6:] == ["cycle-seed0"], "the others do not read that key"
+
 
 def test_an_offline_teacher_is_trained_first(
     config_file: Path,

@@ -356,9 +356,12 @@ def test_resume_refuses_another_configuration(config_file: Path, tmp_path: Path)
     with pytest.raises(ConfigError, match=r"cannot resume .*\(optim.lr: 0.001 -> 0.5\)"):
         train(other, tmp_path / "run", resume=True)
     (tmp_path / "run" / "config.yaml").unlink()
-    for resume in (True, False):
-        with pytest.raises(ConfigError, match=r"holds a training but no config.yaml, which says"):
-            train(other, tmp_path / "run", resume=resume)
+    message = r"holds a training but no config.yaml, which says"
+    for left in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "evaluation.json"):
+        for resume in (True, False):
+            with pytest.raises(ConfigError, match=message):
+                train(other, tmp_path / "run", resume=resume)
+        (tmp_path / "run" / left).unlink()
 
 
 def test_teacher_off_is_plain_training(config_file: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def refuse_other_run(
     if not is_main():
         return
     if not files.config.is_file():
-        if files.last.is_file() or files.best.is_file():
+        if any(file.is_file() for file in (files.last, files.best, files.evaluation)):
             raise ConfigError(
                 f"'{files.path}' holds a training but no config.yaml, which says how it began; put "
                 "that file back, or choose another --name"
