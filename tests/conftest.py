@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,23 @@ def camvid_root() -> Path:
     if not CAMVID.is_dir():
         pytest.skip("CamVid is not at ../shared/data/camvid")
     return CAMVID
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """An empty hub cache: given a repository, the folder in it where its files lie once fetched."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+
+    def files_of(repository: str) -> Path:
+        folder = cache / f"models--{repository.replace('/', '--')}"
+        files = folder / "snapshots" / ("0" * 40)
+        for one in (files, folder / "refs"):
+            one.mkdir(parents=True)
+        (folder / "refs" / "main").write_text(files.name)
+        return files
+
+    return files_of
 
 
 @pytest.fixture

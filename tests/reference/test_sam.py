@@ -1,5 +1,6 @@
 """Our walk through SAM, SAM 2 and EdgeTAM against transformers' own, and their folders on disk."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,11 @@ def test_load_foundation_reads_a_saved_folder_offline(family: str, tmp_path: Pat
     out = teacher(torch.rand(1, 3, 40, 56), torch.randn(1, 3, 10, 14))
     assert out.logits.shape == (1, 3, 10, 14)
     assert out.logits.isfinite().all()
+
+
+def test_load_foundation_reads_an_id_from_the_hub_cache(fetched: Callable[[str], Path]) -> None:
+    source = saved(transformers.SamModel(sam_config(64)), fetched("facebook/sam-vit-base"))
+    same_weights(load_foundation("facebook/sam-vit-base").model, source)
 
 
 def test_load_foundation_reads_half_precision_as_float32(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -195,6 +198,25 @@ class TestBuildStudent:
         )
         with pytest.raises(CheckpointError, match=message):
             build_student("fpn", num_classes=3, encoder=encoder, weights="imagenet")
+
+    def test_imagenet_weights_come_from_the_hub(
+        self, fetched: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Its classifier is left out without a word, and images are normalised as it saw them."""
+        trained = timm.create_model("test_efficientnet_gn")
+        files = fetched("timm/test_efficientnet_gn.r160_in1k")
+        save_file(trained.state_dict(), files / "model.safetensors")
+        student = build_student(
+            "fpn", num_classes=3, encoder="test_efficientnet_gn", weights="imagenet"
+        )
+        network: Any = student.network.model
+        loaded = network.encoder.model.state_dict()
+        assert loaded
+        for name, tensor in trained.state_dict().items():
+            if name.startswith(("conv_stem", "blocks")):
+                assert torch.equal(loaded[name], tensor), name
+        assert student.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+        assert not caplog.records
 
     def test_weights_of_an_own_network_are_its_own_affair(self) -> None:
         with pytest.raises(ConfigError, match="has no ImageNet weights"):

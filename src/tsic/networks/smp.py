@@ -1,6 +1,7 @@
 """Encoder-decoders of segmentation_models_pytorch, with its own encoders or timm's."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -93,6 +94,8 @@ def build_smp(
         raise ConfigError(f"{message}; {_other_strides(name, stride)}") from e
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if weights == "imagenet":
+        # It warns of the classifier, which no student takes.
+        logging.getLogger("timm.models._builder").setLevel(logging.ERROR)
         try:
             fetched = True if encoder.startswith("tu-") else "imagenet"
             model = model_class(encoder_weights=fetched, **arguments)
