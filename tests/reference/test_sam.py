@@ -119,6 +119,10 @@ def edgetam_of(image_size: int, norm: str = "groupnorm1") -> EdgeTam:
     return EdgeTam(randomised(transformers.EdgeTamModel(config)))
 
 
+def mobile_sam_of(_: int) -> Foundation:
+    return load_foundation("tiny-mobile-sam")
+
+
 def embeddings_of(foundation: Foundation, images: Tensor) -> list[Tensor]:
     """Ours, then transformers', finest first."""
     ours = foundation.encode(images, with_levels=False)
@@ -215,16 +219,18 @@ def test_points_and_boxes_are_embedded_as_transformers_does(build: Any) -> None:
     torch.testing.assert_close(foundation.embed_points((points[:, 0] + 0.5) / 64, as_box), corners)
 
 
-@pytest.mark.parametrize("build", [sam_of, sam2_of, edgetam_of])
+@pytest.mark.parametrize("build", [sam_of, sam2_of, edgetam_of, mobile_sam_of])
 @torch.no_grad()
 def test_saved_model_is_loaded_again_by_us_and_by_transformers(build: Any, tmp_path: Path) -> None:
-    foundation = build(64)
+    foundation = build(64).eval()
     save_foundation(foundation, tmp_path / "saved")
     loaded = load_foundation(str(tmp_path / "saved")).eval()
     assert type(loaded) is type(foundation)
     images = torch.randn(1, 3, 64, 64)
     before, after = (f.encode(images, with_levels=False).image for f in (foundation, loaded))
     torch.testing.assert_close(after, before, rtol=0.02, atol=0.02)  # written in float16
+    if build is mobile_sam_of:
+        return  # which transformers does not know
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "saved")
     assert type(theirs) is type(foundation.model)
 

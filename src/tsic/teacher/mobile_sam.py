@@ -79,6 +79,12 @@ class MobileSamModel(SamModel):
         super().__init__(config)
         self.vision_encoder = _Encoder(config.vision_config)
 
+    @override
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Attention):
+            module.init_non_persistent_buffers()  # no file has them
+
 
 class MobileSam(Foundation):
     """MobileSAM (Zhang et al., arXiv:2306.14289): a TinyViT that learned to see as SAM's ViT-H.
