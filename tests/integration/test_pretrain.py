@@ -68,6 +68,14 @@ def test_it_leaves_scores_pictures_and_a_model_that_teaches(whole: Path) -> None
     assert out.logits.shape == (1, 3, 10, 14)
 
 
+def test_it_goes_on_from_mobile_sam_in_mixed_precision(tmp_path: Path) -> None:
+    assert run(tmp_path, "--init", "tiny-mobile-sam", "--trainer.precision", "bf16-mixed") == 0
+    name = str(tmp_path / "tiny")
+    assert load_foundation(name).model.config.model_type == "mobile_sam"
+    out = build_teacher(name, num_classes=3)(torch.rand(1, 3, 40, 56), torch.randn(1, 3, 5, 7))
+    assert out.logits.isfinite().all()
+
+
 def test_the_shipped_configuration_trains_when_scaled_down(tmp_path: Path) -> None:
     file = Path(__file__).parents[2] / "configs" / "pretrain" / "embedded.yaml"
     small = ["--crops", "[[32, 32]]", "--batch_size", "1", "--prompts", "2", "--val_images", "1"]
@@ -181,8 +189,10 @@ def test_images_without_anything_in_them_are_refused(
 
 def test_a_run_that_has_not_finished_does_not_teach(tmp_path: Path) -> None:
     stop_after(2, tmp_path)
-    with pytest.raises(CheckpointError, match="has not finished"):
-        load_foundation(str(tmp_path / "cut"))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="has not finished"):
+            load_foundation(str(tmp_path / "cut"))
+        shutil.rmtree(tmp_path / "cut" / "checkpoints", ignore_errors=True)
 
 
 def test_labelled_regions_are_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,10 @@ from torch.nn.utils import get_total_norm
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
+from tsic.pretrain.config import PretrainConfig, PretrainOptimConfig
+from tsic.pretrain.module import PretrainModule
+from tsic.pretrain.promptable import Promptable
+from tsic.teacher.sam import load_foundation
 from tsic.training.module import CycleModule
 
 
@@ -20,10 +24,21 @@ def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> 
         parameter.grad = torch.full_like(parameter, 1e-5)
     for parameter in teacher:
         parameter.grad = torch.full_like(parameter, 7.0)
-    module.configure_gradient_clipping(optimizer, 1.0, "norm")
+    module.on_before_optimizer_step(optimizer)
     assert all(torch.equal(p.grad, torch.full_like(p, 1e-5)) for p in student if p.grad is not None)
     norm = get_total_norm([p.grad for p in teacher if p.grad is not None])
     assert norm.item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_pretraining_clips_what_trains() -> None:
+    promptable = Promptable(load_foundation("tiny-sam2"))
+    module = PretrainModule(promptable, PretrainConfig(optim=PretrainOptimConfig(clip=0.5)), [])
+    learns = [p for p in promptable.parameters() if p.requires_grad]
+    for parameter in learns:
+        parameter.grad = torch.full_like(parameter, 7.0)
+    module.on_before_optimizer_step(torch.optim.SGD(learns))
+    norm = get_total_norm([p.grad for p in learns if p.grad is not None])
+    assert norm.item() == pytest.approx(0.5, rel=1e-3)
 
 
 def test_moving_average_follows_the_student(tiny_cycle: Cycle) -> None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import Metric
 from typing_extensions import override
@@ -112,6 +114,12 @@ class PretrainModule(LightningModule):
         """Answer a batch's prompts with mask logits ``(B * N, h, w)``."""
         embedding, prompts, _ = self._ask(self.scored, batch)
         return self.scored.answer(embedding, prompts)[0][:, 0]
+
+    @override
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Lightning itself clips for no fused optimiser in mixed precision.
+        if self.config.optim.clip is not None:
+            clip_grad_norm_(self.promptable.parameters(), self.config.optim.clip)
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -91,7 +91,6 @@ def pretrain(
             label,
             max_steps=config.max_steps,
             monitor="val/answer_iou",
-            clip=config.optim.clip,
             callbacks=[Answers(files.samples, data.val, config.trainer.pictures)],
             leaves_unused=True,  # a batch without lone points leaves the ambiguous outputs alone
             resumes=resumes,

@@ -248,7 +248,7 @@ def check_name(name: str) -> None:
             f"teacher.name '{name}' is neither a file, a folder nor a Hugging Face id such as "
             f"facebook/sam-vit-base; {nearest(name, ['embedded', *TINY, 'none'])}"
         )
-    if (path / "checkpoints").is_dir() and not (path / "config.json").is_file():
+    if (path / "config.yaml").is_file() and not ((path / CONFIG_NAME).is_file() or _released(path)):
         raise CheckpointError(
             f"teacher.name '{name}' is a run that has not finished, or no pretraining; finish it "
             "with tsic pretrain --resume auto"

@@ -134,7 +134,6 @@ def make_trainer(
     *,
     max_steps: int,
     monitor: str,
-    clip: float | None = None,
     callbacks: Sequence[Callback] = (),
     leaves_unused: bool = False,
     resumes: bool = False,
@@ -147,7 +146,6 @@ def make_trainer(
         label: What the progress bar calls the training.
         max_steps: Optimiser steps.
         monitor: Logged score whose highest value makes the best checkpoint.
-        clip: Largest norm of the gradient.
         callbacks: More of them.
         leaves_unused: Whether some trainable weights have no part in some steps.
         resumes: Whether the training goes on from its last checkpoint.
@@ -166,7 +164,6 @@ def make_trainer(
         strategy=DDPStrategy(find_unused_parameters=leaves_unused) if uses_ddp else "auto",
         precision=options.precision,
         accumulate_grad_batches=options.accumulate,
-        gradient_clip_val=clip,
         max_steps=max_steps,
         max_epochs=-1,
         plugins=[WholeCheckpoints()],

@@ -158,18 +158,14 @@ class CycleModule(LightningModule):
         )
 
     @override
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        if gradient_clip_val is None:
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Lightning itself clips for no fused optimiser in mixed precision.
+        if self.optim.clip is None:
             return
         # Each network by its own norm: a teacher's large gradient must not shrink the student's.
         for network in (self.cycle.student, self.cycle.teacher):
             if network is not None:
-                clip_grad_norm_(network.parameters(), gradient_clip_val)
+                clip_grad_norm_(network.parameters(), self.optim.clip)
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -72,7 +72,6 @@ def pace(config: RunConfig, module: CycleModule, steps: int) -> float:
         devices=1,
         precision=config.trainer.precision,
         accumulate_grad_batches=config.trainer.accumulate,
-        gradient_clip_val=config.optim.clip,
         max_steps=warm + steps,
         max_epochs=-1,
         limit_val_batches=0,

@@ -85,7 +85,6 @@ def train(
             label,
             max_steps=config.max_steps,
             monitor="val/student_miou",
-            clip=config.optim.clip,
             callbacks=[cost, Watch(), Panels(files.samples, val_set, config.trainer.pictures)],
             # While the teacher warms up, and for prompts it does not use, weights have no gradient.
             leaves_unused=module.cycle.teaches,
