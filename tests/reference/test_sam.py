@@ -230,7 +230,7 @@ def test_saved_model_is_loaded_again_by_us_and_by_transformers(build: Any, tmp_p
     before, after = (f.encode(images, with_levels=False).image for f in (foundation, loaded))
     torch.testing.assert_close(after, before, rtol=0.02, atol=0.02)  # written in float16
     if build is mobile_sam_of:
-        return  # which transformers does not know
+        return  # transformers does not know it
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "saved")
     assert type(theirs) is type(foundation.model)
 
