@@ -291,7 +291,7 @@ def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_pa
     whole = tsic(*words, "--name", "whole")
     words += ["--resume", "auto"]
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    stopped_at = 5
+    stopped_at, stops = 5, []
     for number in (signal.SIGKILL, signal.SIGTERM):
         least = stopped_at + 1
         killed = subprocess.Popen(
@@ -306,6 +306,7 @@ def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_pa
         killed.send_signal(number)
         killed.wait()
         stopped_at = state_step(last)
+        stops.append(stopped_at)
         assert least <= stopped_at < 24, f"killed at step {stopped_at}, too late to test anything"
 
     resumed = tsic(*words, "--name", "killed")
@@ -313,7 +314,10 @@ def test_resume_after_kill_equals_an_uninterrupted_run(config_file: Path, tmp_pa
     students = [load_file(tmp_path / n / "student.safetensors") for n in ("whole", "killed")]
     assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
     logs = [sorted(read_metrics(tmp_path / n / "metrics.csv")) for n in ("whole", "killed")]
-    assert logs[0] == logs[1]
+    # Lightning logs a step after its checkpoint: SIGKILL between the two loses that step's rows.
+    kept = [[row for row in log if row[0] != stops[0]] for log in logs]
+    assert kept[0] == kept[1]
+    assert set(logs[1]) <= set(logs[0])
     assert "val mIoU" in whole.stdout
     assert "val mIoU" in resumed.stdout
 
