@@ -16,6 +16,7 @@ from tsic.networks import IMAGENET_MEAN, IMAGENET_STD
 from tsic.teacher.attention import fuse_attention
 from tsic.teacher.canvas import Canvas
 from tsic.teacher.decoder import decode_masks
+from tsic.teacher.norms import keep_types
 from tsic.teacher.recompute import recomputed
 from tsic.teacher.refiner import Refiner
 
@@ -84,6 +85,7 @@ class Foundation(nn.Module, ABC):
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         fuse_attention(model)
+        keep_types(model)
         self.refiner = None
 
     @property

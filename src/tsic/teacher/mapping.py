@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tsic.options import Attention
 from tsic.teacher.foundation import Embedding
+from tsic.teacher.norms import GroupNorm
 from tsic.teacher.recompute import recomputed
 
 
@@ -199,7 +200,7 @@ class LightMapping(nn.Module):
         self.stem: Stem | None = None if 4 in hidden_strides else Stem(channels)
         steps = sorted({4, 8, *hidden_strides}, reverse=True)
         self.refine = nn.ModuleDict({str(stride): _separable(channels) for stride in steps})
-        self.norm = nn.ModuleDict({str(stride): nn.GroupNorm(8, channels) for stride in steps})
+        self.norm = nn.ModuleDict({str(stride): GroupNorm(8, channels) for stride in steps})
         self.guide = nn.Conv2d(mask_channels, channels, 1) if mask_channels else None
         self.class_gain = nn.Parameter(torch.zeros(num_classes)) if is_per_class else None
         self.classifier = nn.Sequential(_separable(channels), nn.Conv2d(channels, num_classes, 1))
@@ -254,12 +255,12 @@ class Stem(nn.Module):
         super().__init__()
         self.first = nn.Sequential(
             nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False),
-            nn.GroupNorm(8, 32),
+            GroupNorm(8, 32),
             nn.ReLU(inplace=True),
             nn.Conv2d(32, channels, 3, stride=2, padding=1, bias=False),
         )
         self.second = nn.Sequential(
-            nn.GroupNorm(8, channels),
+            GroupNorm(8, channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=8, bias=False),
         )
@@ -275,6 +276,6 @@ def _separable(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
         nn.Conv2d(channels, channels, 1, bias=False),
-        nn.GroupNorm(8, channels),
+        GroupNorm(8, channels),
         nn.ReLU(inplace=True),
     )

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from tsic.errors import CheckpointError, ConfigError, nearest
 from tsic.files import replacing, write_text
+from tsic.grid import Size
 from tsic.teacher.foundation import Embedding, Foundation, Seen
 from tsic.teacher.mobile_sam import MobileSam, MobileSamModel
 from tsic.teacher.refiner import Refiner
@@ -41,6 +42,7 @@ class Sam(Foundation):
         self._depths = tuple(config.global_attn_indexes)
         self.hidden_channels = (config.hidden_size,) * len(self._depths)
         self.hidden_strides = (config.patch_size,) * len(self._depths)
+        self._positions: tuple[object, Tensor] | None = None
 
     @override
     def see(self, images: Tensor) -> Seen:
@@ -51,7 +53,8 @@ class Sam(Foundation):
         encoder = self.model.vision_encoder
         hidden = encoder.patch_embed.projection(images).permute(0, 2, 3, 1)
         if encoder.pos_embed is not None:
-            hidden = hidden + self._positions_at(hidden.shape[1], hidden.shape[2])
+            # Of one type: float32 would widen what all blocks add to, and what they keep of it.
+            hidden = hidden + self._positions_at(hidden.shape[1:3]).to(hidden.dtype)
         kept = []
         for depth, layer in enumerate(encoder.layers):
             hidden = self._run(layer, hidden)
@@ -69,13 +72,25 @@ class Sam(Foundation):
         maps = tuple(state.permute(0, 3, 1, 2) for state in seen.stages)
         return Embedding(image, maps, (*shallow, image))
 
-    def _positions_at(self, height: int, width: int) -> Tensor:
+    def _positions_at(self, size: Size) -> Tensor:
         table = self.model.vision_encoder.pos_embed
-        if table.shape[1:3] == (height, width):
+        if table.shape[1:3] == size:
             return table
-        return F.interpolate(
-            table.permute(0, 3, 1, 2), (height, width), mode="bicubic", align_corners=False
-        ).permute(0, 2, 3, 1)
+        if table.requires_grad:
+            return _resized(table, size)
+        # Frozen positions are resized once: every time is a tenth of a GPU's step.
+        of = size, table.device, table.dtype, table.data_ptr(), table._version
+        if self._positions is None or self._positions[0] != of:
+            with torch.inference_mode(False):
+                self._positions = of, _resized(table, size)
+        return self._positions[1]
+
+
+def _resized(table: Tensor, size: Size) -> Tensor:
+    """Bring positions ``(1, h, w, C)`` to another grid."""
+    return F.interpolate(
+        table.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False
+    ).permute(0, 2, 3, 1)
 
 
 class Sam2(Foundation):
@@ -111,7 +126,7 @@ class Sam2(Foundation):
     @override
     def read(self, seen: Seen, *, with_levels: bool) -> Embedding:
         levels = seen.neck
-        image = levels[2] + self.model.no_memory_embedding.reshape(1, -1, 1, 1)
+        image = levels[2] + self.model.no_memory_embedding.reshape(1, -1, 1, 1).to(levels[2].dtype)
         decoder = self.model.mask_decoder
         fine = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))
         maps = tuple(state.permute(0, 3, 1, 2) for state in seen.stages)
@@ -122,7 +137,7 @@ class Sam2(Foundation):
         """Outputs ``(B, h, w, C)`` of the hierarchical encoder's stages, fine first."""
         backbone = self.model.vision_encoder.backbone
         hidden = backbone.patch_embed(images)
-        hidden = hidden + backbone._get_pos_embed(hidden.shape[1:3])
+        hidden = hidden + backbone._get_pos_embed(hidden.shape[1:3]).to(hidden.dtype)
         kept = []
         for depth, block in enumerate(backbone.blocks):
             hidden = self._run(block, hidden)
