@@ -235,6 +235,13 @@ def _leaves(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield dotted, value
 
 
+def words_of(sections: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Those overrides that are about some sections of a configuration."""
+    words = _normalised(overrides)
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for pair in pairs if pair[0][2:].partition(".")[0] in sections for word in pair]
+
+
 def _normalised(words: Sequence[str]) -> list[str]:
     """Overrides as alternating ``--key`` and value, with underscores in keys."""
     flat: list[str] = []

@@ -99,11 +99,14 @@ def test_an_offline_teacher_is_trained_first(
 ) -> None:
     teacher = tmp_path / "teacher.yaml"
     wider = {**settings, "teacher": {"name": "none"}, "student": {"name": "compact"}}
-    teacher.write_text(yaml.safe_dump(wider))
+    teacher.write_text(yaml.safe_dump({**wider, "data": {**wider["data"], "root": "elsewhere"}}))
     names = ["cwd_features", "cirkd", "mutual"]  # all train weights of their own
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
     words += ["--max_steps", "2", "--offline", str(teacher), "--seeds", "1", "--processes", "3"]
+    words += ["--data.root", settings["data"]["root"], "--trainer.log-every=2"]
     assert main([*words, "--methods", *names]) == 0
+    held = yaml.safe_load((tmp_path / "c" / "runs" / "offline" / "config.yaml").read_text())
+    assert (held["max_steps"], held["trainer"]["log_every"]) == (6, 2)
     beside = ["offline", "alone-seed0", "mutual-seed0"]  # who needs no teacher does not wait
     assert in_process == [*beside, "cwd_features-seed0", "cirkd-seed0"]
     found = json.loads((tmp_path / "c" / "comparison.json").read_text())["methods"]

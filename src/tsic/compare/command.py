@@ -23,7 +23,7 @@ from tsic.compare.plan import (
     without_cycle,
 )
 from tsic.config import RunConfig
-from tsic.config_file import RUN, load_config, read_config
+from tsic.config_file import RUN, load_config, read_config, words_of
 from tsic.errors import ConfigError
 from tsic.training.folder import RunFolder
 
@@ -38,7 +38,7 @@ def compare_command(words: Sequence[str]) -> int:
     base = load_config(options.config, overrides, parser.options)
     folder: Path = options.out / name_of(options)
     runs = folder / "runs"
-    offline, first = _offline(options.offline, runs)
+    offline, first = _offline(options.offline, runs, words_of(("data", "trainer"), overrides))
     variants = (
         ablations(base, options.ablate)
         if options.ablate
@@ -133,7 +133,7 @@ def _parser() -> Parser:
         "--offline",
         type=Path,
         help="who teaches the methods with an offline teacher: folder of a run, or YAML file of "
-        "one, which is then trained first",
+        "one, which is then trained first; keys of data and trainer hold for it, too",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="only list the runs that would be trained"
@@ -155,13 +155,21 @@ def _require_sense(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} must be at least 1, got {getattr(options, name)}")
 
 
-def _offline(given: Path | None, runs: Path) -> tuple[Path | None, list[Job]]:
-    """The folder of the offline teacher, and the run that makes it if it has to be trained."""
+def _offline(
+    given: Path | None, runs: Path, overrides: Sequence[str]
+) -> tuple[Path | None, list[Job]]:
+    """The folder of the offline teacher, and the run that makes it if it has to be trained.
+
+    Args:
+        given: What ``--offline`` says.
+        runs: Folder of the runs' folders.
+        overrides: What holds for that run, too: it sees the same data on the same machine.
+    """
     if given is None:
         return None, []
     if given.suffix not in (".yaml", ".yml"):
         return given.resolve(), []
-    config = load_config(given)
+    config = load_config(given, overrides)
     job = Job("offline", without_cycle(config) if config.teacher.name == "none" else config)
     return (runs / job.name).resolve(), [job]
 
