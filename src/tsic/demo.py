@@ -85,7 +85,7 @@ def run_demo(out: Path, *, steps: int, scenes: int, seed: int) -> str:
         seed=seed,
         difficulty=_DIFFICULTY,
     )
-    precision = resolve_precision("auto", "auto")
+    precision = resolve_precision(TrainerConfig())
     results: dict[str, RunResult] = {}
     for name, teacher in (("alone", "none"), ("cycle", _TEACHER)):
         shutil.rmtree(out / name, ignore_errors=True)

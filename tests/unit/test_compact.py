@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tsic.errors import ConfigError
-from tsic.networks.compact import Compact, GroupedConv, SplitBlock
+from tsic.networks.compact import Compact, SplitBlock
 
 
 def parameters(module: nn.Module) -> int:
@@ -46,20 +46,6 @@ def test_second_half_of_a_split_block_reaches_as_far_as_its_dilation() -> None:
     touched = cells.grad[0].abs().sum(0) > 0
     rows = touched.nonzero().unique()
     assert rows.tolist() == [1, 3, 4, 5, 7]
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_groups_learn_in_one_piece_what_they_learn_apart(
-    stride: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    conv = GroupedConv(12, 24, 3, stride, padding=2, dilation=2, groups=3).double()
-    cells = torch.randn(2, 12, 9, 11, dtype=torch.double, requires_grad=True)
-    found = []
-    for whole in ([], ["cpu"]):
-        monkeypatch.setattr("tsic.networks.compact._UNGROUPED", whole)
-        answer = conv(cells)
-        found.append((answer, torch.autograd.grad(answer.sin().sum(), [cells, *conv.parameters()])))
-    torch.testing.assert_close(*found)
 
 
 def test_last_stage_sees_the_whole_image_through_the_context() -> None:

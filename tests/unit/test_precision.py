@@ -1,9 +1,11 @@
 """Which precision a machine trains in."""
 
+from typing import Literal
+
 import pytest
 import torch
 
-from tsic.config import Precision
+from tsic.config import Precision, TrainerConfig
 from tsic.errors import ConfigError
 from tsic.training.precision import resolve_precision
 
@@ -17,32 +19,41 @@ def test_a_gpu_that_only_emulates_bf16_trains_in_fp16(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    assert resolve_precision("auto", "auto") == found
-    assert resolve_precision("32-true", "auto") == "32-true"
+    assert resolve_precision(TrainerConfig()) == found
+    assert resolve_precision(TrainerConfig("32-true")) == "32-true"
 
 
 @pytest.mark.parametrize(
     ("has_gpu", "accelerator", "precision", "told"),
     [
-        (False, "auto", "32-true", "need an NVIDIA GPU"),
-        (True, "cpu", "32-true", "need an NVIDIA GPU"),
+        (False, "auto", "32-true", "needs an NVIDIA GPU"),
+        (True, "cpu", "32-true", "needs an NVIDIA GPU"),
         (True, "auto", "16-mixed", "scaled outside of the graph"),
         (True, "auto", "auto", "scaled outside of the graph"),  # what it finds on an older GPU
     ],
 )
 def test_graphs_are_refused_where_they_cannot_be(
     has_gpu: bool,
-    accelerator: str,
+    accelerator: Literal["auto", "cpu"],
     precision: Precision,
     told: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(ConfigError, match=f"trainer.graph: .*{told}"):
-        resolve_precision(precision, accelerator, graph=True)
+    with pytest.raises(ConfigError, match=f"trainer.graph.* {told}"):
+        resolve_precision(TrainerConfig(precision, accelerator, graph=True))
 
 
 def test_graphs_leave_the_precision_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert resolve_precision("bf16-mixed", "auto", graph=True) == "bf16-mixed"
+    assert resolve_precision(TrainerConfig("bf16-mixed", graph=True)) == "bf16-mixed"
+
+
+@pytest.mark.parametrize(("has_gpu", "accelerator"), [(False, "auto"), (True, "cpu")])
+def test_compiling_needs_a_gpu(
+    has_gpu: bool, accelerator: Literal["auto", "cpu"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    with pytest.raises(ConfigError, match=r"trainer\.compile needs an NVIDIA GPU"):
+        resolve_precision(TrainerConfig("32-true", accelerator, compile=True))

@@ -62,7 +62,7 @@ def compare_command(words: Sequence[str]) -> int:
         sys.stdout.write(_plan(planned, unfinished))
         return 0
     for options_of in {job.config.trainer for job in unfinished}:
-        resolve_precision(options_of.precision, options_of.accelerator, graph=options_of.graph)
+        resolve_precision(options_of)
     places = Places(options.processes, options.devices)
     failed = run_all(unfinished, runs, places, sys.stdout)
     warned = warnings_of(planned, runs)
@@ -98,7 +98,7 @@ def _settled(planned: Sequence[Job], runs: Path) -> list[Job]:
     files = [RunFolder(runs / job.name).config for job in planned]
     held = [read_config(RUN, file).trainer.precision for file in files if file.is_file()]
     trainer = planned[0].config.trainer
-    precision = held[0] if held else resolve_precision(trainer.precision, trainer.accelerator)
+    precision = held[0] if held else resolve_precision(trainer)
     trainers = [replace(job.config.trainer, precision=precision) for job in planned]
     return [
         replace(job, config=replace(job.config, trainer=trainer))

@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from typing_extensions import override
 
 from tsic.errors import ConfigError, nearest
 from tsic.networks import Maps, Network
 
 _GROUP_WIDTH = 16
 _DILATIONS = (1, 2, 2, 4, 4, 4, 4, 4)
-_UNGROUPED = ["cuda"]  # where groups learn slowly
 _OPTIONS = ("width", "logits_stride", "dilations")
 
 
@@ -160,7 +158,7 @@ class SplitBlock(nn.Module):
         part = width // len(spacings)
         self.first = _conv(channels, width, 1)
         self.parts = nn.ModuleList(
-            GroupedConv(
+            nn.Conv2d(
                 part,
                 part,
                 3,
@@ -183,31 +181,6 @@ class SplitBlock(nn.Module):
         mixed = torch.cat([part(piece) for part, piece in zip(self.parts, pieces, strict=True)], 1)
         branch = self.last_norm(self.second(F.relu(self.norm(mixed))))
         return F.relu(branch + self.shortcut(cells))
-
-
-class GroupedConv(nn.Conv2d):
-    """A grouped convolution; on a GPU it learns as a whole one with zeros between its groups.
-
-    cuDNN takes the gradient of such weights group by group, some ten kernels each, which were a
-    third of this network's step on an H100.
-    """
-
-    @override
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve ``(B, C, h, w)`` maps."""
-        learns = torch.is_grad_enabled() and self.weight.requires_grad
-        if not learns or input.device.type not in _UNGROUPED:
-            return super().forward(input)
-        weight = _ungrouped(self.weight, self.groups)
-        return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation)
-
-
-def _ungrouped(weight: Tensor, groups: int) -> Tensor:
-    """Weights ``(O, I / groups, k, k)`` of groups on the diagonal of ``(O, I, k, k)`` zeros."""
-    pieces = weight.unflatten(0, (groups, -1))
-    whole = weight.new_zeros(*pieces.shape[:2], groups, *pieces.shape[2:])
-    whole.diagonal(0, 0, 2).copy_(pieces.movedim(0, -1))
-    return whole.flatten(2, 3).flatten(0, 1)
 
 
 def _read(model: nn.Module, images: Tensor) -> Maps:

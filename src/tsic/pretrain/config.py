@@ -107,7 +107,10 @@ def _rules(config: PretrainConfig) -> Rules:
     return [
         *loop_rules(config, config.trainer, "batch_size"),
         *within(config, _BOUNDS),
-        (not config.trainer.graph, "trainer.graph is for tsic train and compare"),
+        (
+            not (config.trainer.graph or config.trainer.compile),
+            "trainer.graph and trainer.compile are for tsic train and compare",
+        ),
         (
             bool(config.crops) and all(side >= 32 and side % 32 == 0 for side in sides),
             f"crops must be pairs of multiples of 32, got {config.crops}",

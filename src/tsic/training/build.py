@@ -63,6 +63,7 @@ def build_module(
         seed=config.seed,
         view=config.data.resize,
         records=config.trainer.graph,
+        fuses=config.trainer.compile,
     )
 
 

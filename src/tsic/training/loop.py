@@ -45,8 +45,7 @@ def resolve(schema: Schema[C], config: C, files: TrainingFolder) -> C:
     if precision == "auto" and files.config.is_file():
         # A second timing could come out otherwise: a resumed run keeps what it began with.
         precision = read_config(schema, files.config).trainer.precision
-    options = config.trainer
-    precision = resolve_precision(precision, options.accelerator, graph=options.graph)
+    precision = resolve_precision(replace(config.trainer, precision=precision))
     changed: Any = replace(config.trainer, precision=precision)
     return replace(config, trainer=changed)  # type: ignore[type-var]
 

@@ -26,8 +26,7 @@ from tsic.training.stopping import StopBetweenSteps, ends_step, heed_late_signal
 
 def settled(config: RunConfig) -> RunConfig:
     """Settle the precision."""
-    options = config.trainer
-    precision = resolve_precision(options.precision, options.accelerator, graph=options.graph)
+    precision = resolve_precision(config.trainer)
     return replace(config, trainer=replace(config.trainer, precision=precision))
 
 

@@ -5,32 +5,26 @@ import time
 import torch
 from torch import nn
 
-from tsic.config import Precision
+from tsic.config import Precision, TrainerConfig
 from tsic.errors import ConfigError
 
 # bf16 must win by this much: it loses mantissa bits, and a timing has noise.
 _WORTH = 1.3
 
 
-def resolve_precision(precision: Precision, accelerator: str, *, graph: bool = False) -> Precision:
-    """Replace ``auto`` by the precision to train in.
-
-    Args:
-        precision: ``auto`` or one of Lightning's precisions, which is returned as it is.
-        accelerator: Lightning's accelerator, ``auto`` meaning the GPU if there is one.
-        graph: Whether steps are to be launched as CUDA graphs.
-
-    Returns:
-        ``bf16-mixed``, ``16-mixed`` or ``32-true`` for ``auto``.
+def resolve_precision(options: TrainerConfig) -> Precision:
+    """Replace ``auto`` by the precision to train in; any other is returned as it is.
 
     Raises:
         ConfigError: If what is asked for needs a GPU and there is none, or cannot be a CUDA graph.
     """
+    precision, accelerator, graph = options.precision, options.accelerator, options.graph
     has_cuda = torch.cuda.is_available()
     if accelerator == "gpu" and not (has_cuda or torch.backends.mps.is_available()):
         raise ConfigError("trainer.accelerator gpu: PyTorch finds no GPU here; take cpu or auto")
-    if graph and (accelerator == "cpu" or not has_cuda):
-        raise ConfigError("trainer.graph: CUDA graphs need an NVIDIA GPU; set trainer.graph: false")
+    for key, is_set in (("graph", graph), ("compile", options.compile)):
+        if is_set and (accelerator == "cpu" or not has_cuda):
+            raise ConfigError(f"trainer.{key} needs an NVIDIA GPU; set trainer.{key}: false")
     if precision == "auto":
         precision = _fastest(accelerator)
     if graph and precision == "16-mixed":

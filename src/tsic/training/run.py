@@ -38,6 +38,7 @@ from tsic.training.watch import Watch
 FREE_KEYS = (
     "data.root",
     "data.workers",
+    "trainer.compile",
     "trainer.graph",
     "trainer.log_every",
     "trainer.pictures",
