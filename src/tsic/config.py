@@ -172,7 +172,7 @@ class TrainerConfig:
     graph: bool = False
     """Record a step on the GPU and launch it as a whole (CUDA graph): up to 4.6 times as fast where
     networks are small. Not with several devices, `accumulate` or `16-mixed`. Steps whose work
-    depends on the data (`objective.ohem`, `distill.method: cirkd`) run as ever."""
+    depends on the data (`objective.ohem`) run as ever."""
     compile: bool = False
     """Let torch.compile fuse the small operations of student and decoders, on an NVIDIA GPU: a
     fifth less time a step beside `graph`, a minute or two before the first."""

@@ -98,11 +98,6 @@ class Distilled(Cycle):
         self.rival = rival
         self.weight = weight
 
-    @property
-    @override
-    def is_static(self) -> bool:
-        return super().is_static and self.rival.is_static
-
     @override
     def _teacher_losses(
         self, student: StudentOutput, teacher: TeacherOutput, labels: Tensor

@@ -1,5 +1,6 @@
 """Published methods: values computed by hand, ignored pixels, and who gets a gradient."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, log, sqrt
 
@@ -361,31 +362,45 @@ def test_memory_by_hand() -> None:
     entries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]).double()
     here, there = torch.tensor([[0.8, 0.6]]).double(), torch.tensor([[0.0, 1.0]]).double()
     target, own = (softmax((one @ entries.T / 0.1)[0].tolist()) for one in (there, here))
-    assert to_memory(here, there, entries).item() == pytest.approx(kl(target, own), rel=1e-6)
-    assert to_memory(here, there, entries[:0]).item() == 0
+    here, there, more = (
+        torch.cat([one, torch.tensor([[0.28, 0.96]]).double()]) for one in (here, there, entries)
+    )
+    asks, is_any = torch.tensor([True, False]), torch.tensor([True, True, True, False])
+    found = to_memory(here, there, asks, more, is_any).item()
+    assert found == pytest.approx(kl(target, own), rel=1e-6)
+    assert to_memory(here, there, ~asks, more, is_any).item() == 0, "that one agrees"
+    assert to_memory(here, there, asks & ~asks, more, is_any).item() == 0
+    assert to_memory(here, there, asks, more, is_any & ~is_any).item() == 0
 
 
-def put(queue: Queue, *pairs: tuple[int, float]) -> None:
+def put(queue: Queue, *pairs: tuple[int, float], kept: Sequence[bool] | None = None) -> None:
     """Put values of classes in turn."""
-    queue.put(torch.tensor([[float(v)] for _, v in pairs]), torch.tensor([k for k, _ in pairs]))
+    values, classes = torch.tensor([[float(v)] for _, v in pairs]), [k for k, _ in pairs]
+    queue.put(values, torch.tensor(classes), torch.tensor(kept or [True] * len(pairs)))
+
+
+def drawn(queue: Queue, count: int) -> Tensor:
+    """What is drawn, without the blanks."""
+    entries, is_any = queue.draw(count)
+    return entries[is_any]
 
 
 def test_queue_keeps_the_latest_and_draws_only_what_it_has() -> None:
     queue = Queue(num_classes=3, length=3, dim=1)
-    assert queue.draw(5).shape == (0, 1)
+    assert drawn(queue, 5).shape == (0, 1)
     put(queue, (1, 1), (1, 2))
-    assert sorted(queue.draw(5).flatten().tolist()) == [1, 2]
-    put(queue, (1, 3), (0, 9), (1, 4))
-    assert queue.entries[1].flatten().tolist() == [4, 2, 3], "the oldest gives way"
-    assert sorted(queue.draw(5).flatten().tolist()) == [2, 3, 4, 9]
-    assert len(queue.draw(1)) == 2, "one of each class that has any"
-    assert len({queue.draw(1)[1].item() for _ in range(30)}) == 3, "any of a class's"
+    assert sorted(drawn(queue, 5).flatten().tolist()) == [1, 2]
+    put(queue, (1, 3), (255, 7), (0, 9), (2, 8), (1, 4), kept=[True, False, True, False, True])
+    assert queue.entries[1, :3].flatten().tolist() == [4, 2, 3], "the oldest gives way"
+    assert sorted(drawn(queue, 5).flatten().tolist()) == [2, 3, 4, 9]
+    assert len(drawn(queue, 1)) == 2, "one of each class that has any"
+    assert len({drawn(queue, 1)[1].item() for _ in range(30)}) == 3, "any of a class's"
     again = Queue(num_classes=3, length=3, dim=1)
     again.load_state_dict(queue.state_dict())
     put(again, (1, 5))
-    assert again.entries[1].flatten().tolist() == [4, 5, 3]
+    assert again.entries[1, :3].flatten().tolist() == [4, 5, 3]
     put(again, *((1, v) for v in range(10, 15)))
-    assert sorted(again.entries[1].flatten().tolist()) == [12, 13, 14], "more than fit at once"
+    assert sorted(again.entries[1, :3].flatten().tolist()) == [12, 13, 14], "more than fit at once"
 
 
 def test_cirkd_remembers_in_training_alone(signals: Signals) -> None:
@@ -424,13 +439,14 @@ def test_cirkd_compares_projected_cells_with_both_memories(signals: Signals) -> 
     project = rival.project
     assert isinstance(project, nn.Module)
     here, there = (
-        F.normalize(one, dim=1).movedim(1, 3)[LABELS != 255]
+        F.normalize(one, dim=1).movedim(1, 3).flatten(0, 2)
         for one in (project(signals.student_features), signals.teacher_features)
     )
     for name, queue in (("cirkd_pixels", rival.pixels), ("cirkd_regions", rival.regions)):
         assert isinstance(queue, Queue)
         everything = queue.draw(10_000)
-        torch.testing.assert_close(found[name], 0.1 * to_memory(here, there, everything))
+        expected = to_memory(here, there, (LABELS != 255).flatten(), *everything)
+        torch.testing.assert_close(found[name], 0.1 * expected)
 
 
 def test_cirkd_keeps_a_few_random_cells_of_each_class_in_an_image() -> None:
@@ -445,6 +461,6 @@ def test_cirkd_keeps_a_few_random_cells_of_each_class_in_an_image() -> None:
         pixels = rival.pixels
         assert isinstance(pixels, Queue)
         assert pixels.put_so_far.tolist() == [2 * PIXELS_PER_CLASS, 0, 4]
-        kept.append(pixels.draw(100))
+        kept.append(drawn(pixels, 100))
         assert len(kept[-1].unique(dim=0)) == 2 * PIXELS_PER_CLASS + 4
     assert len(torch.cat(kept).unique(dim=0)) > 2 * PIXELS_PER_CLASS + 4, "others each time"

@@ -49,7 +49,8 @@ class Rival(nn.Module, ABC):
     """One method: weighted losses of what student and teacher say.
 
     What it trains beside the student (a projection) and what it remembers (a queue) are its own
-    parameters and buffers.
+    parameters and buffers. No size and no Python value in it depends on the data, so that a step
+    can be recorded.
 
     Args:
         sizes: Of the networks.
@@ -57,8 +58,6 @@ class Rival(nn.Module, ABC):
 
     teacher: ClassVar[Literal["offline", "peer"]] = "offline"
     """``offline``: trained before, frozen; ``peer``: learns beside the student."""
-    is_static: ClassVar[bool] = True
-    """Whether its work is the same for any data: no sizes, no Python values that depend on it."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()

@@ -41,31 +41,37 @@ def cross_image(features: Tensor, target: Tensor, labels: Tensor) -> Tensor:
     return (divergence.mean(2) * counted).sum() / counted.sum().clamp(min=1)
 
 
-def to_memory(embeddings: Tensor, target: Tensor, entries: Tensor) -> Tensor:
+def to_memory(
+    embeddings: Tensor, target: Tensor, counted: Tensor, entries: Tensor, filled: Tensor
+) -> Tensor:
     """KL divergence of cells' similarities with remembered embeddings.
 
     Args:
         embeddings: The student's, of unit length, ``(M, D)``.
         target: The teacher's likewise; gets no gradient.
+        counted: Which cells ask, bool ``(M,)``.
         entries: What is remembered, of unit length, ``(E, D)``.
+        filled: Which entries are, bool ``(E,)``.
 
     Returns:
-        Mean over cells, float32 ``()``; 0 without cells or entries.
+        Mean over cells that ask, float32 ``()``; 0 without such cells or entries.
 
     Source:
         Yang et al., arXiv:2204.06986, equations 8 to 11.
     """
-    if not len(embeddings) or not len(entries):
-        return embeddings.sum() * 0
     with torch.autocast(entries.device.type, enabled=False):
         here, there = (
-            (one @ entries.T / TEMPERATURE).log_softmax(1) for one in (embeddings, target.detach())
+            (one @ entries.T / TEMPERATURE).masked_fill(~filled, -1e4).log_softmax(1)
+            for one in (embeddings, target.detach())
         )
-    return F.kl_div(here, there, reduction="batchmean", log_target=True)
+    divergence = (there.exp() * (there - here)).sum(1)
+    return (divergence * counted).sum() / counted.sum().clamp(min=1)
 
 
 class Queue(nn.Module):
     """The latest embeddings of each class, as many of each as have come so far.
+
+    Nothing in it is of a size that depends on data, so that a step can be recorded.
 
     Args:
         num_classes: ``K``.
@@ -78,27 +84,44 @@ class Queue(nn.Module):
 
     def __init__(self, num_classes: int, length: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("entries", torch.zeros(num_classes, length, dim))
+        self.length = length
+        # The last place of each ring takes what is not kept.
+        self.register_buffer("entries", torch.zeros(num_classes, length + 1, dim))
         self.register_buffer("put_so_far", torch.zeros(num_classes, dtype=torch.int64))
 
-    def put(self, embeddings: Tensor, classes: Tensor) -> None:
-        """Add embeddings ``(N, D)`` of classes ``(N,)`` in their order, each over the oldest."""
-        num_classes, length, _ = self.entries.shape
-        counts = classes.bincount(minlength=num_classes)
-        turn = _turn(classes)
-        last = turn >= (counts - length)[classes]  # no slot is written twice
-        places = (self.put_so_far[classes] + turn) % length
-        self.entries[classes[last], places[last]] = embeddings[last]
-        self.put_so_far += counts
+    def put(self, embeddings: Tensor, classes: Tensor, kept: Tensor) -> None:
+        """Add those of the embeddings ``(N, D)`` of classes ``(N,)`` that are ``kept``, bool.
 
-    def draw(self, count: int) -> Tensor:
-        """At most ``count`` random entries of each class ``(E, D)``, none twice."""
-        length = self.entries.shape[1]
-        filled = torch.arange(length, device=self.entries.device) < self.put_so_far[:, None]
+        They are added in their order, each over the oldest.
+        """
+        num_classes = len(self.entries)
+        groups = classes.where(kept, num_classes)
+        counts = _counts(groups, num_classes + 1)
+        turn = _turn(groups)
+        last = kept & (turn >= (counts - self.length)[groups])  # no place is written twice
+        classes = classes.where(kept, 0)
+        places = ((self.put_so_far[classes] + turn) % self.length).where(last, self.length)
+        self.entries[classes, places] = embeddings
+        self.put_so_far += counts[:-1]
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """At most ``count`` random entries of each class, none twice.
+
+        Returns:
+            Entries ``(E, D)``, and which of them are any, bool ``(E,)``.
+        """
+        places = torch.arange(self.length, device=self.entries.device)
+        filled = places < self.put_so_far[:, None]
         order = torch.rand(filled.shape, device=filled.device).masked_fill(~filled, 2.0)
         places = order.argsort(1)[:, :count]
         chosen = self.entries.gather(1, places[..., None].expand(-1, -1, self.entries.shape[2]))
-        return chosen[filled.gather(1, places)]
+        return chosen.flatten(0, 1), filled.gather(1, places).flatten()
+
+
+def _counts(groups: Tensor, num_groups: int) -> Tensor:
+    """Members of each group; PyTorch's ``bincount`` waits for a GPU."""
+    counts = groups.new_zeros(num_groups)
+    return counts.scatter_add_(0, groups, torch.ones_like(groups))
 
 
 def _turn(groups: Tensor) -> Tensor:
@@ -117,8 +140,6 @@ class Cirkd(Rival):
     Weights, temperatures and counts as in the public code. Unlike there, memories start empty, and
     no embeddings are gathered from other processes: before each step DDP gives all the first one's.
     """
-
-    is_static = False  # it draws as many cells as there are of each class
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
@@ -141,26 +162,27 @@ class Cirkd(Rival):
         )
         if self.training:
             self._remember(there, labels)
-        counted = labels != 255
-        asked = here[counted], there[counted]
+        asked = here.flatten(0, 2), there.flatten(0, 2), (labels != 255).flatten()
         pixels = self.pixels.draw(PIXEL_ENTRIES // self.sizes.classes + 1)
         regions = self.regions.draw(REGION_ENTRIES // self.sizes.classes + 1)
         batch = cross_image(signals.student_features, target, labels)
         return pixel_kd(signals) | {
             "cirkd_batch": BATCH_WEIGHT * batch,
-            "cirkd_pixels": MEMORY_WEIGHT * to_memory(*asked, pixels),
-            "cirkd_regions": MEMORY_WEIGHT * to_memory(*asked, regions),
+            "cirkd_pixels": MEMORY_WEIGHT * to_memory(*asked, *pixels),
+            "cirkd_regions": MEMORY_WEIGHT * to_memory(*asked, *regions),
         }
 
     @torch.no_grad()
     def _remember(self, embeddings: Tensor, labels: Tensor) -> None:
         """Keep some cells and the mean of each class in each image; embeddings ``(B, h, w, D)``."""
-        places = (labels != 255).nonzero()
-        image, row, column = places[torch.randperm(len(places), device=places.device)].T
-        cells, ids = embeddings[image, row, column], labels[image, row, column]
-        groups = image * self.sizes.classes + ids
-        kept = _turn(groups) < PIXELS_PER_CLASS
-        self.pixels.put(cells[kept], ids[kept])
-        present, member_of = groups.unique(return_inverse=True)
-        sums = cells.new_zeros(len(present), cells.shape[1]).index_add_(0, member_of, cells)
-        self.regions.put(F.normalize(sums, dim=1), present % self.sizes.classes)
+        images, classes = len(labels), self.sizes.classes
+        order = torch.rand(labels.numel(), device=labels.device).argsort()
+        cells, ids = embeddings.flatten(0, 2)[order], labels.flatten()[order]
+        image = order // labels[0].numel()
+        counted = ids != 255
+        groups = (image * classes + ids).where(counted, images * classes)
+        self.pixels.put(cells, ids, counted & (_turn(groups) < PIXELS_PER_CLASS))
+        sums = cells.new_zeros(images * classes + 1, cells.shape[1]).index_add_(0, groups, cells)
+        present = _counts(groups, len(sums)) > 0
+        member_of = torch.arange(len(sums) - 1, device=sums.device) % classes
+        self.regions.put(F.normalize(sums[:-1], dim=1), member_of, present[:-1])
