@@ -19,6 +19,7 @@ from tsic.student import build_student
 from tsic.teacher import Teacher, build_teacher
 from tsic.teacher import teacher as teacher_module
 from tsic.teacher.mapping import LightMapping, PromptedMasks, UperMapping
+from tsic.teacher.sam import _resized as resize_positions
 from tsic.training.optim import build_optimizer
 
 NAMES = ("tiny-sam", "tiny-sam2", "tiny-edgetam", "tiny-mobile-sam")
@@ -394,6 +395,32 @@ def test_lora_starts_as_the_frozen_encoder_bit_for_bit(name: str) -> None:
         adapted, frozen = (built(name, lora_rank=rank)(images, logits) for rank in (4, 0))
     assert torch.equal(adapted.logits, frozen.logits)
     assert torch.equal(adapted.masks, frozen.masks)
+
+
+def test_frozen_positions_are_resized_once_and_follow_their_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = []
+
+    def resized(table: Tensor, size: tuple[int, int]) -> Tensor:
+        sizes.append(size)
+        return resize_positions(table, size)
+
+    monkeypatch.setattr("tsic.teacher.sam._resized", resized)
+    foundation = built("tiny-sam", lora_rank=0).foundation
+    table = foundation.model.vision_encoder.pos_embed
+    images = torch.rand(1, 3, 32, 48)
+    first, again = (foundation.encode(images, with_levels=False).image for _ in range(2))
+    assert torch.equal(first, again)
+    assert sizes == [(2, 3)]
+    nn.init.normal_(table)
+    assert not torch.equal(foundation.encode(images, with_levels=False).image, first)
+    foundation.encode(images.mT, with_levels=False)
+    assert sizes == [(2, 3), (2, 3), (3, 2)]
+    foundation.requires_grad_(True)
+    foundation.encode(images, with_levels=False).image.square().sum().backward()
+    assert table.grad is not None
+    assert table.grad.abs().sum() > 0
 
 
 @names

@@ -31,12 +31,13 @@ DOORS = {
     "transformers": {
         "tsic.teacher.attention",
         "tsic.teacher.mobile_sam",
+        "tsic.teacher.norms",
         "tsic.teacher.released",
         "tsic.teacher.sam",
         "tsic.teacher.small",
         "tsic.networks.hugging_face",
     },
-    "timm": {"tsic.networks.smp", "tsic.teacher.mobile_sam"},
+    "timm": {"tsic.networks.smp", "tsic.teacher.mobile_sam", "tsic.teacher.norms"},
     "segmentation_models_pytorch": {"tsic.networks.smp"},
     "lightning": {
         "tsic.data.datamodule",
