@@ -60,12 +60,13 @@ def to_memory(
         Yang et al., arXiv:2204.06986, equations 8 to 11.
     """
     with torch.autocast(entries.device.type, enabled=False):
+        blank = entries.new_zeros(len(entries)).masked_fill(~filled, -1e4)
         here, there = (
-            (one @ entries.T / TEMPERATURE).masked_fill(~filled, -1e4).log_softmax(1)
+            torch.addmm(blank, one, entries.T, alpha=1 / TEMPERATURE).log_softmax(1)
             for one in (embeddings, target.detach())
         )
-    divergence = (there.exp() * (there - here)).sum(1)
-    return (divergence * counted).sum() / counted.sum().clamp(min=1)
+    divergence = (there.exp() * (there - here)).sum(1) * (counted & filled.any())
+    return divergence.sum() / counted.sum().clamp(min=1)
 
 
 class Queue(nn.Module):
