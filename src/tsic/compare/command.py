@@ -97,7 +97,8 @@ def _settled(planned: Sequence[Job], runs: Path) -> list[Job]:
         return list(planned)
     files = [RunFolder(runs / job.name).config for job in planned]
     held = [read_config(RUN, file).trainer.precision for file in files if file.is_file()]
-    trainer = planned[0].config.trainer
+    # Whether a GPU can do what else is asked of it shows where something is trained.
+    trainer = replace(planned[0].config.trainer, graph=False, compile=False)
     precision = held[0] if held else resolve_precision(trainer)
     trainers = [replace(job.config.trainer, precision=precision) for job in planned]
     return [
