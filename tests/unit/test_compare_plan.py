@@ -60,6 +60,18 @@ def test_who_has_no_prompted_teacher_does_not_depend_on_the_cycles_keys() -> Non
     assert methods(shared, [ALONE], None)[0].config.objective.ohem
 
 
+def test_a_method_may_be_trained_for_longer_and_is_validated_as_often() -> None:
+    variants = methods(BASE, ["alone:3", "cycle:0.5"], None)
+    assert [one.name for one in variants] == [ALONE, "alone:3", "cycle:0.5"]
+    alone, longer, shorter = (one.config for one in variants)
+    every = alone.trainer.val_every
+    assert (longer.max_steps, longer.trainer.val_every) == (21, 3 * every)
+    assert (shorter.max_steps, shorter.trainer.val_every) == (4, every // 2)
+    assert replace(longer, max_steps=7, trainer=alone.trainer) == alone
+    assert shorter.teacher == BASE.teacher
+    assert run_name("alone:3", 0) == "alone_3-seed0"
+
+
 def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() -> None:
     paper = {one.name: one.config for one in methods(BASE, ["paper", "release"], None)}
     for name in ("paper", "release"):
@@ -78,6 +90,8 @@ def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() 
     [
         (BASE, ["cwwd"], "did you mean 'cwd'"),
         (BASE, ["kd"], "--offline"),
+        (BASE, ["cwwd:3"], "did you mean 'cwd'"),
+        *((BASE, [f"alone:{said}"], "a number above 0") for said in ("", "0", "-1", "x", "nan")),
         (replace(BASE, teacher=TeacherConfig()), ["cycle"], "teacher.name"),
         (replace(BASE, recipe="paper"), ["cycle"], "configuration of recipe cycle"),
     ],

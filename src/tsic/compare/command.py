@@ -121,7 +121,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--methods",
         nargs="+",
-        help=f"any of {', '.join(METHODS)} (default: alone mutual cycle); alone is always there",
+        help=f"any of {', '.join(METHODS)} (default: alone mutual cycle); alone is always there; "
+        "NAME:TIMES trains so many times as long, as alone:3",
     )
     parser.add_argument(
         "--ablate",

@@ -79,13 +79,32 @@ def methods(base: RunConfig, names: Sequence[str], offline: Path | None) -> list
 
     Args:
         base: What all runs share; its teacher is the cycle's.
-        names: Some of ``METHODS``.
+        names: Some of ``METHODS``, each also as ``NAME:TIMES``: trained so many times as long.
         offline: Folder of the run that teaches the methods with an offline teacher.
 
     Raises:
         ConfigError: If a name is unknown, or a method lacks its teacher.
     """
-    return [Variant(name, _method(base, name, offline)) for name in dict.fromkeys([ALONE, *names])]
+    return [
+        Variant(name, _method(_of_length(base, name), name.partition(":")[0], offline))
+        for name in dict.fromkeys([ALONE, *names])
+    ]
+
+
+def _of_length(base: RunConfig, name: str) -> RunConfig:
+    """A method's share of the steps, validated as often: more looks would choose better."""
+    _, colon, said = name.partition(":")
+    if not colon:
+        return base
+    if not re.fullmatch(r"\d+(\.\d+)?", said) or not float(said):
+        raise ConfigError(
+            f"--methods: '{name}' must end in a number above 0, as alone:3 for three times the "
+            "steps"
+        )
+    steps, val_every = (
+        max(1, round(float(said) * count)) for count in (base.max_steps, base.trainer.val_every)
+    )
+    return replace(base, max_steps=steps, trainer=replace(base.trainer, val_every=val_every))
 
 
 def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
@@ -261,4 +280,4 @@ def jobs(variants: Sequence[Variant], seeds: int) -> list[Job]:
 
 def run_name(variant: str, seed: int) -> str:
     """Name of a run's folder."""
-    return re.sub(r", |[ /\\\\]", "_", f"{variant}-seed{seed}")
+    return re.sub(r", |[ /\\\\:]", "_", f"{variant}-seed{seed}")
