@@ -64,6 +64,10 @@ def loop_rules(config: object, trainer: TrainerConfig, batch_key: str) -> list[t
             not trainer.graph or per_step == 1,
             "trainer.graph needs trainer.devices: 1 and trainer.accumulate: 1",
         ),
+        (
+            not trainer.compile or trainer.devices == 1,
+            "trainer.compile needs trainer.devices: 1",
+        ),
     ]
 
 

@@ -91,7 +91,10 @@ def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() 
         (BASE, ["cwwd"], "did you mean 'cwd'"),
         (BASE, ["kd"], "--offline"),
         (BASE, ["cwwd:3"], "did you mean 'cwd'"),
-        *((BASE, [f"alone:{said}"], "a number above 0") for said in ("", "0", "-1", "x", "nan")),
+        *(
+            (BASE, [f"alone:{said}"], "a number above 0")
+            for said in ("", "0", "-1", "x", "nan", "9" * 400)
+        ),
         (replace(BASE, teacher=TeacherConfig()), ["cycle"], "teacher.name"),
         (replace(BASE, recipe="paper"), ["cycle"], "configuration of recipe cycle"),
     ],

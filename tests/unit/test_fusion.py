@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
 
 from tsic.cycle import Cycle
 from tsic.distilled import Distilled, Peer
@@ -101,7 +100,6 @@ def test_what_cannot_be_compiled_is_told_in_a_sentence() -> None:
     told = r"trainer\.compile: this step cannot be compiled \(.*no compiler here\); set"
     with pytest.raises(ConfigError, match=told), Fusion(cycle, backend=backend):  # type: ignore[arg-type]
         cycle(*batch())
-    assert isinstance(cycle.student.network, nn.Module)
     assert "forward" not in vars(cycle.student.network)
 
 

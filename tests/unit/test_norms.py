@@ -9,6 +9,7 @@ from transformers.models.sam.modeling_sam import SamLayerNorm
 
 from tsic.teacher import build_teacher
 from tsic.teacher.norms import GroupNorm, LayerNorm, keep_types
+from tsic.teacher.small import TINY
 
 NORMS: list[tuple[Callable[[], nn.Module], type[nn.Module]]] = [
     (lambda: nn.LayerNorm(12), LayerNorm),
@@ -79,9 +80,20 @@ def test_without_autocast_and_on_a_cpu_they_are_their_own(
     assert torch.equal(norm(maps), exact)
 
 
-@pytest.mark.parametrize("name", ["tiny-sam", "tiny-sam2", "tiny-mobile-sam", "embedded"])
+@pytest.mark.parametrize(
+    "name", ["tiny-sam", "tiny-sam2", "tiny-edgetam", "tiny-mobile-sam", "embedded"]
+)
 def test_every_norm_of_a_teacher_is_ours(name: str) -> None:
     teacher = build_teacher(name, num_classes=3, channels=16)
     norms = [one for one in teacher.modules() if isinstance(one, nn.LayerNorm | nn.GroupNorm)]
     assert len(norms) > 10
     assert {type(one) for one in norms} <= {LayerNorm, GroupNorm}
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_positions_do_not_widen_what_an_encoder_sees(name: str) -> None:
+    foundation = build_teacher(name, num_classes=3, channels=16).foundation
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = foundation.see(torch.rand(1, 3, 64, 96))
+        embedding = foundation.read(seen, with_levels=False)
+    assert {one.dtype for one in (*seen.stages, *seen.neck, embedding.image)} == {torch.bfloat16}

@@ -96,7 +96,7 @@ def _of_length(base: RunConfig, name: str) -> RunConfig:
     _, colon, said = name.partition(":")
     if not colon:
         return base
-    if not re.fullmatch(r"\d+(\.\d+)?", said) or not float(said):
+    if not re.fullmatch(r"\d{1,4}(\.\d{1,4})?", said) or not float(said):
         raise ConfigError(
             f"--methods: '{name}' must end in a number above 0, as alone:3 for three times the "
             "steps"

@@ -48,7 +48,8 @@ class LayerNorm(nn.LayerNorm):
 class GroupNorm(nn.GroupNorm):
     """PyTorch's, likewise; on a GPU that one also leaves its answer channels first.
 
-    What follows would bring each map back, every time it reads it.
+    What follows would bring each map back, every time it reads it. Sums are taken in float32, mean
+    and spread kept in the maps' type.
     """
 
     @override

@@ -53,8 +53,7 @@ class Sam(Foundation):
         encoder = self.model.vision_encoder
         hidden = encoder.patch_embed.projection(images).permute(0, 2, 3, 1)
         if encoder.pos_embed is not None:
-            # Of one type: float32 would widen what all blocks add to, and what they keep of it.
-            hidden = hidden + self._positions_at(hidden.shape[1:3]).to(hidden.dtype)
+            hidden = hidden + _alike(self._positions_at(hidden.shape[1:3]), hidden)
         kept = []
         for depth, layer in enumerate(encoder.layers):
             hidden = self._run(layer, hidden)
@@ -84,6 +83,14 @@ class Sam(Foundation):
             with torch.inference_mode(False):
                 self._positions = of, _resized(table, size)
         return self._positions[1]
+
+
+def _alike(added: Tensor, maps: Tensor) -> Tensor:
+    """What is added to bfloat16 maps, in their type: float32 would widen all that follows.
+
+    What blocks add up may be too large for float16, so that stays in float32.
+    """
+    return added.to(maps.dtype) if maps.dtype == torch.bfloat16 else added
 
 
 def _resized(table: Tensor, size: Size) -> Tensor:
@@ -126,7 +133,7 @@ class Sam2(Foundation):
     @override
     def read(self, seen: Seen, *, with_levels: bool) -> Embedding:
         levels = seen.neck
-        image = levels[2] + self.model.no_memory_embedding.reshape(1, -1, 1, 1).to(levels[2].dtype)
+        image = levels[2] + _alike(self.model.no_memory_embedding.reshape(1, -1, 1, 1), levels[2])
         decoder = self.model.mask_decoder
         fine = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))
         maps = tuple(state.permute(0, 3, 1, 2) for state in seen.stages)
@@ -137,7 +144,7 @@ class Sam2(Foundation):
         """Outputs ``(B, h, w, C)`` of the hierarchical encoder's stages, fine first."""
         backbone = self.model.vision_encoder.backbone
         hidden = backbone.patch_embed(images)
-        hidden = hidden + backbone._get_pos_embed(hidden.shape[1:3]).to(hidden.dtype)
+        hidden = hidden + _alike(backbone._get_pos_embed(hidden.shape[1:3]), hidden)
         kept = []
         for depth, block in enumerate(backbone.blocks):
             hidden = self._run(block, hidden)

@@ -1,6 +1,7 @@
 """Parts of a training step whose small operations torch.compile fuses."""
 
 from collections.abc import Iterator
+from textwrap import shorten
 from types import TracebackType
 from typing import Any
 
@@ -26,8 +27,18 @@ class Fusion:
     """
 
     def __init__(self, cycle: Cycle, backend: str = "inductor") -> None:
+        options: dict[str, Any] = {}
+        if backend == "inductor":
+            # Dropout as it is drawn without, so that a run may go on either way.
+            options = {"fallback_random": True}
         self._parts = [
-            (owner, name, torch.compile(getattr(owner, name), dynamic=False, backend=backend))
+            (
+                owner,
+                name,
+                torch.compile(
+                    getattr(owner, name), dynamic=False, backend=backend, options=options
+                ),
+            )
             for owner, name in _parts(cycle)
         ]
 
@@ -44,7 +55,7 @@ class Fusion:
         for owner, name, _ in self._parts:
             delattr(owner, name)
         if isinstance(error, TorchDynamoException):
-            told = " ".join(f"{error}".partition("\n\n")[0].split())
+            told = shorten(f"{error}".partition("\n\n")[0], 300)
             raise ConfigError(
                 f"trainer.compile: this step cannot be compiled ({told}); set "
                 "trainer.compile: false, then --resume auto"

@@ -158,7 +158,8 @@ class CycleModule(LightningModule):
     @override
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if self.graph is None:
-            super().backward(loss, *args, **kwargs)
+            with self.fusion:  # its backward pass is compiled when it is first asked for
+                super().backward(loss, *args, **kwargs)
             return
         for parameter, gradient in zip(self.graph.parameters, self._gradients, strict=True):
             parameter.grad = gradient
