@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tsic
 from traces import Traffic, copy_peak, trace
-from tsic.config import OptimConfig
+from tsic.config import OptimConfig, TrainerConfig
 from tsic.cycle import Cycle
 from tsic.machine import peak_resident_mib
 from tsic.recipes import network_of, objective_of
@@ -428,7 +428,7 @@ def main() -> None:
     options = parser.parse_args()
     if min([options.batch or 2, *(options.batches or [])]) < 2:
         parser.error("batch normalisation of pooled features needs 2 images a step at least")
-    options.precision = resolve_precision(options.precision, "auto")
+    options.precision = resolve_precision(TrainerConfig(options.precision))
     options.batch = options.batch or (2 if DEVICE == "cpu" else 4)
     options.trace = options.trace and DEVICE == "cuda"
     options.turns = options.turns or (3 if DEVICE == "cpu" else 10)
