@@ -92,7 +92,7 @@ def methods(base: RunConfig, names: Sequence[str], offline: Path | None) -> list
 
 
 def _of_length(base: RunConfig, name: str) -> RunConfig:
-    """A method's share of the steps, validated as often: more looks would choose better."""
+    """The recipe at a method's own length, validated as often: more looks choose better."""
     _, colon, said = name.partition(":")
     if not colon:
         return base

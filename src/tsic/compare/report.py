@@ -61,8 +61,8 @@ def _page(
     parts = [
         "# Comparison",
         f"Student's mean IoU in percent on {facts['images']} images of the split "
-        f"{facts['split']}, which also chose each run's checkpoint; {facts['steps']} steps "
-        "(NAME:TIMES: so many times as many).",
+        f"{facts['split']}, which also chose each run's checkpoint; {facts['steps']} steps"
+        f"{' (NAME:TIMES: so many times as many)' if any(':' in one for one in ranked) else ''}.",
         to_markdown(_rows(ranked)),
         "`gain`: mean difference to the student alone, paired by seed (same initial student, same "
         "batches), with its 95 % interval: Student's t over the seeds and a bootstrap of the "

@@ -77,7 +77,7 @@ class Sam(Foundation):
             return table
         if table.requires_grad:
             return _resized(table, size)
-        # Frozen positions are resized once: every time is a tenth of a GPU's step.
+        # Resized once if frozen: a tenth of what a GPU computes in a step of 4 images.
         of = size, table.device, table.dtype, table.data_ptr(), table._version
         if self._positions is None or self._positions[0] != of:
             with torch.inference_mode(False):
