@@ -288,7 +288,21 @@ def _refuse_unknown(
         raise ConfigError(f"unknown {plural} {'; '.join(wrong)}; see {schema.verb} --help")
 
 
+_ELSEWHERE = {
+    "backbone": "student.encoder",
+    "epochs": "max_steps",
+    "gpus": "trainer.devices",
+    "iterations": "max_steps",
+    "learning_rate": "optim.lr",
+    "lora": "teacher.lora_rank",
+}
+"""What other tools call some keys, by the last part of the name."""
+
+
 def _near_key(key: str, known: Sequence[str]) -> str:
+    meant = _ELSEWHERE.get(key.rpartition(".")[2])
+    if meant in known:
+        return f"did you mean '{meant}'?"
     answer = nearest(key, known).split("? ")[0]
     return f"{answer}?" if answer.startswith("did you mean") else "nothing near it"
 

@@ -29,6 +29,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
         (["trian"], "'trian' is no verb; did you mean 'train'?"),
         (["train", "--nmae", "x"], "unknown key 'nmae' (did you mean 'name'?)"),
         (["train", "--studnet.encoder", "x"], "did you mean 'student.encoder'?"),
+        (["train", "--optim.learning_rate", "1"], "(did you mean 'optim.lr'?)"),
         (["train", "--max_step", "3", "--data.rot", "d"], "'data.rot' (did you mean 'data.root'?)"),
         (["train", "--max_steps", "many"], "max_steps must be of type int, got 'many'"),
         (["train", "--teacher.prompt", "clas"], "teacher.prompt must be one of none, index, class"),
