@@ -24,6 +24,11 @@ class DataConfig:
     """Split to train on."""
     val_split: str = "val"
     """Split that chooses the best checkpoint."""
+    unlabelled: str | None = None
+    """Folder of images without labels (folders in it included), on which the teacher teaches: where
+    few images are labelled and many more are at hand."""
+    unlabelled_share: float = 0.5
+    """Share of a step's images that come from there."""
     crop: tuple[int, int] = (512, 512)
     """Training crop, height and width in pixels."""
     resize: tuple[int, int] | None = None

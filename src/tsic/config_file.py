@@ -235,11 +235,23 @@ def _leaves(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield dotted, value
 
 
-def words_of(sections: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Those overrides that are about some sections of a configuration."""
+def words_of(
+    sections: Sequence[str], overrides: Sequence[str], but: tuple[str, ...] = ()
+) -> list[str]:
+    """Those overrides that are about some sections of a configuration.
+
+    Args:
+        sections: Names of sections.
+        overrides: Words of a command line.
+        but: Beginnings of keys that are left out all the same.
+    """
     words = _normalised(overrides)
-    pairs = zip(words[::2], words[1::2], strict=True)
-    return [word for pair in pairs if pair[0][2:].partition(".")[0] in sections for word in pair]
+    return [
+        word
+        for key, value in zip(words[::2], words[1::2], strict=True)
+        if key[2:].partition(".")[0] in sections and not key[2:].startswith(but)
+        for word in (key, value)
+    ]
 
 
 def _normalised(words: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from tsic.config import RunConfig, TrainerConfig
+from tsic.config import DataConfig, RunConfig, TrainerConfig
 from tsic.errors import nearest
 from tsic.options import RIVALS
 
@@ -74,6 +74,7 @@ def loop_rules(config: object, trainer: TrainerConfig, batch_key: str) -> list[t
 def run_rules(config: RunConfig) -> Rules:
     """Rules of a run that `tsic train` trains."""
     weights = [f"objective.{name}" for name in vars(config.objective) if name.endswith("_weight")]
+    data = config.data
     per_pass = config.data.batch_size // max(1, config.trainer.devices * config.trainer.accumulate)
     return [
         *loop_rules(config, config.trainer, "data.batch_size"),
@@ -115,6 +116,22 @@ def run_rules(config: RunConfig) -> Rules:
             "teacher.hint_cache needs teacher.hints_only: true, since an encoder that learns sees "
             "an image anew in each step",
         ),
+        (
+            data.unlabelled is None or config.teacher.name != "none",
+            "data.unlabelled needs a teacher: set teacher.name",
+        ),
+        (
+            data.unlabelled is None
+            or config.teacher.hints_only
+            or config.objective.kl_where == "everywhere",
+            "data.unlabelled needs objective.kl_where: everywhere, since no label tells where the "
+            "teacher is better",
+        ),
+        (
+            data.unlabelled is None or 0 < unlabelled_images(data, per_pass) < per_pass,
+            f"data.unlabelled_share {data.unlabelled_share} leaves no image with labels, or none "
+            f"without, among the {per_pass} that a device sees at a time",
+        ),
         *optim_rules(config.optim),
         (
             config.objective.ignore_index == 255,
@@ -128,6 +145,11 @@ def run_rules(config: RunConfig) -> Rules:
             f"teacher.ema must lie between 0 and 1, got {config.teacher.ema}",
         ),
     ]
+
+
+def unlabelled_images(data: DataConfig, batch_size: int) -> int:
+    """How many of so many images have no labels."""
+    return 0 if data.unlabelled is None else round(data.unlabelled_share * batch_size)
 
 
 def optim_rules(optim: object) -> list[tuple[bool, str]]:

@@ -170,7 +170,8 @@ class Cycle(nn.Module):
         if weights.kl_weight:
             target = _held(teacher.logits, weights.detach_teacher)
             pixels = self._kl_pixels(target, student.logits, labels)
-            named["kl"] = weights.kl_weight * self._kl(student.logits, target, labels, pixels)
+            told = losses.told_by_teacher(labels, weights.ignore_index)
+            named["kl"] = weights.kl_weight * self._kl(student.logits, target, told, pixels)
         if weights.feature_weight:
             named["feature"] = self._feature_loss(student, teacher)
         return named

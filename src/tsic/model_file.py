@@ -38,6 +38,7 @@ _MORE: Mapping[str, Mapping[str, Types]] = {
     "training": {
         "data": (str, None),
         "train_split": (str, None),
+        "unlabelled_images": (int, None),
         "val_split": (str, None),
         "crop": (list, None),
         "steps": (int, None),

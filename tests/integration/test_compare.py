@@ -104,6 +104,8 @@ def test_an_offline_teacher_is_trained_first(
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
     words += ["--max_steps", "2", "--offline", str(teacher), "--seeds", "1", "--processes", "3"]
     words += ["--data.root", settings["data"]["root"], "--trainer.log-every=2"]
+    # The cycle's alone, which here has no part.
+    words += ["--data.unlabelled", "nowhere", "--objective.kl_where", "everywhere"]
     assert main([*words, "--methods", *names]) == 0
     held = yaml.safe_load((tmp_path / "c" / "runs" / "offline" / "config.yaml").read_text())
     assert (held["max_steps"], held["trainer"]["log_every"]) == (6, 2)
@@ -118,12 +120,15 @@ def test_an_offline_teacher_is_trained_first(
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_a_teacher_that_is_not_there_is_told_before_anything_trains(
+def test_a_teacher_or_folder_that_is_not_there_is_told_before_anything_trains(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dry: list[str]
 ) -> None:
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path / "out"), *dry]
     assert main([*words, "--methods", "cycle", "--teacher.name", "weights/mobile_sam.pt"]) == 2
     assert "'weights/mobile_sam.pt': no such file or folder" in capsys.readouterr().err
+    photos = ["--data.unlabelled", str(tmp_path / "photos"), "--objective.kl_where", "everywhere"]
+    assert main([*words, "--methods", "cycle", *photos]) == 2
+    assert "photos' is no folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

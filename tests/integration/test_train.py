@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -152,6 +154,12 @@ def test_a_stopped_run_says_how_to_go_on(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--data.unlabelled", "x", "--teacher.name", "none"], "needs a teacher: set teacher.name"),
+        (["--data.unlabelled", "x"], "data.unlabelled needs objective.kl_where: everywhere"),
+        (
+            ["--data.unlabelled", "x", "--data.unlabelled_share", "0.9"],
+            "leaves no image with labels, or none without, among the 4 that a device sees",
+        ),
         (["--teacher.channels", "12"], "teacher.channels must be a multiple of 8, got 12"),
         (["--recipe", "paper", "--data.batch_size", "1"], "normalises over the images of a device"),
         (["--optim.lr", "-1"], "optim.lr must be > 0, got -1"),
@@ -414,6 +422,27 @@ def test_a_run_with_hints_alone_has_no_teacher_to_score(config_file: Path, tmp_p
     module, _ = load_run(result.folder.path)
     assert module.cycle.encoder is not None
     assert main(["evaluate", str(result.folder.path), "--role", "teacher"]) == 2
+
+
+def test_the_teacher_teaches_on_images_without_labels(
+    config_file: Path, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(settings["data"]["root"])
+    photos = shutil.copytree(root / "train" / "images", tmp_path / "photos")
+    Image.new("RGB", (96, 64), (90, 120, 90)).save(photos / "new.png")
+    shutil.copy(root / "val" / "images" / "000.png", photos / "seen.png")
+    words = ["--data.unlabelled", str(photos), "--objective.kl_where", "everywhere"]
+    words += ["--teacher.warmup_steps", "0", "--max_steps", "2"]
+    result = train(load_config(config_file, words), tmp_path / "run")
+    assert "unlabelled: 1 images, 7 more left out, which have labels" in capsys.readouterr().err
+    assert load_student(result.folder.path).facts["training"]["unlabelled_images"] == 1
+    assert [name for _, name, _ in read_metrics(result.folder.metrics)].count("train/kl") == 2
+    rehearse(load_config(config_file, words), steps=1)
+
+    words += ["--teacher.hints_only", "true", "--teacher.hint_cache", str(tmp_path / "cache")]
+    words += ["--teacher.hint_side", "128"]
+    train(load_config(config_file, words), tmp_path / "hints")
+    assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 6 + 1
 
 
 def test_hints_are_made_once_for_all_runs(

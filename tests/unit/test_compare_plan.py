@@ -53,6 +53,7 @@ def test_who_has_no_prompted_teacher_does_not_depend_on_the_cycles_keys() -> Non
         teacher=replace(BASE.teacher, lora_rank=8, ramp=0.5),
         objective=replace(BASE.objective, kl_weight=3.0, feature_loss="attention"),
         optim=replace(BASE.optim, teacher_lr=1e-4),
+        data=replace(BASE.data, unlabelled="photos", unlabelled_share=0.25),
     )
     runs = [methods(base, [ALONE, "kd", "mutual"], Path("offline")) for base in (BASE, changed)]
     assert runs[0] == runs[1]

@@ -345,3 +345,27 @@ def test_hints_alone_are_those_of_a_teacher_whose_encoder_is_as_published() -> N
     assert alone(images, labels, with_teacher=False).losses.keys() == {"student_ce"}
     assert alone.teaches
     assert not alone.teacher_learns
+
+
+def test_images_without_labels_are_told_by_the_teacher_alone() -> None:
+    """Of two images one has no label: L_kd-p alone averages over its pixels, too."""
+    scene = Scene()
+    scene.labels[1] = 255
+    objective = Objective(kl_where="everywhere", kl_weight=1.0, feature_weight=0.0)
+    out = scene.run(objective)
+    student, teacher = (
+        F.log_softmax(resize(logits, (4, 6)), 1)
+        for logits in (scene.student.logits, scene.teacher.logits)
+    )
+    apart = (teacher.exp() * (teacher - student)).sum(1)
+    counts = resize_labels(scene.labels, (4, 6)) != 255
+    counts[1] = True
+    torch.testing.assert_close(out.losses["kl"], apart[counts].mean())
+    for name, loss in out.losses.items():
+        (taught,) = torch.autograd.grad(
+            loss, scene.student.logits, retain_graph=True, allow_unused=True
+        )
+        reaches = taught is not None and bool(taught[1].any())
+        assert reaches == (name == "kl"), name
+    (learned,) = torch.autograd.grad(out.losses["teacher_ce"], scene.teacher.logits)
+    assert not learned[1].any()

@@ -14,6 +14,7 @@ from tsic.compare.plan import (
     ABLATIONS,
     ALONE,
     METHODS,
+    OWN,
     Job,
     Variant,
     ablations,
@@ -38,7 +39,8 @@ def compare_command(words: Sequence[str]) -> int:
     base = load_config(options.config, overrides, parser.options)
     folder: Path = options.out / name_of(options)
     runs = folder / "runs"
-    offline, first = _offline(options.offline, runs, words_of(("data", "trainer"), overrides))
+    shared = words_of(("data", "trainer"), overrides, but=OWN)
+    offline, first = _offline(options.offline, runs, shared)
     variants = (
         ablations(base, options.ablate)
         if options.ablate
@@ -58,6 +60,11 @@ def compare_command(words: Sequence[str]) -> int:
 
         for name in sorted(teachers):
             check_name(name)
+    if folders := {job.config.data.unlabelled for job in unfinished} - {None}:
+        from tsic.data.unlabelled import unlabelled_names
+
+        for one in folders:
+            unlabelled_names(Path(str(one)))
     if options.dry_run:
         sys.stdout.write(_plan(planned, unfinished))
         return 0

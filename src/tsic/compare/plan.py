@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsic.config import DistillConfig, RunConfig, TeacherConfig
+from tsic.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
 from tsic.config_file import RUN, known_keys, with_values
 from tsic.errors import ConfigError, nearest
 from tsic.options import MAPPING_WIDTHS, RIVALS, Objective
@@ -36,7 +36,8 @@ ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 """Switches of the cycle that ``--ablate`` varies, one at a time."""
 
-_OWN = (
+OWN = (
+    "data.unlabelled",
     "teacher.",
     "optim.teacher_lr",
     "optim.lora_lr",
@@ -129,6 +130,7 @@ def without_cycle(base: RunConfig) -> RunConfig:
     """The run of whoever has no prompted teacher, whatever the cycle's own keys say."""
     return replace(
         base,
+        data=replace(base.data, unlabelled=None, unlabelled_share=DataConfig.unlabelled_share),
         teacher=TeacherConfig(),
         distill=DistillConfig(),
         objective=_at_defaults(base.objective),
@@ -141,7 +143,7 @@ def _at_defaults(objective: Objective, but: tuple[str, ...] = ()) -> Objective:
     unsaid = {
         key: value
         for key, value in vars(Objective()).items()
-        if f"objective.{key}".startswith(_OWN) and not key.startswith(but)
+        if f"objective.{key}".startswith(OWN) and not key.startswith(but)
     }
     return replace(objective, **unsaid)
 
@@ -257,7 +259,7 @@ def _as_read(config: RunConfig) -> RunConfig:
 
 def _values(name: str) -> Sequence[Mapping[str, Any]]:
     key, is_own, values = name.partition("=")
-    if key in known_keys(RunConfig) and not key.startswith(_OWN):
+    if key in known_keys(RunConfig) and not key.startswith(OWN):
         raise ConfigError(
             f"--ablate: {key} is none of the cycle's own keys, so a gain over the student alone "
             "would say nothing of it; compare two configurations instead"

@@ -14,6 +14,7 @@ from tsic.data.hints import StoredHints
 from tsic.data.images import size_mismatch
 from tsic.data.sampling import position_seed
 from tsic.data.transforms import ReadRows, View, seeded
+from tsic.data.unlabelled import TrainImages
 from tsic.errors import DataError
 
 
@@ -99,7 +100,7 @@ class TrainDataset(Dataset[Item | DataError]):
 
     def __init__(
         self,
-        dataset: SegmentationDataset,
+        dataset: TrainImages,
         transform: Transform,
         seed: int,
         *,

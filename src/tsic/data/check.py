@@ -161,7 +161,7 @@ def check_sample(dataset: SegmentationDataset, index: int) -> Checked:
     problems = []
     image = values = None
     try:
-        image = dataset.store.verify(sample)
+        image = dataset.verify(index)
     except DataError as error:
         detail = str(error).removeprefix(f"{sample.image}: ")
         problems.append(Problem("unreadable", sample.image, detail))

@@ -23,6 +23,7 @@ from tsic.data.batches import (
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import StoredHints
 from tsic.data.sampling import StepBatches
+from tsic.data.unlabelled import Joined, JoinedBatches, TrainImages
 from tsic.errors import ConfigError, DataError
 
 
@@ -33,7 +34,7 @@ class SegmentationData(LightningDataModule):
     with ``use_distributed_sampler=False``, since each rank already takes its own part.
 
     Args:
-        train: Split to train on.
+        train: What to train on.
         val: Split to validate on; none leaves validation out.
         transform: Random augmentation of the training samples.
         batch_size: Images per micro-batch on one device.
@@ -43,6 +44,7 @@ class SegmentationData(LightningDataModule):
         photometric: Whether the colours of training images vary.
         on_error: What an unreadable training file does, as in `TrainDataset`.
         hints: What an encoder saw of the training images before.
+        unlabelled: How many images of a micro-batch come from the second part of `Joined`.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -50,7 +52,7 @@ class SegmentationData(LightningDataModule):
 
     def __init__(
         self,
-        train: SegmentationDataset,
+        train: TrainImages,
         val: SegmentationDataset | None,
         transform: Transform,
         *,
@@ -61,6 +63,7 @@ class SegmentationData(LightningDataModule):
         photometric: bool = True,
         on_error: OnError = "stop",
         hints: StoredHints | None = None,
+        unlabelled: int = 0,
     ) -> None:
         super().__init__()
         for key, number, least in (
@@ -80,6 +83,7 @@ class SegmentationData(LightningDataModule):
         self.photometric = photometric
         self.on_error = on_error
         self.hints = hints
+        self.unlabelled = unlabelled
 
     def train_dataloader(self) -> Loader:
         """Load endless training batches, from the micro-batch after the trainer's last step.
@@ -89,14 +93,26 @@ class SegmentationData(LightningDataModule):
         """
         step = self.trainer.global_step if self.trainer else 0
         rank, world_size = self._place()
-        batches = StepBatches(
-            len(self.train),
-            self.batch_size,
-            self.seed,
-            rank=rank,
-            world_size=world_size,
-            start=step * self.accumulate,
-        )
+
+        def batches_of(images: int, size: int) -> StepBatches:
+            return StepBatches(
+                images,
+                size,
+                self.seed,
+                rank=rank,
+                world_size=world_size,
+                start=step * self.accumulate,
+            )
+
+        batches: StepBatches | JoinedBatches
+        if isinstance(self.train, Joined):
+            labelled, unlabelled = map(len, self.train.parts)
+            batches = JoinedBatches(
+                batches_of(labelled, self.batch_size - self.unlabelled),
+                batches_of(unlabelled, self.unlabelled),
+            )
+        else:
+            batches = batches_of(len(self.train), self.batch_size)
         dataset = TrainDataset(
             self.train,
             self.transform,

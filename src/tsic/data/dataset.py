@@ -180,6 +180,14 @@ class SegmentationDataset:
         """
         return self.store.image(self.samples[index], rows)
 
+    def verify(self, index: int) -> Verified:
+        """Decode one image as cheaply as finds a damaged file.
+
+        Raises:
+            DataError: If the file cannot be decoded.
+        """
+        return self.store.verify(self.samples[index])
+
     def read_label(self, index: int) -> Tensor:
         """Read the label of one image.
 

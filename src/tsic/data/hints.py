@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tsic.data.check import on_threads
-from tsic.data.dataset import SegmentationDataset
 from tsic.data.transforms import View
+from tsic.data.unlabelled import TrainImages
 from tsic.errors import DataError
 from tsic.files import replacing
 from tsic.machine import usable_cores
@@ -36,9 +36,9 @@ class StoredHints:
         DataError: If an image cannot be decoded.
     """
 
-    def __init__(self, folder: Path, dataset: SegmentationDataset) -> None:
+    def __init__(self, folder: Path, dataset: TrainImages) -> None:
         self.names = [sample.name for sample in dataset.samples]
-        digests = on_threads(dataset.store.verify, dataset.samples, usable_cores(), None)
+        digests = on_threads(dataset.verify, range(len(dataset)), usable_cores(), None)
         self.files = [folder / f"{image.digest.hex()}.npy" for image in digests]
 
     def has(self, index: int) -> bool:

@@ -97,9 +97,11 @@ class Card:
         data = mapping(self.config.get("data"))
         teacher = training.get("teacher") or mapping(self.config.get("teacher")).get("name")
         crop = training.get("crop") or data.get("crop")
+        unlabelled = training.get("unlabelled_images")
         rows = {
             "data": self.data or _first(training.get("data"), _reader(data)),
             "training split": _first(training.get("train_split"), data.get("train_split")),
+            **({"images without labels": f"{unlabelled:,}"} if unlabelled else {}),
             "recipe": _first(training.get("recipe"), self.config.get("recipe")),
             "teacher": public_name(teacher) if teacher else UNKNOWN,
             "seed": _first(training.get("seed"), self.config.get("seed")),

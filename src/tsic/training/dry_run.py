@@ -18,6 +18,7 @@ from tsic.training.cost import peak_mib
 from tsic.training.embed import embed, stored_hints
 from tsic.training.module import CycleModule
 from tsic.training.pace import open_split, pace, settled, untrained
+from tsic.training.run import training_images
 
 STEPS = 6
 """Steps that are timed, after as many that warm up as a third of them."""
@@ -166,12 +167,13 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
 
 def _embedding(config: RunConfig, module: CycleModule) -> tuple[int, float]:
     """Images that are to be embedded before the first step, and seconds of one."""
-    train_set, encoder = open_split(config, config.data.train_split), module.cycle.encoder
-    hints = stored_hints(config, encoder, train_set)
+    images = training_images(config, open_split(config, config.data.train_split))
+    encoder = module.cycle.encoder
+    hints = stored_hints(config, encoder, images)
     if hints is None or encoder is None:
         return 0, 0.0
     missing = len(hints.missing())
-    image = train_set.read_image(0)
+    image = images.read_image(0)
     looks = range(2 if missing else 0)
     return missing, min((_seconds(lambda: embed(encoder, image, config)) for _ in looks), default=0)
 

@@ -11,15 +11,15 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from tsic.config import RunConfig
-from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import StoredHints
+from tsic.data.unlabelled import TrainImages
 from tsic.errors import DataError
 from tsic.progress import progress
 from tsic.teacher import HintEncoder
 
 
 def stored_hints(
-    config: RunConfig, encoder: HintEncoder | None, dataset: SegmentationDataset
+    config: RunConfig, encoder: HintEncoder | None, dataset: TrainImages
 ) -> StoredHints | None:
     """Where the hints of a run lie, or are to lie; ``None`` where each step makes its own.
 
@@ -41,7 +41,7 @@ def _digest(encoder: HintEncoder) -> str:
 
 
 def embed_missing(
-    hints: StoredHints, config: RunConfig, encoder: HintEncoder, dataset: SegmentationDataset
+    hints: StoredHints, config: RunConfig, encoder: HintEncoder, dataset: TrainImages
 ) -> float:
     """Embed the images that have no file yet.
 

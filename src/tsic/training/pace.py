@@ -20,7 +20,7 @@ from tsic.training.build import build_module
 from tsic.training.graph import EAGER_STEPS
 from tsic.training.module import CycleModule
 from tsic.training.precision import resolve_precision
-from tsic.training.run import segmentation_data
+from tsic.training.run import segmentation_data, training_images
 from tsic.training.stopping import StopBetweenSteps, ends_step, heed_late_signal, run_trainer
 
 
@@ -85,8 +85,8 @@ def pace(config: RunConfig, module: CycleModule, steps: int) -> float:
     hints = None
     if encoder is not None and config.teacher.hint_cache is not None:
         hints = _BlankHints(encoder, config.teacher.hint_side)
-    train_set = open_split(mine, mine.data.train_split)
-    run_trainer(trainer, module, segmentation_data(mine, train_set, None, hints))
+    images = training_images(mine, open_split(mine, mine.data.train_split))
+    run_trainer(trainer, module, segmentation_data(mine, images, None, hints))
     heed_late_signal(trainer)
     module.to(trainer.strategy.root_device)
     gaps = [after - before for before, after in pairwise(ends.at)]

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from torch import Tensor
 from tsic.checkpoint import save_student
 from tsic.config import RunConfig
 from tsic.config_file import RUN
+from tsic.config_rules import unlabelled_images
 from tsic.data.check import count_pixels, require_clean
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import StoredHints
 from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
+from tsic.data.unlabelled import Joined, TrainImages, open_unlabelled, without_copies
 from tsic.errors import ConfigError
 from tsic.evaluation.confusions import Confusions
 from tsic.evaluation.evaluate import Report, evaluate
@@ -72,14 +75,15 @@ def train(
     refuse_other_run(RUN, config, files, resume=resume, free=FREE_KEYS)
     resumes = resume and files.last.is_file()
     train_set, val_set = _open_data(config)
+    images = training_images(config, train_set, apart_from=(train_set, val_set))
     module = build_module(config, train_set.classes, _class_weights(config, train_set))
     encoder = module.cycle.encoder
-    hints = stored_hints(config, encoder, train_set)
+    hints = stored_hints(config, encoder, images)
     with begun(RUN, config, files, resume=resume, free=FREE_KEYS):
         cost = Cost()
         if is_main() and hints is not None and encoder is not None:
-            cost.embedding_seconds = embed_missing(hints, config, encoder, train_set)
-        data = segmentation_data(config, train_set, val_set, hints)
+            cost.embedding_seconds = embed_missing(hints, config, encoder, images)
+        data = segmentation_data(config, images, val_set, hints)
         trainer = make_trainer(
             config.trainer,
             files,
@@ -92,7 +96,9 @@ def train(
             resumes=resumes,
         )
         fit(trainer, module, data, files, resumes=resumes)
-        student, teacher = _finish(config, files, module, val_set, cost)
+        student, teacher = _finish(
+            config, files, module, val_set, cost, len(images) - len(train_set)
+        )
         result = RunResult(files, student, teacher, time.monotonic() - start)
         write_run_report(config, result, val_set.classes, label)
         return result
@@ -121,6 +127,35 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     return train_set, val_set
 
 
+def training_images(
+    config: RunConfig,
+    train_set: SegmentationDataset,
+    *,
+    apart_from: Sequence[SegmentationDataset] = (),
+) -> TrainImages:
+    """What a run trains on: the labelled images, and those of ``data.unlabelled`` if it has some.
+
+    Args:
+        config: The run.
+        train_set: Its labelled images.
+        apart_from: Datasets whose images are left out, should they lie among the unlabelled.
+
+    Raises:
+        DataError: If there are none, or one to be compared cannot be decoded.
+    """
+    if config.data.unlabelled is None:
+        return train_set
+    unlabelled = open_unlabelled(Path(config.data.unlabelled), train_set.classes)
+    if apart_from:
+        unlabelled = without_copies(unlabelled, *apart_from)
+        copies = f", {len(unlabelled.unpaired)} more left out, which have labels"
+        if is_main():
+            sys.stderr.write(
+                f"unlabelled: {len(unlabelled)} images{copies if unlabelled.unpaired else ''}\n"
+            )
+    return Joined(train_set, unlabelled)
+
+
 def _warn_of_stretching(image: Size, resize: Size) -> None:
     """Say so where ``data.resize`` has not the proportions of the images."""
     ratio = (resize[0] / image[0]) / (resize[1] / image[1])
@@ -134,7 +169,7 @@ def _warn_of_stretching(image: Size, resize: Size) -> None:
 
 def segmentation_data(
     config: RunConfig,
-    train_set: SegmentationDataset,
+    images: TrainImages,
     val_set: SegmentationDataset | None,
     hints: StoredHints | None = None,
 ) -> SegmentationData:
@@ -150,7 +185,7 @@ def segmentation_data(
     )
     micro_batch = data.batch_size // (config.trainer.devices * config.trainer.accumulate)
     return SegmentationData(
-        train_set,
+        images,
         val_set,
         transform,
         batch_size=micro_batch,
@@ -160,6 +195,7 @@ def segmentation_data(
         photometric=data.photometric,
         on_error=data.on_error,
         hints=hints,
+        unlabelled=unlabelled_images(data, micro_batch),
     )
 
 
@@ -169,6 +205,7 @@ def _finish(
     module: CycleModule,
     val_set: SegmentationDataset,
     cost: Cost,
+    unlabelled: int,
 ) -> tuple[Report, Report | None]:
     """Write the best student and its scores."""
     device = module.device
@@ -203,6 +240,7 @@ def _finish(
             "data": config.data.name,
             "train_split": config.data.train_split,
             "val_split": config.data.val_split,
+            "unlabelled_images": unlabelled,
             "crop": list(config.data.crop),
             "steps": config.max_steps,
             "seed": config.seed,
