@@ -26,7 +26,9 @@ def largest_batch(config: RunConfig) -> int:
         ConfigError: If a single image per device does not fit.
     """
     per_step = config.trainer.devices * config.trainer.accumulate
-    config = with_values(RUN, settled(config), {"trainer.compile": False})  # anew for each size
+    # It would compile anew for each size, and a single image has no share without labels.
+    aside = {"trainer.compile": False, "data.unlabelled": None}
+    config = with_values(RUN, settled(config), aside)
     fits, breaks, least = 0, 0, 1
     peaks: dict[int, float] = {}
     most = max(1, len(open_split(config, config.data.train_split)) // per_step)
