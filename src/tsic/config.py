@@ -28,7 +28,7 @@ class DataConfig:
     """Folder of images without labels (folders in it included), on which the teacher teaches: where
     few images are labelled and many more are at hand."""
     unlabelled_share: float = 0.5
-    """Share of a step's images that come from there."""
+    """Share of the images that a device sees at a time, rounded, that come from there."""
     crop: tuple[int, int] = (512, 512)
     """Training crop, height and width in pixels."""
     resize: tuple[int, int] | None = None

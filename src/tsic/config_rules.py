@@ -35,6 +35,7 @@ _RUN: Bounds = {
     "data.flip": (0, 1),
     "data.rare_crop": (0, 1),
     "data.max_class_share": (0, 1),
+    "data.unlabelled_share": (0, 1),
     "objective.ohem_min_kept": (1, None),
     "objective.class_balance": (0, 1),
 }
@@ -78,6 +79,7 @@ def run_rules(config: RunConfig) -> Rules:
     per_pass = config.data.batch_size // max(1, config.trainer.devices * config.trainer.accumulate)
     return [
         *loop_rules(config, config.trainer, "data.batch_size"),
+        (data.unlabelled != "", "data.unlabelled must name a folder; null for none"),
         *within(config, _RUN | dict.fromkeys(weights, (0, None))),
         (
             16 <= min(config.data.crop) <= max(config.data.crop) <= 16384,
@@ -122,7 +124,15 @@ def run_rules(config: RunConfig) -> Rules:
         ),
         (
             data.unlabelled is None
+            or config.objective.kl_weight > 0
+            or config.objective.feature_weight > 0,
+            "data.unlabelled needs something that teaches there: set objective.kl_weight or "
+            "objective.feature_weight above 0",
+        ),
+        (
+            data.unlabelled is None
             or config.teacher.hints_only
+            or config.objective.kl_weight == 0
             or config.objective.kl_where == "everywhere",
             "data.unlabelled needs objective.kl_where: everywhere, since no label tells where the "
             "teacher is better",
@@ -149,7 +159,8 @@ def run_rules(config: RunConfig) -> Rules:
 
 def unlabelled_images(data: DataConfig, batch_size: int) -> int:
     """How many of so many images have no labels."""
-    return 0 if data.unlabelled is None else round(data.unlabelled_share * batch_size)
+    share = data.unlabelled_share if data.unlabelled else 0.0
+    return round(share * batch_size) if 0 <= share <= 1 else 0
 
 
 def optim_rules(optim: object) -> list[tuple[bool, str]]:

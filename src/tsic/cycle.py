@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tsic import losses
+from tsic.data.classes import UNLABELLED
 from tsic.grid import resize, resize_labels, size_of
 from tsic.options import Objective
 from tsic.student import Student, StudentOutput
@@ -104,7 +105,8 @@ class Cycle(nn.Module):
 
         Args:
             images: RGB in [0, 1], float ``(B, 3, H, W)``.
-            labels: Class ids, int64 ``(B, H, W)``, 255 ignored.
+            labels: Class ids, int64 ``(B, H, W)``; 255 ignored, 254 unlabelled: there the teacher
+                teaches, and no cross-entropy counts.
             with_teacher: False during warm-up: the student trains alone.
             teaching: Factor on the weights of the distillation terms, hints excepted.
             hints: What ``encoder`` saw of the images before, ``(B, D, h, w)``; by default it looks.
@@ -113,14 +115,15 @@ class Cycle(nn.Module):
             Named losses and both outputs.
         """
         student: StudentOutput = self.student(images)
-        named = self._student_losses(student, labels)
+        known = labels.masked_fill(labels == UNLABELLED, self.objective.ignore_index)
+        named = self._student_losses(student, known)
         if self.encoder is not None and with_teacher:
             seen = self.encoder(images) if hints is None else hints
             named["feature"] = self._hint_loss(student, seen)
         if self.teacher is None or not with_teacher:
             return CycleOutput(named, student, None)
         teacher: TeacherOutput = self.teacher(images, student.logits)
-        named |= self._teacher_losses(student, teacher, labels)
+        named |= self._teacher_losses(student, teacher, known)
         taught_by = teacher
         if self.averaged is not None and self.training:
             prompt = student.logits.detach()
@@ -170,8 +173,7 @@ class Cycle(nn.Module):
         if weights.kl_weight:
             target = _held(teacher.logits, weights.detach_teacher)
             pixels = self._kl_pixels(target, student.logits, labels)
-            told = losses.told_by_teacher(labels, weights.ignore_index)
-            named["kl"] = weights.kl_weight * self._kl(student.logits, target, told, pixels)
+            named["kl"] = weights.kl_weight * self._kl(student.logits, target, labels, pixels)
         if weights.feature_weight:
             named["feature"] = self._feature_loss(student, teacher)
         return named
@@ -211,8 +213,8 @@ class Cycle(nn.Module):
             return None
         weights = losses.lead(teacher, student, labels)
         if self.class_weights is not None:
-            ignored = labels == self.objective.ignore_index
-            weights = weights * self.class_weights[labels.masked_fill(ignored, 0)]
+            has_none = labels >= len(self.class_weights)
+            weights = weights * self.class_weights[labels.masked_fill(has_none, 0)]
         return weights
 
     def _kl(

@@ -172,20 +172,6 @@ def pixel_kl(
     return total / divisor * temperature**2
 
 
-def told_by_teacher(labels: Tensor, ignore_index: int = 255) -> Tensor:
-    """Let no pixel be ignored in images that have no label at all: there the teacher alone tells.
-
-    Args:
-        labels: Class ids or ``ignore_index``, int64 ``(B, H, W)``.
-        ignore_index: Label of pixels left out.
-
-    Returns:
-        The labels; 0 everywhere in an image that has none.
-    """
-    has_none = (labels == ignore_index).flatten(1).all(1)
-    return labels.masked_fill(has_none[:, None, None], 0)
-
-
 def lead(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:
     """Tell how much more probability the teacher gives the true class than the student does.
 

@@ -156,6 +156,12 @@ def test_a_stopped_run_says_how_to_go_on(
     [
         (["--data.unlabelled", "x", "--teacher.name", "none"], "needs a teacher: set teacher.name"),
         (["--data.unlabelled", "x"], "data.unlabelled needs objective.kl_where: everywhere"),
+        (["--data.unlabelled", ""], "data.unlabelled must name a folder; null for none"),
+        (["--data.unlabelled_share", ".nan"], "data.unlabelled_share must lie in .*got nan"),
+        (
+            ["--data.unlabelled=x", "--objective.kl_weight=0", "--objective.feature_weight=0"],
+            "data.unlabelled needs something that teaches there",
+        ),
         (
             ["--data.unlabelled", "x", "--data.unlabelled_share", "0.9"],
             "leaves no image with labels, or none without, among the 4 that a device sees",

@@ -128,6 +128,19 @@ def test_an_ablation_named_twice_is_one() -> None:
     assert names == [ALONE, "cycle", "teacher.ramp 0.5", "teacher.ramp 1"]
 
 
+def test_shares_of_as_many_images_are_one_ablation() -> None:
+    shares = ["data.unlabelled_share=0.25,0.45,0.5"]
+    with pytest.raises(ConfigError, match="none of its values makes a run that differs"):
+        ablations(BASE, shares)
+    photos = replace(
+        BASE,
+        data=replace(BASE.data, unlabelled="photos", batch_size=6),
+        objective=replace(BASE.objective, kl_where="everywhere"),
+    )
+    names = [one.name for one in ablations(photos, shares)]
+    assert names == [ALONE, "cycle", "data.unlabelled_share 0.25"]
+
+
 def test_ablations_take_any_key_of_the_cycles_own() -> None:
     by_name = {one.name: one.config for one in ablations(BASE, ["optim.teacher_lr=1e-4,2e-3"])}
     assert by_name["optim.teacher_lr 1e-4"].optim.teacher_lr == 1e-4

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tsic import losses
 from tsic.cycle import Cycle, CycleOutput
 from tsic.grid import resize, resize_labels
-from tsic.options import Objective
+from tsic.options import KlWhere, Objective
 from tsic.recipes import objective_of
 from tsic.student import StudentOutput, build_student
 from tsic.teacher import TeacherOutput, build_hint_encoder, build_teacher
@@ -350,7 +350,8 @@ def test_hints_alone_are_those_of_a_teacher_whose_encoder_is_as_published() -> N
 def test_images_without_labels_are_told_by_the_teacher_alone() -> None:
     """Of two images one has no label: L_kd-p alone averages over its pixels, too."""
     scene = Scene()
-    scene.labels[1] = 255
+    scene.labels[1] = 254
+    scene.labels[1, 8:] = 255  # beside the image
     objective = Objective(kl_where="everywhere", kl_weight=1.0, feature_weight=0.0)
     out = scene.run(objective)
     student, teacher = (
@@ -359,7 +360,7 @@ def test_images_without_labels_are_told_by_the_teacher_alone() -> None:
     )
     apart = (teacher.exp() * (teacher - student)).sum(1)
     counts = resize_labels(scene.labels, (4, 6)) != 255
-    counts[1] = True
+    assert counts[1].sum() == 12
     torch.testing.assert_close(out.losses["kl"], apart[counts].mean())
     for name, loss in out.losses.items():
         (taught,) = torch.autograd.grad(
@@ -369,3 +370,23 @@ def test_images_without_labels_are_told_by_the_teacher_alone() -> None:
         assert reaches == (name == "kl"), name
     (learned,) = torch.autograd.grad(out.losses["teacher_ce"], scene.teacher.logits)
     assert not learned[1].any()
+
+
+@pytest.mark.parametrize("where", ["everywhere", "better"])
+def test_an_ignored_image_is_told_nothing(where: KlWhere) -> None:
+    scene = Scene()
+    scene.labels[1] = 255
+    objective = Objective(kl_where=where, kl_weight=1.0, feature_weight=0.0)
+    out = scene.run(objective, torch.ones(4))
+    (taught,) = torch.autograd.grad(out.losses["kl"], scene.student.logits)
+    assert taught[0].any()
+    assert not taught[1].any()
+
+
+def test_where_the_teacher_is_better_is_not_known_without_labels() -> None:
+    scene = Scene()
+    scene.labels[1] = 254
+    objective = Objective(kl_where="better", kl_weight=1.0, feature_weight=0.0)
+    out = scene.run(objective, torch.ones(4))
+    (taught,) = torch.autograd.grad(out.losses["kl"], scene.student.logits)
+    assert not taught[1].any()

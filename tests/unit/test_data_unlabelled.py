@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from tsic.data.batches import TrainDataset
-from tsic.data.classes import IGNORE
+from tsic.data.classes import IGNORE, UNLABELLED
 from tsic.data.dataset import SegmentationDataset
+from tsic.data.packed import pack_split
 from tsic.data.readers import open_dataset
 from tsic.data.sampling import StepBatches
 from tsic.data.transforms import TrainTransform
@@ -31,18 +32,28 @@ def photos(tmp_path: Path, labelled: SegmentationDataset) -> Path:
     return folder
 
 
-def test_every_pixel_is_ignored(photos: Path, labelled: SegmentationDataset) -> None:
+def test_no_pixel_has_a_label(photos: Path, labelled: SegmentationDataset) -> None:
     opened = open_unlabelled(photos, labelled.classes)
     assert [sample.name for sample in opened.samples] == ["a.png", "b.png", "more/c.png"]
     image, label = opened.read(1)
     assert image.shape == (3, 40, 80)
-    assert torch.equal(label, torch.full((40, 80), IGNORE, dtype=torch.uint8))
+    assert torch.equal(label, torch.full((40, 80), UNLABELLED, dtype=torch.uint8))
 
 
-def test_images_with_labels_are_left_out(photos: Path, labelled: SegmentationDataset) -> None:
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_images_with_labels_are_left_out(
+    photos: Path, labelled: SegmentationDataset, tmp_path: Path, is_packed: bool
+) -> None:
+    if is_packed:
+        pack_split(labelled, tmp_path / "packed")
+        labelled = open_dataset("packed", tmp_path / "packed", "train")
     kept = without_copies(open_unlabelled(photos, labelled.classes), labelled)
     assert [sample.name for sample in kept.samples] == ["b.png", "more/c.png"]
-    assert [problem.file.name for problem in kept.unpaired] == ["a.png"]
+
+
+def test_masks_are_no_images(labelled: SegmentationDataset) -> None:
+    with pytest.raises(DataError, match=r"holds masks, first train/masks/000\.png; name a folder"):
+        without_copies(open_unlabelled(labelled.root, labelled.classes), labelled)
 
 
 def test_what_holds_nothing_new_is_refused(photos: Path, labelled: SegmentationDataset) -> None:
@@ -68,13 +79,17 @@ def test_both_parts_are_read_and_augmented(photos: Path, labelled: SegmentationD
     assert len(joined) == 6 + 3
     assert torch.equal(joined.read_label(5), labelled.read_label(5))
     assert torch.equal(joined.read_image(6), labelled.read_image(2))
-    crops = TrainDataset(joined, TrainTransform((32, 32)), 0, photometric=False)
+    crops = TrainDataset(joined, TrainTransform((32, 32), (1, 1)), 0, photometric=False)
     one, other = crops[0, 5], crops[-1, 7]
     assert not isinstance(one, DataError)
     assert not isinstance(other, DataError)
-    assert one.label.ne(IGNORE).any()
-    assert other.label.eq(IGNORE).all()
+    assert one.label.lt(3).any()
+    assert other.label.eq(UNLABELLED).all()
     assert other.name == "b.png"
+    padded = TrainDataset(joined, TrainTransform((64, 32), (1, 1)), 0, photometric=False)[-1, 7]
+    assert not isinstance(padded, DataError)
+    beside = padded.label == IGNORE
+    assert beside.sum() == (64 - 40) * 32, "what lies beside an image is not taught"
 
 
 def test_every_batch_holds_images_of_both_kinds() -> None:

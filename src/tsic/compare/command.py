@@ -60,11 +60,10 @@ def compare_command(words: Sequence[str]) -> int:
 
         for name in sorted(teachers):
             check_name(name)
-    if folders := {job.config.data.unlabelled for job in unfinished} - {None}:
+    if photos := base.data.unlabelled:
         from tsic.data.unlabelled import unlabelled_names
 
-        for one in folders:
-            unlabelled_names(Path(str(one)))
+        unlabelled_names(Path(photos))
     if options.dry_run:
         sys.stdout.write(_plan(planned, unfinished))
         return 0

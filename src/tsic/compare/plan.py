@@ -9,6 +9,7 @@ from typing import Any
 
 from tsic.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
 from tsic.config_file import RUN, known_keys, with_values
+from tsic.config_rules import unlabelled_images
 from tsic.errors import ConfigError, nearest
 from tsic.options import MAPPING_WIDTHS, RIVALS, Objective
 from tsic.recipes import RECIPES
@@ -247,8 +248,12 @@ def _as_read(config: RunConfig) -> RunConfig:
     if not teacher.lora_rank:
         optim = replace(optim, lora_lr=None)
     rate = optim.lr if optim.teacher_lr is None else optim.teacher_lr
+    data = config.data
+    per_pass = data.batch_size // (config.trainer.devices * config.trainer.accumulate)
+    share = unlabelled_images(data, per_pass) / per_pass
     return replace(
         config,
+        data=replace(data, unlabelled_share=share),
         teacher=replace(teacher, channels=teacher.channels or MAPPING_WIDTHS[teacher.mapping]),
         objective=objective,
         optim=replace(

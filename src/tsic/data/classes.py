@@ -11,6 +11,7 @@ IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
 
 MAX_CLASSES = 254
+UNLABELLED = 254
 """Most classes: train ids are bytes, of which 255 is ignored and 254 means an unknown value."""
 
 MAX_FILE_VALUE = 65535

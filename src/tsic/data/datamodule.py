@@ -94,11 +94,11 @@ class SegmentationData(LightningDataModule):
         step = self.trainer.global_step if self.trainer else 0
         rank, world_size = self._place()
 
-        def batches_of(images: int, size: int) -> StepBatches:
+        def batches_of(images: int, size: int, seed: int = self.seed) -> StepBatches:
             return StepBatches(
                 images,
                 size,
-                self.seed,
+                seed,
                 rank=rank,
                 world_size=world_size,
                 start=step * self.accumulate,
@@ -109,7 +109,7 @@ class SegmentationData(LightningDataModule):
             labelled, unlabelled = map(len, self.train.parts)
             batches = JoinedBatches(
                 batches_of(labelled, self.batch_size - self.unlabelled),
-                batches_of(unlabelled, self.unlabelled),
+                batches_of(unlabelled, self.unlabelled, -1 - self.seed),  # in an order of its own
             )
         else:
             batches = batches_of(len(self.train), self.batch_size)

@@ -1,7 +1,9 @@
 """Images without labels, which a teacher can teach on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,22 +13,24 @@ from torch.utils.data import Sampler
 from typing_extensions import override
 
 from tsic.data.check import on_threads
-from tsic.data.classes import IGNORE, ClassTable
-from tsic.data.dataset import Problem, Sample, SegmentationDataset, Store, Values
+from tsic.data.classes import UNLABELLED, ClassTable
+from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.images import Verified, image_names, read_size
+from tsic.data.packed import PackedStore
 from tsic.data.sampling import StepBatches
 from tsic.errors import DataError
 from tsic.machine import usable_cores
+from tsic.progress import OnProgress
 
 
 class _NoMasks(Store):
-    """Image files of which every pixel is ignored."""
+    """Image files of which no pixel has a label."""
 
     holds_train_ids = True
 
     @override
     def mask(self, sample: Sample) -> Values:
-        return np.full(read_size(sample.image), IGNORE, np.uint8)
+        return np.full(read_size(sample.image), UNLABELLED, np.uint8)
 
 
 def unlabelled_names(folder: Path) -> list[str]:
@@ -51,7 +55,7 @@ def open_unlabelled(folder: Path, classes: ClassTable) -> SegmentationDataset:
         classes: Classes of the labelled images beside which they are trained on.
 
     Returns:
-        A dataset whose labels are 255 everywhere.
+        A dataset whose labels are 254 everywhere.
 
     Raises:
         DataError: As `unlabelled_names`.
@@ -62,38 +66,62 @@ def open_unlabelled(folder: Path, classes: ClassTable) -> SegmentationDataset:
 
 
 def without_copies(
-    dataset: SegmentationDataset, *labelled: SegmentationDataset
+    dataset: SegmentationDataset,
+    *labelled: SegmentationDataset,
+    on_progress: OnProgress | None = None,
 ) -> SegmentationDataset:
     """Leave images out that have labels elsewhere: to train on those of a validation would flatter.
 
     Args:
         dataset: The images.
-        labelled: Where they may lie, too. A copy in another format, or scaled, is not recognised.
+        labelled: Where they may lie, too. A scaled copy is not recognised, nor one in another
+            format unless all its pixels are equal and a dataset is packed.
+        on_progress: Called with (images done, images in all).
 
     Returns:
-        The others; ``unpaired`` lists what was left out.
+        The others.
 
     Raises:
-        DataError: If an image cannot be decoded, or none is left.
+        DataError: If an image cannot be decoded, one is a mask, or none is left.
     """
-    known = {digest for one in labelled for digest in _digests(one)}
-    samples = list(zip(dataset.samples, _digests(dataset), strict=True))
-    kept = tuple(sample for sample, digest in samples if digest not in known)
+    masks = {sample.mask.resolve() for one in labelled for sample in one.samples}
+    for sample in dataset.samples:
+        if sample.image.resolve() in masks:
+            raise DataError(
+                f"data.unlabelled: '{dataset.root}' holds masks, first {sample.name}; name a "
+                "folder of images alone"
+            )
+    # A pack tells its images by other bytes than a file does.
+    look = _pixels if any(isinstance(one.store, PackedStore) for one in labelled) else _digest
+    known = {digest for one in labelled for digest in _of_all(one, look, None)}
+    digests = _of_all(dataset, look, on_progress)
+    kept = [
+        sample
+        for sample, digest in zip(dataset.samples, digests, strict=True)
+        if digest not in known
+    ]
     if not kept:
         raise DataError(f"data.unlabelled: every image of '{dataset.root}' is one with a label")
-    copies = tuple(
-        Problem("duplicate image", sample.image, "has a label in another folder")
-        for sample, digest in samples
-        if digest in known
-    )
-    return replace(dataset, samples=kept, unpaired=copies)
+    return replace(dataset, samples=tuple(kept))
 
 
-def _digests(dataset: SegmentationDataset) -> list[bytes]:
-    return [
-        image.digest
-        for image in on_threads(dataset.verify, range(len(dataset)), usable_cores(), None)
-    ]
+Look: TypeAlias = Callable[[SegmentationDataset, int], bytes]
+
+
+def _of_all(
+    dataset: SegmentationDataset, look: Look, on_progress: OnProgress | None
+) -> list[bytes]:
+    every = range(len(dataset))
+    return list(on_threads(partial(look, dataset), every, usable_cores(), on_progress))
+
+
+def _digest(dataset: SegmentationDataset, index: int) -> bytes:
+    return dataset.verify(index).digest
+
+
+def _pixels(dataset: SegmentationDataset, index: int) -> bytes:
+    pixels = dataset.read_image(index)
+    return blake2b(pixels.numpy().tobytes(), key=str(tuple(pixels.shape)).encode()).digest()
 
 
 class Joined:

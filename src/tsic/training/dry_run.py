@@ -167,7 +167,10 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
 
 def _embedding(config: RunConfig, module: CycleModule) -> tuple[int, float]:
     """Images that are to be embedded before the first step, and seconds of one."""
-    images = training_images(config, open_split(config, config.data.train_split))
+    train_set = open_split(config, config.data.train_split)
+    labelled = (train_set, open_split(config, config.data.val_split))
+    caches = config.teacher.hint_cache is not None
+    images = training_images(config, train_set, apart_from=labelled if caches else ())
     encoder = module.cycle.encoder
     hints = stored_hints(config, encoder, images)
     if hints is None or encoder is None:

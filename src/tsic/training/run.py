@@ -145,14 +145,14 @@ def training_images(
     """
     if config.data.unlabelled is None:
         return train_set
-    unlabelled = open_unlabelled(Path(config.data.unlabelled), train_set.classes)
+    unlabelled = found = open_unlabelled(Path(config.data.unlabelled), train_set.classes)
     if apart_from:
-        unlabelled = without_copies(unlabelled, *apart_from)
-        copies = f", {len(unlabelled.unpaired)} more left out, which have labels"
+        with progress("look for labelled images among the others") as on_progress:
+            unlabelled = without_copies(found, *apart_from, on_progress=on_progress)
         if is_main():
-            sys.stderr.write(
-                f"unlabelled: {len(unlabelled)} images{copies if unlabelled.unpaired else ''}\n"
-            )
+            copies = len(found) - len(unlabelled)
+            more = f", {copies} more left out, which have labels" if copies else ""
+            sys.stderr.write(f"unlabelled: {len(unlabelled)} images{more}\n")
     return Joined(train_set, unlabelled)
 
 
