@@ -442,6 +442,8 @@ def test_the_teacher_teaches_on_images_without_labels(
     result = train(load_config(config_file, words), tmp_path / "run")
     assert "unlabelled: 1 images, 7 more left out, which have labels" in capsys.readouterr().err
     assert load_student(result.folder.path).facts["training"]["unlabelled_images"] == 1
+    assert main(["push", str(result.folder.path), str(tmp_path / "card")]) == 0
+    assert "| images without labels | 1 |" in (tmp_path / "card" / "README.md").read_text()
     assert [name for _, name, _ in read_metrics(result.folder.metrics)].count("train/kl") == 2
     rehearse(load_config(config_file, words), steps=1)
 
