@@ -60,10 +60,11 @@ def compare_command(words: Sequence[str]) -> int:
 
         for name in sorted(teachers):
             check_name(name)
-    if photos := base.data.unlabelled:
+    if folders := {Path(one) for job in unfinished if (one := job.config.data.unlabelled)}:
         from tsic.data.unlabelled import unlabelled_names
 
-        unlabelled_names(Path(photos))
+        for photos in folders:
+            unlabelled_names(photos)
     if options.dry_run:
         sys.stdout.write(_plan(planned, unfinished))
         return 0
