@@ -11,8 +11,10 @@ IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
 
 MAX_CLASSES = 254
-UNLABELLED = 254
 """Most classes: train ids are bytes, of which 255 is ignored and 254 means an unknown value."""
+
+UNLABELLED = 254
+"""Label of pixels of images without any: cross-entropies leave them out, the teacher teaches there."""
 
 MAX_FILE_VALUE = 65535
 """Largest class id that a mask file (16 bits) can hold."""
