@@ -14,7 +14,7 @@ MAX_CLASSES = 254
 """Most classes: train ids are bytes, of which 255 is ignored and 254 means an unknown value."""
 
 UNLABELLED = 254
-"""Label of pixels of images without any: cross-entropies leave them out, the teacher teaches there."""
+"""Label of images without any: cross-entropies leave them out, the teacher teaches on them."""
 
 MAX_FILE_VALUE = 65535
 """Largest class id that a mask file (16 bits) can hold."""
