@@ -14,6 +14,7 @@ import yaml
 
 from tsic.config import RunConfig
 from tsic.config_rules import Rules, run_rules
+from tsic.config_words import last_value, near_key, normalised
 from tsic.errors import ConfigError, nearest
 from tsic.files import write_text
 from tsic.recipes import RECIPES
@@ -89,7 +90,7 @@ def read_config(
     for name in sections:
         if not isinstance(written[name], Mapping):
             raise ConfigError(f"{name} must hold keys and values, got {written[name]!r}")
-    words = _normalised(overrides)
+    words = normalised(overrides)
     typed = [word[2:] for word in words[::2]]
     _refuse_unknown(schema, [key for key, _ in _leaves(written)], typed, path, options)
     return _checked(schema, _merge(_recipe(schema, written, words), written), words)
@@ -131,7 +132,7 @@ def _recipe(
     """The preset that is asked for."""
     if not schema.recipes:
         return {}
-    recipe = _last_value(words, "--recipe") or written.get("recipe", "cycle")
+    recipe = last_value(words, "--recipe") or written.get("recipe", "cycle")
     if recipe not in schema.recipes:
         raise ConfigError(f"recipe '{recipe}' is unknown; {nearest(str(recipe), schema.recipes)}")
     return schema.recipes[recipe]
@@ -235,48 +236,6 @@ def _leaves(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield dotted, value
 
 
-def words_of(
-    sections: Sequence[str], overrides: Sequence[str], but: tuple[str, ...] = ()
-) -> list[str]:
-    """Those overrides that are about some sections of a configuration.
-
-    Args:
-        sections: Names of sections.
-        overrides: Words of a command line.
-        but: Beginnings of keys that are left out all the same.
-    """
-    words = _normalised(overrides)
-    return [
-        word
-        for key, value in zip(words[::2], words[1::2], strict=True)
-        if key[2:].partition(".")[0] in sections and not key[2:].startswith(but)
-        for word in (key, value)
-    ]
-
-
-def _normalised(words: Sequence[str]) -> list[str]:
-    """Overrides as alternating ``--key`` and value, with underscores in keys."""
-    flat: list[str] = []
-    for word in words:
-        if word.startswith("--") and len(flat) % 2 == 0:
-            key, equals, value = word.partition("=")
-            flat += ["--" + key[2:].replace("-", "_"), *([value] if equals else [])]
-        elif len(flat) % 2 == 1:
-            flat.append(word)
-        else:
-            raise ConfigError(
-                f"'{word}' must follow a key such as --max_steps; quote lists: '[1,2]'"
-            )
-    if len(flat) % 2:
-        raise ConfigError(f"{flat[-1]} must be followed by a value")
-    return flat
-
-
-def _last_value(words: Sequence[str], key: str) -> str | None:
-    values = [value for name, value in zip(words[::2], words[1::2], strict=True) if name == key]
-    return values[-1] if values else None
-
-
 def _refuse_unknown(
     schema: Schema[C],
     written: Sequence[str],
@@ -287,7 +246,7 @@ def _refuse_unknown(
     """Name all unknown keys of the file and of the command line, each with the nearest."""
     known = known_keys(schema.kind)
     wrong = [
-        f"'{key}'{source} ({_near_key(key, choices)})"
+        f"'{key}'{source} ({near_key(key, choices)})"
         for keys, source, choices in (
             (written, f" in '{path}'", known),
             (typed, "", [*known, *options]),
@@ -298,25 +257,6 @@ def _refuse_unknown(
     if wrong:
         plural = "keys" if len(wrong) > 1 else "key"
         raise ConfigError(f"unknown {plural} {'; '.join(wrong)}; see {schema.verb} --help")
-
-
-_ELSEWHERE = {
-    "backbone": "student.encoder",
-    "epochs": "max_steps",
-    "gpus": "trainer.devices",
-    "iterations": "max_steps",
-    "learning_rate": "optim.lr",
-    "lora": "teacher.lora_rank",
-}
-"""What other tools call some keys, by the last part of the name."""
-
-
-def _near_key(key: str, known: Sequence[str]) -> str:
-    meant = _ELSEWHERE.get(key.rpartition(".")[2])
-    if meant in known:
-        return f"did you mean '{meant}'?"
-    answer = nearest(key, known).split("? ")[0]
-    return f"{answer}?" if answer.startswith("did you mean") else "nothing near it"
 
 
 def _parse(schema: Schema[C], merged: Mapping[str, Any], words: Sequence[str]) -> C:

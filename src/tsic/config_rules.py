@@ -76,7 +76,7 @@ def run_rules(config: RunConfig) -> Rules:
     """Rules of a run that `tsic train` trains."""
     weights = [f"objective.{name}" for name in vars(config.objective) if name.endswith("_weight")]
     data = config.data
-    per_pass = config.data.batch_size // max(1, config.trainer.devices * config.trainer.accumulate)
+    per_pass = data.batch_size // max(1, config.trainer.devices * config.trainer.accumulate)
     return [
         *loop_rules(config, config.trainer, "data.batch_size"),
         (data.unlabelled != "", "data.unlabelled must name a folder; null for none"),

@@ -12,10 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from tsic.data.batches import Item, RawBatch, collate, to_batch
+from tsic.data.classes import UNLABELLED
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
+from tsic.data.unlabelled import Joined, TrainImages, open_unlabelled
 from tsic.errors import ConfigError, DataError
 
 
@@ -30,7 +32,7 @@ def val(folder_dataset: Path) -> SegmentationDataset:
 
 
 def _data(
-    train: SegmentationDataset, val: SegmentationDataset | None = None, **options: Any
+    train: TrainImages, val: SegmentationDataset | None = None, **options: Any
 ) -> SegmentationData:
     defaults = {"batch_size": 4, "seed": 3, "workers": 0}
     return SegmentationData(train, val, TrainTransform((32, 48)), **(defaults | options))
@@ -127,6 +129,28 @@ def test_two_ranks_see_what_one_sees(train: SegmentationDataset, start: int) -> 
         _at(data, start, rank, world_size=2)
         ranks.append(_take(data, 3))
     _assert_equal(_take(one, 3), [batch for pair in zip(*ranks, strict=True) for batch in pair])
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_images_without_labels_take_their_part_wherever_a_run_is_cut(
+    train: SegmentationDataset, folder_dataset: Path, start: int
+) -> None:
+    joined = Joined(train, open_unlabelled(folder_dataset / "val" / "images", train.classes))
+    whole, rest = (_data(joined, unlabelled=2) for _ in range(2))
+    _at(rest, step=start)
+    batches = _take(whole, start + 4)
+    _assert_equal(_take(rest, 4), batches[start:])
+    for batch in batches:
+        has_none = (batch["labels"] >= UNLABELLED).flatten(1).all(1)
+        assert has_none.tolist() == [False, False, True, True]
+    ranks = [_data(joined, batch_size=2, unlabelled=1) for _ in (0, 1)]
+    for rank, data in enumerate(ranks):
+        _at(data, step=start, rank=rank, world_size=2)
+    both = [
+        [name for one in place for name in one["names"]]
+        for place in zip(*(_take(data, 4) for data in ranks), strict=True)
+    ]
+    assert [sorted(names) for names in both] == [sorted(one["names"]) for one in batches[start:]]
 
 
 def test_loading_leaves_the_global_generator_alone(

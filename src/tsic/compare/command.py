@@ -24,7 +24,8 @@ from tsic.compare.plan import (
     without_cycle,
 )
 from tsic.config import RunConfig
-from tsic.config_file import RUN, load_config, read_config, words_of
+from tsic.config_file import RUN, load_config, read_config
+from tsic.config_words import words_of
 from tsic.errors import ConfigError
 from tsic.training.folder import RunFolder
 

@@ -1,8 +1,7 @@
 """Images without labels, which a teacher can teach on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeAlias
@@ -92,9 +91,9 @@ def without_copies(
                 "folder of images alone"
             )
     # A pack tells its images by other bytes than a file does.
-    look = _pixels if any(isinstance(one.store, PackedStore) for one in labelled) else _digest
-    known = {digest for one in labelled for digest in _of_all(one, look, None)}
-    digests = _of_all(dataset, look, on_progress)
+    of_pixels = any(isinstance(one.store, PackedStore) for one in labelled)
+    known = {digest for one in labelled for digest in _digests(one, None, of_pixels=of_pixels)}
+    digests = _digests(dataset, on_progress, of_pixels=of_pixels)
     kept = [
         sample
         for sample, digest in zip(dataset.samples, digests, strict=True)
@@ -105,23 +104,18 @@ def without_copies(
     return replace(dataset, samples=tuple(kept))
 
 
-Look: TypeAlias = Callable[[SegmentationDataset, int], bytes]
-
-
-def _of_all(
-    dataset: SegmentationDataset, look: Look, on_progress: OnProgress | None
+def _digests(
+    dataset: SegmentationDataset, on_progress: OnProgress | None, *, of_pixels: bool
 ) -> list[bytes]:
-    every = range(len(dataset))
-    return list(on_threads(partial(look, dataset), every, usable_cores(), on_progress))
+    """What tells the images of a dataset from others; of all their pixels, or as a file does."""
 
+    def look(index: int) -> bytes:
+        if not of_pixels:
+            return dataset.verify(index).digest
+        pixels = dataset.read_image(index)
+        return blake2b(pixels.numpy().tobytes(), key=str(tuple(pixels.shape)).encode()).digest()
 
-def _digest(dataset: SegmentationDataset, index: int) -> bytes:
-    return dataset.verify(index).digest
-
-
-def _pixels(dataset: SegmentationDataset, index: int) -> bytes:
-    pixels = dataset.read_image(index)
-    return blake2b(pixels.numpy().tobytes(), key=str(tuple(pixels.shape)).encode()).digest()
+    return list(on_threads(look, range(len(dataset)), usable_cores(), on_progress))
 
 
 class Joined:

@@ -167,14 +167,14 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
 
 def _embedding(config: RunConfig, module: CycleModule) -> tuple[int, float]:
     """Images that are to be embedded before the first step, and seconds of one."""
-    train_set = open_split(config, config.data.train_split)
-    labelled = (train_set, open_split(config, config.data.val_split))
-    caches = config.teacher.hint_cache is not None
-    images = training_images(config, train_set, apart_from=labelled if caches else ())
     encoder = module.cycle.encoder
-    hints = stored_hints(config, encoder, images)
-    if hints is None or encoder is None:
+    if encoder is None or config.teacher.hint_cache is None:
         return 0, 0.0
+    splits = config.data.train_split, config.data.val_split
+    train_set, val_set = (open_split(config, split) for split in splits)
+    images = training_images(config, train_set, apart_from=(train_set, val_set))
+    hints = stored_hints(config, encoder, images)
+    assert hints is not None
     missing = len(hints.missing())
     image = images.read_image(0)
     looks = range(2 if missing else 0)
