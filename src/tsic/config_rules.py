@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from tsic.config import DataConfig, RunConfig, TrainerConfig
+from tsic.config import RunConfig, TrainerConfig
 from tsic.errors import nearest
 from tsic.options import RIVALS
 
@@ -75,11 +75,8 @@ def loop_rules(config: object, trainer: TrainerConfig, batch_key: str) -> list[t
 def run_rules(config: RunConfig) -> Rules:
     """Rules of a run that `tsic train` trains."""
     weights = [f"objective.{name}" for name in vars(config.objective) if name.endswith("_weight")]
-    data = config.data
-    per_pass = data.batch_size // max(1, config.trainer.devices * config.trainer.accumulate)
     return [
         *loop_rules(config, config.trainer, "data.batch_size"),
-        (data.unlabelled != "", "data.unlabelled must name a folder; null for none"),
         *within(config, _RUN | dict.fromkeys(weights, (0, None))),
         (
             16 <= min(config.data.crop) <= max(config.data.crop) <= 16384,
@@ -99,7 +96,9 @@ def run_rules(config: RunConfig) -> Rules:
             f"teacher.channels must be a multiple of 8, got {config.teacher.channels}",
         ),
         (
-            config.teacher.name == "none" or config.teacher.mapping == "light" or per_pass > 1,
+            config.teacher.name == "none"
+            or config.teacher.mapping == "light"
+            or micro_batch(config) > 1,
             f"teacher.mapping {config.teacher.mapping} normalises over the images of a device: "
             "data.batch_size must be at least 2 x trainer.devices x trainer.accumulate",
         ),
@@ -118,30 +117,6 @@ def run_rules(config: RunConfig) -> Rules:
             "teacher.hint_cache needs teacher.hints_only: true, since an encoder that learns sees "
             "an image anew in each step",
         ),
-        (
-            data.unlabelled is None or config.teacher.name != "none",
-            "data.unlabelled needs a teacher: set teacher.name",
-        ),
-        (
-            data.unlabelled is None
-            or config.objective.kl_weight > 0
-            or config.objective.feature_weight > 0,
-            "data.unlabelled needs something that teaches there: set objective.kl_weight or "
-            "objective.feature_weight above 0",
-        ),
-        (
-            data.unlabelled is None
-            or config.teacher.hints_only
-            or config.objective.kl_weight == 0
-            or config.objective.kl_where == "everywhere",
-            "data.unlabelled needs objective.kl_where: everywhere, since no label tells where the "
-            "teacher is better",
-        ),
-        (
-            data.unlabelled is None or 0 < unlabelled_images(data, per_pass) < per_pass,
-            f"data.unlabelled_share {data.unlabelled_share} leaves no image with labels, or none "
-            f"without, among the {per_pass} that a device sees at a time",
-        ),
         *optim_rules(config.optim),
         (
             config.objective.ignore_index == 255,
@@ -149,6 +124,7 @@ def run_rules(config: RunConfig) -> Rules:
             f"out, got {config.objective.ignore_index}",
         ),
         *_distill_rules(config),
+        *_unlabelled_rules(config),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),
         (
             config.teacher.ema is None or 0 < config.teacher.ema < 1,
@@ -157,10 +133,15 @@ def run_rules(config: RunConfig) -> Rules:
     ]
 
 
-def unlabelled_images(data: DataConfig, batch_size: int) -> int:
-    """How many of so many images have no labels."""
-    share = data.unlabelled_share if data.unlabelled else 0.0
-    return round(share * batch_size) if 0 <= share <= 1 else 0
+def micro_batch(config: RunConfig) -> int:
+    """How many images a device sees at a time."""
+    return config.data.batch_size // max(1, config.trainer.devices * config.trainer.accumulate)
+
+
+def unlabelled_images(config: RunConfig) -> int:
+    """How many of them have no labels."""
+    share = config.data.unlabelled_share if config.data.unlabelled else 0.0
+    return round(share * micro_batch(config)) if 0 <= share <= 1 else 0
 
 
 def optim_rules(optim: object) -> list[tuple[bool, str]]:
@@ -207,4 +188,39 @@ def _distill_rules(config: RunConfig) -> Rules:
             "distill.teacher must name the folder of a finished run (mutual alone has none)",
         ),
         (distill.weight > 0, f"distill.weight must be > 0, got {distill.weight}"),
+    ]
+
+
+def _unlabelled_rules(config: RunConfig) -> Rules:
+    data, objective = config.data, config.objective
+    if data.unlabelled is None:
+        return []
+    rules = [
+        (data.unlabelled != "", "data.unlabelled must name a folder; null for none"),
+        (
+            0 < unlabelled_images(config) < micro_batch(config),
+            f"data.unlabelled_share {data.unlabelled_share} leaves no image with labels, or none "
+            f"without, among the {micro_batch(config)} that a device sees at a time",
+        ),
+    ]
+    if config.distill.method != "none":
+        return rules
+    return [
+        *rules,
+        (
+            config.teacher.name != "none",
+            "data.unlabelled needs a teacher: set teacher.name or distill.method",
+        ),
+        (
+            objective.kl_weight > 0 or objective.feature_weight > 0,
+            "data.unlabelled needs something that teaches there: set objective.kl_weight or "
+            "objective.feature_weight above 0",
+        ),
+        (
+            config.teacher.hints_only
+            or objective.kl_weight == 0
+            or objective.kl_where == "everywhere",
+            "data.unlabelled needs objective.kl_where: everywhere, since no label tells where the "
+            "teacher is better",
+        ),
     ]

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tsic.cycle import Cycle
-from tsic.grid import resize, resize_labels, size_of
+from tsic.data.classes import UNLABELLED
+from tsic.grid import Size, resize, resize_labels, size_of
 from tsic.options import Objective
 from tsic.rivals import Rival, Signals
 from tsic.student import Student, StudentOutput
@@ -116,12 +117,19 @@ class Distilled(Cycle):
     ) -> dict[str, Tensor]:
         grid, feature_grid = size_of(student.logits), size_of(student.features[-1])
         labels = labels.masked_fill(labels == self.objective.ignore_index, 255)
+        said = teacher.logits.argmax(1)
+
+        def told(size: Size) -> Tensor:
+            """Each cell's label; where there is none, what the teacher says."""
+            own = resize_labels(labels, size)
+            return torch.where(own == UNLABELLED, resize_labels(said, size), own)
+
         signals = Signals(
             student.logits.float(),
             resize(teacher.logits, grid),
-            resize_labels(labels, grid),
+            told(grid),
             student.features[-1].float(),
             resize(teacher.features, feature_grid),
-            resize_labels(labels, feature_grid),
+            told(feature_grid),
         )
         return {name: self.weight * loss for name, loss in self.rival(signals).items()}

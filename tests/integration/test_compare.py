@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
+from tsic.checkpoint import load_student
 from tsic.cli import main
 from tsic.compare import runner
 from tsic.compare.plan import Job
@@ -104,8 +106,10 @@ def test_an_offline_teacher_is_trained_first(
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
     words += ["--max_steps", "2", "--offline", str(teacher), "--seeds", "1", "--processes", "3"]
     words += ["--data.root", settings["data"]["root"], "--trainer.log-every=2"]
-    # The cycle's alone, which here has no part.
-    words += ["--data.unlabelled", "nowhere", "--objective.kl_where", "everywhere"]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (96, 64), (90, 120, 90)).save(photos / "new.png")
+    words += ["--data.unlabelled", str(photos), "--objective.kl_where", "everywhere"]
     assert main([*words, "--methods", *names]) == 0
     held = yaml.safe_load((tmp_path / "c" / "runs" / "offline" / "config.yaml").read_text())
     assert (held["max_steps"], held["trainer"]["log_every"]) == (6, 2)
@@ -115,6 +119,12 @@ def test_an_offline_teacher_is_trained_first(
     assert set(found) == {"alone", *names}
     logged = (tmp_path / "c" / "runs" / "cwd_features-seed0" / "metrics.csv").read_text()
     assert "train/cwd_features" in logged
+    cards = {
+        name: load_student(tmp_path / "c" / "runs" / name).facts["training"]
+        for name in ("offline", "alone-seed0", "mutual-seed0", "cirkd-seed0")
+    }
+    photographs = {name: card.get("unlabelled_images") for name, card in cards.items()}
+    assert photographs == dict(zip(cards, (None, None, 1, 1), strict=True))
     assert main([*words, "--methods", "mutual"]) == 2
     assert "none of the --methods has an offline teacher" in capsys.readouterr().err
 

@@ -154,7 +154,10 @@ def test_a_stopped_run_says_how_to_go_on(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--data.unlabelled", "x", "--teacher.name", "none"], "needs a teacher: set teacher.name"),
+        (
+            ["--data.unlabelled", "x", "--teacher.name", "none"],
+            "set teacher.name or distill.method",
+        ),
         (["--data.unlabelled", "x"], "data.unlabelled needs objective.kl_where: everywhere"),
         (["--data.unlabelled", ""], "data.unlabelled must name a folder; null for none"),
         (["--data.unlabelled_share", ".nan"], "data.unlabelled_share must lie in .*got nan"),

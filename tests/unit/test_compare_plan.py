@@ -53,12 +53,17 @@ def test_who_has_no_prompted_teacher_does_not_depend_on_the_cycles_keys() -> Non
         teacher=replace(BASE.teacher, lora_rank=8, ramp=0.5),
         objective=replace(BASE.objective, kl_weight=3.0, feature_loss="attention"),
         optim=replace(BASE.optim, teacher_lr=1e-4),
-        data=replace(BASE.data, unlabelled="photos", unlabelled_share=0.25),
     )
     runs = [methods(base, [ALONE, "kd", "mutual"], Path("offline")) for base in (BASE, changed)]
     assert runs[0] == runs[1]
     shared = replace(BASE, objective=replace(BASE.objective, ohem=True))
     assert methods(shared, [ALONE], None)[0].config.objective.ohem
+
+
+def test_whoever_has_a_teacher_is_taught_on_images_without_labels() -> None:
+    photos = replace(BASE, data=replace(BASE.data, unlabelled="photos", unlabelled_share=0.25))
+    variants = methods(photos, [ALONE, "kd", "mutual", "cycle"], Path("offline"))
+    assert [one.config.data for one in variants] == [BASE.data, *[photos.data] * 3]
 
 
 def test_a_method_may_be_trained_for_longer_and_is_validated_as_often() -> None:

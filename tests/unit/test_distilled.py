@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from tsic.config import OptimConfig
+from tsic.data.classes import UNLABELLED
 from tsic.distilled import Distilled, Offline, Peer
-from tsic.options import Objective
+from tsic.grid import resize_labels
+from tsic.options import RIVALS, Objective
 from tsic.rivals import Sizes, rival_class
 from tsic.student import Student, build_student
 from tsic.training.optim import build_optimizer
@@ -96,3 +98,29 @@ def test_own_ignore_label_is_left_out_of_the_method(batch: tuple[Tensor, Tensor]
     moved = labels.masked_fill(labels == 255, 7)
     other = distilled("kd", teacher, objective=Objective(ignore_index=7)).eval()(images, moved)
     torch.testing.assert_close(other.losses, usual)
+
+
+@pytest.mark.parametrize("method", RIVALS)
+def test_where_no_label_is_the_teachers_answer_counts_as_one(
+    batch: tuple[Tensor, Tensor], method: str
+) -> None:
+    images, labels = batch
+    labels[1, 4:] = UNLABELLED
+    teacher = Peer(student()) if method == "mutual" else Offline(student())
+    teacher.eval()
+    said = resize_labels(teacher(images, images).logits.argmax(1), (32, 48))
+    answered = torch.where(labels == UNLABELLED, said, labels)
+    ignored = torch.where(labels == UNLABELLED, 255, labels)
+    bare, filled, apart = (
+        _losses(distilled(method, teacher), images, one) for one in (labels, answered, ignored)
+    )
+    supervised = {"student_ce", "teacher_ce"} & set(bare)
+    torch.testing.assert_close(bare, {**filled, **{name: apart[name] for name in supervised}})
+    assert all(bare[name] != filled[name] for name in supervised)
+    assert any(bare[name] != apart[name] for name in bare)
+
+
+def _losses(model: Distilled, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    torch.manual_seed(0)  # CIRKD and Af-DCD draw cells
+    found: dict[str, Tensor] = model.eval()(images, labels).losses
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from tsic.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
 from tsic.config_file import RUN, known_keys, with_values
-from tsic.config_rules import unlabelled_images
+from tsic.config_rules import micro_batch, unlabelled_images
 from tsic.errors import ConfigError, nearest
 from tsic.options import MAPPING_WIDTHS, RIVALS, Objective
 from tsic.recipes import RECIPES
@@ -47,7 +47,7 @@ OWN = (
         for name in ("detach_", "ensemble_", "feature_", "kl_", "mask_", "teacher_", "temperature")
     ),
 )
-"""Beginnings of keys that are the cycle's alone; all others all rows must share."""
+"""Beginnings of keys that the student alone has no use for; all others all rows must share."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
             "of a run, or with the configuration of one, which is then trained first"
         )
     teacher = None if name == "mutual" else str(offline)
-    return replace(alone, distill=replace(base.distill, method=name, teacher=teacher))
+    distill = replace(base.distill, method=name, teacher=teacher)
+    return replace(alone, distill=distill, data=base.data)  # it can teach on images without labels
 
 
 def without_cycle(base: RunConfig) -> RunConfig:
@@ -248,12 +249,10 @@ def _as_read(config: RunConfig) -> RunConfig:
     if not teacher.lora_rank:
         optim = replace(optim, lora_lr=None)
     rate = optim.lr if optim.teacher_lr is None else optim.teacher_lr
-    data = config.data
-    per_pass = data.batch_size // (config.trainer.devices * config.trainer.accumulate)
-    share = unlabelled_images(data, per_pass) / per_pass
+    share = unlabelled_images(config) / micro_batch(config)
     return replace(
         config,
-        data=replace(data, unlabelled_share=share),
+        data=replace(config.data, unlabelled_share=share),
         teacher=replace(teacher, channels=teacher.channels or MAPPING_WIDTHS[teacher.mapping]),
         objective=objective,
         optim=replace(

@@ -31,7 +31,8 @@ class Signals:
     Attributes:
         student_logits: ``(B, K, h, w)``.
         teacher_logits: ``(B, K, h, w)``; carries no gradient unless the teacher learns.
-        labels: Class ids on the logits' grid, int64 ``(B, h, w)``, 255 ignored.
+        labels: Class ids on the logits' grid, int64 ``(B, h, w)``, 255 ignored; on images without
+            labels those that the teacher says.
         student_features: The coarsest map ``(B, C, h', w')``.
         teacher_features: ``(B, D, h', w')``.
         feature_labels: Class ids on the features' grid, int64 ``(B, h', w')``.
@@ -69,7 +70,7 @@ class Rival(nn.Module, ABC):
 
 
 def pixel_kd(signals: Signals) -> dict[str, Tensor]:
-    """Match the teacher's class probabilities at every labelled pixel; most methods add it.
+    """Match the teacher's class probabilities at every pixel that counts; most methods add it.
 
     Weight 1 and temperature 1, as CIRKD's public code sets them (`lambda_kd`, `kd_temperature`).
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tsic.checkpoint import save_student
 from tsic.config import RunConfig
 from tsic.config_file import RUN
-from tsic.config_rules import unlabelled_images
+from tsic.config_rules import micro_batch, unlabelled_images
 from tsic.data.check import count_pixels, require_clean
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
@@ -183,19 +183,18 @@ def segmentation_data(
         flip=data.flip,
         resize=data.resize,
     )
-    micro_batch = data.batch_size // (config.trainer.devices * config.trainer.accumulate)
     return SegmentationData(
         images,
         val_set,
         transform,
-        batch_size=micro_batch,
+        batch_size=micro_batch(config),
         seed=config.seed,
         workers=data.workers,
         accumulate=config.trainer.accumulate,
         photometric=data.photometric,
         on_error=data.on_error,
         hints=hints,
-        unlabelled=unlabelled_images(data, micro_batch),
+        unlabelled=unlabelled_images(config),
     )
 
 
