@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from tsic.data.batches import Item, Loader, collate
+from tsic.data.batches import Item, collate
+from tsic.data.loader import Loader
 from tsic.errors import DataError
 from tsic.training.cost import Cost, peak_mib
 

@@ -1,5 +1,8 @@
 """Where pretraining's images come from."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from tsic.data.sampling import position_seed
 from tsic.data.scenes import scene_seed
 from tsic.errors import ConfigError, DataError
 from tsic.pretrain import sources
-from tsic.pretrain.data import PromptedImages, collate
+from tsic.pretrain.data import PretrainData, PromptedImages, collate
 from tsic.pretrain.prompts import PromptedSample
 from tsic.pretrain.regions import Regions
 from tsic.pretrain.sources import find_images, leaves, random_crop, streets
@@ -103,6 +106,20 @@ def test_a_broken_file_is_handed_on() -> None:
     found = collate([images[0, 0]])
     assert isinstance(found, DataError)
     assert "x.png" in str(found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_outlive_a_signal_that_a_stopping_step_outlives(number: signal.Signals) -> None:
+    options = {"batch_size": 3, "val_images": 1, "workers": 1, "accumulate": 1}
+    before = set(multiprocessing.active_children())
+    batches = iter(PretrainData(prompted(), {}, **options).train_dataloader())
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    assert worker.pid is not None
+    os.kill(worker.pid, number)
+    shapes = [next(batches)["images"].shape[0] for _ in range(6)]  # more than are loaded ahead
+    assert shapes == [3] * 6
+    assert worker.is_alive()
 
 
 def test_unlabelled_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:

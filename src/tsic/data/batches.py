@@ -1,12 +1,10 @@
-"""One sample, a batch of samples, and the loader that makes them."""
+"""One sample, and a batch of samples."""
 
-import sys
-import time
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import Literal, NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tsic.data.colours import distort_colours, draw_colours
 from tsic.data.dataset import SegmentationDataset
@@ -207,30 +205,3 @@ def to_batch(raw: RawBatch) -> Batch:
     hints = None if raw["hints"] is None else raw["hints"].float()
     labels = raw["labels"].long()
     return {"images": images, "labels": labels, "names": raw["names"], "hints": hints}
-
-
-class Loader(DataLoader[Item | DataError]):
-    """A DataLoader that tells, in the main process, of the errors that a worker hands on.
-
-    Attributes:
-        waited: Seconds for which whoever iterates has waited for batches.
-    """
-
-    waited = 0.0
-
-    def __iter__(self) -> Any:
-        told = set()
-        batches = super().__iter__()
-        while True:
-            start = time.monotonic()
-            batch = next(batches, None)
-            self.waited += time.monotonic() - start
-            if batch is None:
-                return
-            if isinstance(batch, DataError):
-                raise batch
-            for message in batch["skipped"]:
-                if message not in told:
-                    told.add(message)
-                    sys.stderr.write(f"skipped {message}\n")
-            yield batch

@@ -1,16 +1,15 @@
 """Batches of prompted images, each a pure function of seed and position (Lightning)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tsic.data.batches import Loader
-from tsic.data.sampling import StepBatches, position_seed
+from tsic.data.loader import Loader, StepData
+from tsic.data.sampling import position_seed
 from tsic.errors import DataError
 from tsic.pretrain.prompts import PromptedSample, prompted_sample
 from tsic.pretrain.sources import Source
@@ -26,7 +25,6 @@ class PromptedBatch(TypedDict):
         has_mask: bool ``(B, N)``.
         points: float32 ``(B, N, 2, 2)``.
         point_labels: int64 ``(B, N, 2)``.
-        skipped: Always empty: a file that breaks stops the training.
     """
 
     images: Tensor
@@ -35,7 +33,6 @@ class PromptedBatch(TypedDict):
     has_mask: Tensor
     points: Tensor
     point_labels: Tensor
-    skipped: list[str]
 
 
 class PromptedImages(Dataset[PromptedSample | DataError]):
@@ -95,11 +92,10 @@ def collate(samples: list[PromptedSample | DataError]) -> PromptedBatch | DataEr
         "has_mask": torch.stack([one.has_mask for one in good]),
         "points": torch.stack([one.points for one in good]),
         "point_labels": torch.stack([one.point_labels for one in good]),
-        "skipped": [],
     }
 
 
-class PretrainData(LightningDataModule):
+class PretrainData(StepData):
     """Endless training batches and a fixed set of held-out ones from each source.
 
     Args:
@@ -121,48 +117,23 @@ class PretrainData(LightningDataModule):
         workers: int,
         accumulate: int,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            batch_size=batch_size, seed=train.seed, workers=workers, accumulate=accumulate
+        )
         self.train = train
         self.val = val
-        self.batch_size = batch_size
         self.val_images = val_images
-        self.workers = workers
-        self.accumulate = accumulate
 
     def train_dataloader(self) -> Loader:
         """Load endless training batches, from the micro-batch after the trainer's last step."""
-        step = self.trainer.global_step if self.trainer else 0
-        rank, world_size = self._place()
-        batches = StepBatches(
-            1,
-            self.batch_size,
-            self.train.seed,
-            rank=rank,
-            world_size=world_size,
-            start=step * self.accumulate,
-        )
-        return self._loader(self.train, batch_sampler=batches)
+        batches = self.batches(1, self.batch_size, self.seed)
+        return self.loader(self.train, collate, batch_sampler=batches)
 
     def val_dataloader(self) -> list[Loader]:
         """Load this rank's share of each source's held-out images, in the order of ``val``."""
-        rank, world_size = self._place()
+        rank, world_size = self.place
         keys = [(i, 0) for i in range(rank, self.val_images, world_size)]
         return [
-            self._loader(images, sampler=keys, batch_size=self.batch_size)
+            self.loader(images, collate, sampler=keys, batch_size=self.batch_size)
             for images in self.val.values()
         ]
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(self, images: PromptedImages, **options: Any) -> Loader:
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return Loader(
-            images,  # type: ignore[arg-type]
-            num_workers=self.workers,
-            collate_fn=collate,
-            pin_memory=on_cuda,
-            persistent_workers=self.workers > 0,
-            generator=torch.Generator().manual_seed(self.train.seed),
-            **options,
-        )

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from tsic.data.batches import Loader
+from tsic.data.loader import Loader
 from tsic.machine import peak_resident_mib
 
 _NOTABLE = 0.15
