@@ -215,3 +215,10 @@ class RunConfig:
     """AdamW with a polynomial schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """Machine, precision, and how often to look."""
+
+    @property
+    def method(self) -> str:
+        """What the student learns by: a recipe, a method in its place, or nothing, ``alone``."""
+        if self.distill.method != "none":
+            return self.distill.method
+        return "alone" if self.teacher.name == "none" else self.recipe

@@ -103,6 +103,13 @@ def run_rules(config: RunConfig) -> Rules:
             "data.batch_size must be at least 2 x trainer.devices x trainer.accumulate",
         ),
         (
+            config.teacher.name == "none"
+            or config.teacher.mapping == "light"
+            or min(config.data.crop) >= 32,
+            f"teacher.mapping {config.teacher.mapping} halves the encoder's maps: data.crop must "
+            f"be at least 32 x 32, got {config.data.crop}",
+        ),
+        (
             not config.teacher.hints_only
             or (
                 config.teacher.name != "none"

@@ -26,12 +26,13 @@ def cross_entropy(
     true class has a probability below ``max(ohem_threshold, p_n)``, where ``p_n`` is the value at
     0-based index ``n = min(ohem_min_kept * B, valid - 1)`` of the ascending probabilities; without
     a threshold, the ``ohem_min_kept * B`` pixels of largest loss. The choice carries no gradient.
+    ``B`` counts the images of which any pixel is labelled: those without change nothing.
 
     Args:
         logits: Unnormalised scores ``(B, K, h, w)`` that cover the labelled image.
         labels: Class ids, int64 ``(B, H, W)``, each in ``[0, K)`` or ``ignore_index``.
         average: Divide by the pixels that count (``valid``; with OHEM the kept) or by every
-            pixel of the batch, ignored and dropped ones included (``all``, the public code).
+            pixel of these images, ignored and dropped ones included (``all``, the public code).
         ohem_threshold: Probability above which a pixel is easy.
         ohem_min_kept: Pixels per image kept in any case; ``None`` switches OHEM off.
         class_weights: Weight of each class's pixels, float ``(K,)``; ``valid`` then divides by the
@@ -51,15 +52,22 @@ def cross_entropy(
     _check_labels(logits, labels)
     logits = logits.float()
     counted = labels != ignore_index
+    told = _are_told(counted).sum()
     labels = labels.masked_fill(~counted, 0)
     if ohem_min_kept is not None:
         by_pixel = pixel_losses(logits, labels)
-        counted = _hard_pixels(by_pixel, counted, ohem_threshold, ohem_min_kept)
+        counted = _hard_pixels(by_pixel, counted, ohem_threshold, ohem_min_kept * int(told))
     weights = counted.float()
     if class_weights is not None:
         weights = weights * class_weights[labels]
-    divisor = labels.numel() if average == "all" else weights.sum().clamp(min=1e-12)
+    every = told.clamp(min=1) * labels[0].numel()
+    divisor = every if average == "all" else weights.sum().clamp(min=1e-12)
     return weighted_cross_entropy(logits, labels, weights) / divisor
+
+
+def _are_told(counted: Tensor) -> Tensor:
+    """Which images have a pixel that counts ``(B, H, W)``, bool ``(B,)``."""
+    return counted.flatten(1).any(1)
 
 
 def balanced_class_weights(pixels: Tensor, exponent: float) -> Tensor:
@@ -84,15 +92,12 @@ def balanced_class_weights(pixels: Tensor, exponent: float) -> Tensor:
     return torch.where(occurs, weights / mean, 1.0).float()
 
 
-def _hard_pixels(
-    pixel_loss: Tensor, valid: Tensor, threshold: float | None, min_kept: int
-) -> Tensor:
+def _hard_pixels(pixel_loss: Tensor, valid: Tensor, threshold: float | None, count: int) -> Tensor:
     """Choose the pixels that OHEM keeps; all arguments and the answer are ``(B, H, W)``."""
     kept = torch.zeros_like(valid)
     losses = pixel_loss[valid]
     if losses.numel() == 0:
         return kept
-    count = min_kept * valid.shape[0]
     if threshold is None:
         chosen = torch.zeros_like(losses, dtype=torch.bool)
         chosen[losses.topk(min(count, losses.numel())).indices] = True
@@ -205,14 +210,15 @@ def mask_loss(
         ignore_index: Label of pixels left out.
 
     Returns:
-        Mean over masks, float32 ``()``; 0 when no pixel is labelled.
+        Mean over the masks of images with a labelled pixel, float32 ``()``; 0 without such a pixel.
 
     Source:
         SAM trains its masks with focal and Dice terms (Kirillov et al., arXiv:2304.02643,
         appendix A); plain binary cross-entropy stands for the focal term because the prompts
         already find the object.
     """
-    valid = (labels != ignore_index)[:, None].float()
+    counted = labels != ignore_index
+    valid, told = counted[:, None].float(), _are_told(counted).float()
     truth = (labels[:, None] == class_ids[:, :, None, None]).float()
     mask_logits = mask_logits.float()
     bce = F.binary_cross_entropy_with_logits(mask_logits, truth, reduction="none") * valid
@@ -220,7 +226,7 @@ def mask_loss(
     probability = mask_logits.sigmoid() * valid
     overlap = 2 * (probability * truth).sum((2, 3)) + 1
     dice = 1 - overlap / (probability.sum((2, 3)) + (truth * valid).sum((2, 3)) + 1)
-    return per_pixel + dice.mean()
+    return per_pixel + (dice.mean(1) * told).sum() / told.sum().clamp(min=1)
 
 
 def feature_mean_mse(features: Tensor, target: Tensor) -> Tensor:

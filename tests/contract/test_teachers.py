@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
+from tsic.errors import ConfigError
 from tsic.options import Objective
 from tsic.prompt import LOGIT_RANGE, class_log_odds, class_prompts, index_prompt
 from tsic.recipes import network_of
@@ -489,6 +490,12 @@ def test_recompute_encoder_gives_the_same_loss_and_gradients(name: str) -> None:
         assert (one.grad is None) == (other.grad is None), n
         if one.grad is not None and other.grad is not None:
             torch.testing.assert_close(other.grad, one.grad)
+
+
+def test_recompute_encoder_refuses_norms_that_would_count_a_step_twice() -> None:
+    cycle_of("tiny-sam", recompute_encoder=True, trains_encoder=True)
+    with pytest.raises(ConfigError, match=r"recompute_encoder: this encoder's norms count"):
+        cycle_of("tiny-mobile-sam", recompute_encoder=True, trains_encoder=True)
 
 
 @teachers(("class", "light"), ("index", "uper"))

@@ -123,8 +123,8 @@ def test_an_offline_teacher_is_trained_first(
         name: load_student(tmp_path / "c" / "runs" / name).facts["training"]
         for name in ("offline", "alone-seed0", "mutual-seed0", "cirkd-seed0")
     }
-    photographs = {name: card.get("unlabelled_images") for name, card in cards.items()}
-    assert photographs == dict(zip(cards, (None, None, 1, 1), strict=True))
+    photographs = {name: card["unlabelled_images"] for name, card in cards.items()}
+    assert photographs == dict(zip(cards, (0, 0, 1, 1), strict=True))
     assert main([*words, "--methods", "mutual"]) == 2
     assert "none of the --methods has an offline teacher" in capsys.readouterr().err
 
@@ -136,6 +136,11 @@ def test_a_teacher_or_folder_that_is_not_there_is_told_before_anything_trains(
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path / "out"), *dry]
     assert main([*words, "--methods", "cycle", "--teacher.name", "weights/mobile_sam.pt"]) == 2
     assert "'weights/mobile_sam.pt': no such file or folder" in capsys.readouterr().err
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("base: tiny.yaml\nteacher: {name: none}\n")
+    taught = ["--methods", "kd", "--offline", str(plain), "--distill.role", "teacher"]
+    assert main([*words, *taught]) == 2
+    assert "plain.yaml' trains no teacher" in capsys.readouterr().err
     photos = ["--data.unlabelled", str(tmp_path / "photos"), "--objective.kl_where", "everywhere"]
     assert main([*words, "--methods", "cycle", *photos]) == 2
     assert "photos' is no folder" in capsys.readouterr().err

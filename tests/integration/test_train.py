@@ -171,6 +171,7 @@ def test_a_stopped_run_says_how_to_go_on(
         ),
         (["--teacher.channels", "12"], "teacher.channels must be a multiple of 8, got 12"),
         (["--recipe", "paper", "--data.batch_size", "1"], "normalises over the images of a device"),
+        (["--recipe", "paper", "--data.crop", "[16,32]"], "must be at least 32 x 32, got .16, 32."),
         (["--optim.lr", "-1"], "optim.lr must be > 0, got -1"),
         (["--optim.teacher_lr", "-1"], "optim.teacher_lr must be >= 0, got -1"),
         (["--optim.weight_decay", "-1"], "optim.weight_decay must be >= 0, got -1"),
@@ -492,7 +493,7 @@ def test_hints_are_made_once_for_all_runs(
     students = [load_file(run.folder.path / "student.safetensors") for run in (first, again)]
     assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
     mixed = load_config(config_file, [*words, "--trainer.precision", "bf16-mixed"])
-    assert rehearse(mixed, steps=1).embeddings == 0, "in any precision it is the same encoder"
+    assert rehearse(mixed, steps=1).embeddings == count, "in another precision, too"
     other = load_config(config_file, [*words, "--teacher.hint_side", "64"])
     assert rehearse(other, steps=1).embeddings == count, "at another size it sees something else"
 
@@ -507,7 +508,9 @@ def test_a_mirror_image_is_embedded_beside_its_image(config_file: Path) -> None:
     assert seen.shape[2:] == (5, 6), "72 x 96 pixels, in cells of 16"
 
 
-def test_either_network_of_a_run_teaches_offline(config_file: Path, tmp_path: Path) -> None:
+def test_either_network_of_a_run_teaches_offline(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(load_config(config_file), tmp_path / "first")
     words = ["--teacher.name", "none"]
     taught = [*words, "--distill.method", "kd", "--distill.teacher", str(tmp_path / "first")]
@@ -527,9 +530,30 @@ def test_either_network_of_a_run_teaches_offline(config_file: Path, tmp_path: Pa
     assert not torch.equal(teacher[key], student[key])
     told = json.loads((tmp_path / "student" / "student.json").read_text())
     assert told["training"]["teacher"] == "first"  # not where it lies here
+    methods = {
+        name: load_student(tmp_path / name).facts["training"]["recipe"]
+        for name in ("first", "alone", "student")
+    }
+    assert methods == {"first": "cycle", "alone": "alone", "student": "kd"}
+    manners = {
+        "first": "in the cycle with tiny-sam",
+        "alone": "alone",
+        "student": "by kd from first",
+    }
+    for name, manner in manners.items():
+        assert f"trained {manner}. Scores" in (tmp_path / name / "report.html").read_text()
     refused = [*taught, "--distill.role", "teacher", "--distill.teacher", str(tmp_path / "alone")]
     with pytest.raises(ConfigError, match=r"distill\.role: .*alone' was trained without a teacher"):
         train(load_config(config_file, refused), tmp_path / "refused")
+    # As if the best checkpoint were from before its teacher joined.
+    late = tmp_path / "first" / "config.yaml"
+    config = yaml.safe_load(late.read_text())
+    config["teacher"]["warmup_steps"] = config["max_steps"]
+    late.write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match=r"best checkpoint of .*first' is from before"):
+        train(load_config(config_file, [*taught, "--distill.role", "teacher"]), tmp_path / "late")
+    assert main(["evaluate", str(tmp_path / "first"), "--role", "teacher"]) == 2
+    assert "is from before its teacher joined" in capsys.readouterr().err
 
 
 def test_last_weights_are_validated_though_val_every_misses_them(

@@ -92,6 +92,24 @@ def test_both_parts_are_read_and_augmented(photos: Path, labelled: SegmentationD
     assert beside.sum() == (64 - 40) * 32, "what lies beside an image is not taught"
 
 
+def test_who_stands_in_for_a_broken_file_is_of_its_kind(
+    photos: Path, labelled: SegmentationDataset
+) -> None:
+    joined = Joined(labelled, open_unlabelled(photos, labelled.classes))
+    for broken in (labelled.samples[5].image, photos / "more/c.png"):
+        broken.write_bytes(b"")
+    images = TrainDataset(
+        joined, TrainTransform((32, 32), (1, 1)), 0, photometric=False, on_error="skip"
+    )
+    names = {}
+    for index in (5, 8):
+        item = images[0, index]
+        assert not isinstance(item, DataError)
+        assert len(item.skipped) == 1
+        names[index] = item.name
+    assert names == {5: labelled.samples[0].name, 8: "a.png"}
+
+
 def test_every_batch_holds_images_of_both_kinds() -> None:
     batches = list(islice(JoinedBatches(StepBatches(5, 3, 0), StepBatches(7, 2, 0)), 14))
     assert all([index < 5 for _, index in batch] == [True] * 3 + [False] * 2 for batch in batches)

@@ -269,6 +269,21 @@ def test_mask_loss_of_perfect_masks_is_zero_absent_classes_included() -> None:
     assert value.item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"average": "all"}, {"ohem_min_kept": 2}, {"ohem_min_kept": 4, "ohem_threshold": 0.3}],
+)
+def test_an_image_without_labels_changes_no_loss(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 3, 4), torch.randint(0, 3, (2, 3, 4))
+    labels[0, 0], labels[1] = 255, 255
+    both = losses.cross_entropy(logits, labels, **options)
+    torch.testing.assert_close(both, losses.cross_entropy(logits[:1], labels[:1], **options))
+    ids = torch.tensor([[0, 2], [1, 2]])
+    both = losses.mask_loss(logits[:, :2], ids, labels)
+    torch.testing.assert_close(both, losses.mask_loss(logits[:1, :2], ids[:1], labels[:1]))
+
+
 def test_feature_mean_mse_compares_on_the_grid_of_the_first() -> None:
     features, target = torch.randn(2, 3, 4, 6), torch.randn(2, 5, 8, 12)
     smaller = F.avg_pool2d(target, 2).numpy()  # bilinear halving averages pairs of cells

@@ -1,13 +1,22 @@
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.utils import get_total_norm
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
+from tsic.errors import TsicError
 from tsic.pretrain.config import PretrainConfig, PretrainOptimConfig
 from tsic.pretrain.module import PretrainModule
 from tsic.pretrain.promptable import Promptable
 from tsic.teacher.sam import load_foundation
+from tsic.training import loop
+from tsic.training.folder import TrainingFolder
 from tsic.training.module import CycleModule
 
 
@@ -77,3 +86,21 @@ def test_teaching_rises_once_the_teacher_has_joined(
         monkeypatch.setattr(CycleModule, "global_step", step)
         found.append(module.teaching)
     assert found == shares
+
+
+@pytest.mark.parametrize(("code", "raised"), [(2, TsicError), (0, RuntimeError)])
+def test_whoever_loses_another_process_points_at_its_message(
+    code: int, raised: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_LAST_WORDS_SECONDS", 1)
+
+    def fit(*_: object, **__: object) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    other = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
+    launcher = SimpleNamespace(procs=[other])
+    trainer: Any = SimpleNamespace(fit=fit, strategy=SimpleNamespace(launcher=launcher))
+    files, nothing = TrainingFolder(tmp_path), SimpleNamespace()
+    with pytest.raises(raised) as error:
+        loop.fit(trainer, nothing, nothing, files, resumes=False)
+    assert ("see its message above" in str(error.value)) == (raised is TsicError)

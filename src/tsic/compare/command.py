@@ -21,12 +21,14 @@ from tsic.compare.plan import (
     jobs,
     methods,
     run_name,
+    trains_teacher,
     without_cycle,
 )
 from tsic.config import RunConfig
 from tsic.config_file import RUN, load_config, read_config
 from tsic.config_words import words_of
 from tsic.errors import ConfigError
+from tsic.options import Role
 from tsic.training.folder import RunFolder
 
 
@@ -41,7 +43,7 @@ def compare_command(words: Sequence[str]) -> int:
     folder: Path = options.out / name_of(options)
     runs = folder / "runs"
     shared = words_of(("data", "trainer"), overrides, but=OWN)
-    offline, first = _offline(options.offline, runs, shared)
+    offline, first = _offline(options.offline, runs, shared, base.distill.role)
     variants = (
         ablations(base, options.ablate)
         if options.ablate
@@ -166,7 +168,7 @@ def _require_sense(options: argparse.Namespace) -> None:
 
 
 def _offline(
-    given: Path | None, runs: Path, overrides: Sequence[str]
+    given: Path | None, runs: Path, overrides: Sequence[str], role: Role
 ) -> tuple[Path | None, list[Job]]:
     """The folder of the offline teacher, and the run that makes it if it has to be trained.
 
@@ -174,13 +176,19 @@ def _offline(
         given: What ``--offline`` says.
         runs: Folder of the runs' folders.
         overrides: What holds for that run, too: it sees the same data on the same machine.
+        role: Which of its networks teaches.
     """
     if given is None:
         return None, []
     if given.suffix not in (".yaml", ".yml"):
         return given.resolve(), []
     config = load_config(given, overrides)
-    job = Job("offline", without_cycle(config) if config.teacher.name == "none" else config)
+    if role == "teacher" and not trains_teacher(config):
+        raise ConfigError(
+            f"distill.role teacher: '{given}' trains no teacher; give a configuration of the "
+            "cycle, or leave the role out"
+        )
+    job = Job("offline", without_cycle(config) if config.method == ALONE else config)
     return (runs / job.name).resolve(), [job]
 
 

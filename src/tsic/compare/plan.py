@@ -161,6 +161,13 @@ def _require_cycle(base: RunConfig, who: str) -> None:
         )
 
 
+def trains_teacher(config: RunConfig) -> bool:
+    """Whether a run leaves a prompted teacher that has learned."""
+    teacher = config.teacher
+    has_one = teacher.name != "none" and not teacher.hints_only
+    return has_one and teacher.warmup_steps < config.max_steps
+
+
 def _recipe(base: RunConfig, name: str) -> RunConfig:
     """The cycle as configured; another recipe changes all that it presets but the schedule."""
     if name == base.recipe:

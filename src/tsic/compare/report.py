@@ -65,8 +65,8 @@ def _page(
         f"{' (NAME:TIMES: so many times as many)' if any(':' in one for one in ranked) else ''}.",
         to_markdown(_rows(ranked)),
         "`gain`: mean difference to the student alone, paired by seed (same initial student, same "
-        "batches), with its 95 % interval: Student's t over the seeds and a bootstrap of the "
-        f"images ({RESAMPLES} resamples). With one seed it covers the images alone.",
+        "order of images), with its 95 % interval: Student's t over the seeds and a bootstrap of "
+        f"the images ({RESAMPLES} resamples). With one seed it covers the images alone.",
         "At inference all are the same student: "
         f"{student['parameters']:,} parameters, {student['multiply_adds'] / 1e9:.2f} G "
         f"multiply-adds at {height}x{width}.",

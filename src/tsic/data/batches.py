@@ -12,7 +12,7 @@ from tsic.data.hints import StoredHints
 from tsic.data.images import size_mismatch
 from tsic.data.sampling import position_seed
 from tsic.data.transforms import ReadRows, View, seeded
-from tsic.data.unlabelled import TrainImages
+from tsic.data.unlabelled import Joined, TrainImages
 from tsic.errors import DataError
 
 
@@ -111,14 +111,17 @@ class TrainDataset(Dataset[Item | DataError]):
         self.seed = seed
         self.photometric = photometric
         self.hints = hints
-        self.tries = 1 if on_error == "stop" else min(1 + SKIPS, len(dataset))
+        self.all = range(len(dataset))
+        self.tries = 1 if on_error == "stop" else 1 + SKIPS
 
     def __getitem__(self, key: tuple[int, int]) -> Item | DataError:
         position, index = key
         errors: list[DataError] = []
-        for near in range(index, index + self.tries):
+        part = self.dataset.part_of(index) if isinstance(self.dataset, Joined) else self.all
+        for place in range(min(self.tries, len(part))):
+            near = part[(index - part.start + place) % len(part)]
             try:
-                item = self._augmented(position, near % len(self.dataset))
+                item = self._augmented(position, near)
                 return item._replace(skipped=tuple(map(str, errors)))
             except DataError as error:
                 errors.append(error)

@@ -148,6 +148,11 @@ class Joined:
         part, index = self._at(index)
         return part.read_label(index)
 
+    def part_of(self, index: int) -> range:
+        """Indices of the part that a sample belongs to."""
+        first = len(self.parts[0])
+        return range(first) if index < first else range(first, len(self))
+
     def _at(self, index: int) -> tuple[SegmentationDataset, int]:
         first, second = self.parts
         return (first, index) if index < len(first) else (second, index - len(first))

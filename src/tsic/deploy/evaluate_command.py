@@ -155,6 +155,11 @@ def _teacher(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Mo
     module, classes = load_run(options.model, options.checkpoint)
     if module.cycle.teacher is None:
         raise ConfigError(f"the run '{options.model}' has no teacher; leave --role out")
+    if "teacher" not in scorers(module):
+        raise ConfigError(
+            f"the {options.checkpoint} checkpoint of '{options.model}' is from before its teacher "
+            "joined; try --checkpoint last, or leave --role out"
+        )
     _require_same(options.model, classes, dataset)
     module = on_device(module, options.device)
     return ScorerModel(scorers(module)["teacher"], dataset, module.device)

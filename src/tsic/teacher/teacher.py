@@ -86,6 +86,12 @@ class Teacher(nn.Module):
         if prompt == "class" and class_tokens:
             self.class_tokens = nn.Embedding(num_classes, foundation.dim)
             nn.init.zeros_(self.class_tokens.weight)
+        moves = any(isinstance(one, nn.BatchNorm2d) for one in foundation.encoder.modules())
+        if recompute_encoder and trains_encoder and moves:
+            raise ConfigError(
+                "teacher.recompute_encoder: this encoder's norms count what they see, once a step; "
+                "leave it out, or set teacher.trains_encoder: false"
+            )
         foundation.recompute = recompute_encoder
         self._freeze(lora_rank, trains_encoder)
 

@@ -108,6 +108,11 @@ def load_offline(folder: str, role: Role, classes: ClassTable) -> Offline:
         module, known = load_run(folder)
         if not isinstance(module.cycle.teacher, Teacher):
             raise ConfigError(f"distill.role: '{folder}' was trained without a teacher")
+        if "teacher" not in scorers(module):
+            raise ConfigError(
+                f"distill.role: the best checkpoint of '{folder}' is from before its teacher "
+                "joined; train it for longer, or with less teacher.warmup_steps"
+            )
         offline = Offline(module.student, module.cycle.teacher)
     if known.names != classes.names:
         raise ConfigError(
@@ -185,7 +190,11 @@ def _classes_of(files: RunFolder, config: RunConfig) -> ClassTable:
 
 
 def scorers(module: CycleModule) -> dict[str, Callable[[Tensor], Tensor]]:
-    """How each role of a module scores whole images: ``student`` and, with one, ``teacher``."""
+    """How each role of a module scores whole images.
+
+    Returns:
+        ``student`` and, if there is one and it has learned, ``teacher``.
+    """
 
     def student(images: Tensor) -> Tensor:
         return module.answer(images, with_teacher=False)[0]
@@ -196,7 +205,7 @@ def scorers(module: CycleModule) -> dict[str, Callable[[Tensor], Tensor]]:
         return answer.logits
 
     roles: dict[str, Callable[[Tensor], Tensor]] = {"student": student}
-    if module.cycle.teacher is not None:
+    if module.cycle.teacher is not None and module.loaded_step > module.warmup_steps:
         roles["teacher"] = teacher
     return roles
 
@@ -207,7 +216,7 @@ def load_weights(module: CycleModule, path: Path) -> None:
     Raises:
         CheckpointError: If the file cannot be read, or holds other weights than the module trains.
     """
-    _, state = read_checkpoint(
+    module.loaded_step, state = read_checkpoint(
         path, "cpu", "delete it, so that the run's other checkpoint is taken"
     )
     strangers = sorted(state.keys() ^ (module.state_dict().keys() - module.frozen_names()))

@@ -27,8 +27,22 @@ def stored_hints(
     """
     if config.teacher.hint_cache is None or encoder is None:
         return None
-    folder = f"{_digest(encoder)}-{config.teacher.hint_side}"
+    kind = str(_kind(config)).removeprefix("torch.")
+    folder = f"{_digest(encoder)}-{config.teacher.hint_side}-{kind}"
     return StoredHints(Path(config.teacher.hint_cache) / folder, dataset)
+
+
+def _device(config: RunConfig) -> torch.device:
+    here = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if config.trainer.accelerator == "cpu" or here is None else here
+
+
+def _kind(config: RunConfig) -> torch.dtype:
+    """What products are computed in."""
+    if config.trainer.precision == "32-true":
+        return torch.float32
+    is_half = config.trainer.precision == "16-mixed" and _device(config).type != "cpu"
+    return torch.float16 if is_half else torch.bfloat16
 
 
 def _digest(encoder: HintEncoder) -> str:
@@ -75,14 +89,10 @@ def embed_missing(
 @torch.no_grad()
 def embed(encoder: HintEncoder, image: Tensor, config: RunConfig) -> Tensor:
     """Embed an image, uint8 ``(3, H, W)``, and its mirror image: ``(2, D, h, w)`` on the CPU."""
-    device = torch.device("cpu")
-    if config.trainer.accelerator != "cpu":
-        device = torch.accelerator.current_accelerator(check_available=True) or device
+    device, kind = _device(config), _kind(config)
     ratio = config.teacher.hint_side / max(image.shape[1:])
     size = [max(1, round(side * ratio)) for side in image.shape[1:]]
     scaled = TF.resize(image.to(device), size, antialias=True).float() / 255
-    mixed = config.trainer.precision != "32-true"
-    kind = torch.float16 if config.trainer.precision == "16-mixed" else torch.bfloat16
-    with torch.autocast(device.type, kind, enabled=mixed):
+    with torch.autocast(device.type, kind, enabled=kind != torch.float32):
         seen: Tensor = encoder.to(device)(torch.stack([scaled, scaled.flip(2)]))
     return seen.cpu()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from tsic.config import TrainerConfig
 from tsic.config_file import Schema, differences, read_config, save_config
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, TsicError
 from tsic.training.callbacks import CsvLog, ShowProgress, ValidateLast
 from tsic.training.folder import TrainingFolder
 from tsic.training.keep import KeepBest, KeepLast, WholeCheckpoints, read_checkpoint
@@ -29,6 +30,7 @@ class _Trained(Protocol):
 
 C = TypeVar("C", bound=_Trained)
 
+_LAST_WORDS_SECONDS = 5
 _LOCK_SECONDS = 10  # the workers of a killed process hold its lock a few seconds longer
 
 
@@ -199,10 +201,27 @@ def fit(
 
     Raises:
         KeyboardInterrupt: If the training is stopped, with the signal's number.
+        TsicError: If another process of the training has ended, too.
     """
-    run_trainer(trainer, module, data, files.last if resumes else None)
+    try:
+        run_trainer(trainer, module, data, files.last if resumes else None)
+    except RuntimeError as error:
+        if isinstance(error, TsicError) or not _has_lost_another(trainer):
+            raise
+        raise TsicError("another process of this training failed: see its message above") from error
     trainer.save_checkpoint(files.last)
     heed_late_signal(trainer)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the other ranks, which Lightning started, have done their part
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+
+
+def _has_lost_another(trainer: Trainer) -> bool:
+    """Whether a process that Lightning started failed; what fails here then is talk with it."""
+    others = getattr(trainer.strategy.launcher, "procs", ())
+    until = time.monotonic() + _LAST_WORDS_SECONDS
+    while others and time.monotonic() < until:
+        if any(one.poll() for one in others):
+            return True
+        time.sleep(0.1)
+    return False

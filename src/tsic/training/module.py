@@ -78,6 +78,7 @@ class CycleModule(LightningModule):
         self.fuses = fuses
         self.fusion: AbstractContextManager[None] = nullcontext()
         self.graph: StepGraph | None = None
+        self.loaded_step = 0
         self._gradients: tuple[Tensor | None, ...] = ()
         self.averaged: AveragedModel | None = None
         if optim.ema is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tsic.config import RunConfig
 from tsic.data.classes import ClassTable
 from tsic.evaluation.scores import Report
+from tsic.files import public_name
 from tsic.report import Curves, write_report
 from tsic.training.callbacks import read_metrics
 from tsic.training.folder import RunFolder
@@ -42,16 +43,13 @@ def write_run_report(config: RunConfig, result: RunResult, classes: ClassTable, 
     scored = {"student": result.student}
     if result.teacher is not None:
         scored["teacher"] = result.teacher
-    teacher = "alone" if result.teacher is None else f"in the cycle with {config.teacher.name}"
-    if config.teacher.hints_only:
-        teacher = f"with hints of {config.teacher.name}"
     panels = sorted(result.folder.samples.glob("step_*.png"))
     write_report(
         result.folder.report,
         title=label,
         intro=(
-            f"The student {config.student.name}, trained {teacher}. Scores are those of the best "
-            f"checkpoint on the split {config.data.val_split}, which also chose it."
+            f"The student {config.student.name}, trained {_manner(config)}. Scores are those of "
+            f"the best checkpoint on the split {config.data.val_split}, which also chose it."
         ),
         summary=[
             *((f"{role}, mIoU", f"{report.miou:.2f}") for role, report in scored.items()),
@@ -65,6 +63,17 @@ def write_run_report(config: RunConfig, result: RunResult, classes: ClassTable, 
         classes=classes,
         pictures=[("After the last step", path) for path in panels[-1:]],
     )
+
+
+def _manner(config: RunConfig) -> str:
+    """How a student was trained, in a few words."""
+    if config.distill.method != "none":
+        teacher = config.distill.teacher
+        return f"by {config.distill.method}" + (f" from {public_name(teacher)}" if teacher else "")
+    if config.teacher.name == "none":
+        return "alone"
+    kind = "with hints of" if config.teacher.hints_only else "in the cycle with"
+    return f"{kind} {config.teacher.name}"
 
 
 def curves(runs: Mapping[str, RunFolder]) -> Curves:

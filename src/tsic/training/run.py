@@ -220,7 +220,6 @@ def _finish(
             on_image=confusions.add if role == "student" else None,
         )
         for role, score in scorers(module).items()
-        if role == "student" or module.warmup_steps < config.max_steps  # else it knows nothing
     }
     confusions.save(files.confusions)
     written = {
@@ -243,7 +242,7 @@ def _finish(
             "crop": list(config.data.crop),
             "steps": config.max_steps,
             "seed": config.seed,
-            "recipe": config.recipe,
+            "recipe": config.method,
             "teacher": public_name(config.distill.teacher or config.teacher.name),
             "val_miou": reports["student"].miou,
         },

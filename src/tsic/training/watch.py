@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from tsic.teacher import Teacher
 from tsic.training.module import CycleModule
 
 PATIENCE = 3
@@ -32,6 +33,9 @@ class Watch(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, CycleModule)
+        if not isinstance(pl_module.cycle.teacher, Teacher):
+            return  # the advice is of no use to mutual's second student
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for message, is_bad in signs(scores).items():
             count = self._in_a_row.get(message, 0) + 1 if is_bad else 0

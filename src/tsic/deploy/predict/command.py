@@ -31,7 +31,7 @@ def _parser() -> Parser:
         "command.",
     )
     own.add_argument("model", help="a run's folder, a student.safetensors, zoo:name, hf:owner/name,"
-                     " or an exported .onnx, .xml, .pt2")  # fmt: skip
+                     " or an exported .onnx, .xml, .pt2, .pte, .tflite")  # fmt: skip
     own.add_argument("inputs", nargs="+", metavar="INPUT", help="image, video, folder, pattern "
                      "such as 'photos/**/*.jpg', or - for a list of paths on stdin")  # fmt: skip
     own.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
