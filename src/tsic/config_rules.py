@@ -125,11 +125,6 @@ def run_rules(config: RunConfig) -> Rules:
             "an image anew in each step",
         ),
         *optim_rules(config.optim),
-        (
-            config.objective.ignore_index == 255,
-            "objective.ignore_index must be 255, the label that readers give to pixels they leave "
-            f"out, got {config.objective.ignore_index}",
-        ),
         *_distill_rules(config),
         *_unlabelled_rules(config),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tsic import losses
-from tsic.data.classes import UNLABELLED
+from tsic.data.classes import IGNORE, UNLABELLED
 from tsic.grid import resize, resize_labels, size_of
 from tsic.options import Objective
 from tsic.student import Student, StudentOutput
@@ -115,7 +115,7 @@ class Cycle(nn.Module):
             Named losses and both outputs.
         """
         student: StudentOutput = self.student(images)
-        known = labels.masked_fill(labels == UNLABELLED, self.objective.ignore_index)
+        known = labels.masked_fill(labels == UNLABELLED, IGNORE)
         named = self._student_losses(student, known)
         if self.encoder is not None and with_teacher:
             seen = self.encoder(images) if hints is None else hints
@@ -154,7 +154,7 @@ class Cycle(nn.Module):
         if weights.mask_weight and teacher.masks is not None and teacher.class_ids is not None:
             grid = resize_labels(labels, size_of(teacher.masks))
             named["mask"] = weights.mask_weight * losses.mask_loss(
-                teacher.masks, teacher.class_ids, grid, ignore_index=weights.ignore_index
+                teacher.masks, teacher.class_ids, grid
             )
         if weights.ensemble_weight:
             size = size_of(teacher.logits)
@@ -204,7 +204,6 @@ class Cycle(nn.Module):
             ohem_threshold=rules.ohem_threshold,
             ohem_min_kept=rules.ohem_min_kept if rules.ohem else None,
             class_weights=self.class_weights,
-            ignore_index=rules.ignore_index,
         )
 
     def _kl_pixels(self, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor | None:
@@ -228,7 +227,6 @@ class Cycle(nn.Module):
             temperature=rules.temperature,
             average=rules.kl_average,
             pixel_weights=pixels,
-            ignore_index=rules.ignore_index,
         )
 
 

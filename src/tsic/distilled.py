@@ -116,7 +116,6 @@ class Distilled(Cycle):
         self, student: StudentOutput, teacher: TeacherOutput, labels: Tensor
     ) -> dict[str, Tensor]:
         grid, feature_grid = size_of(student.logits), size_of(student.features[-1])
-        labels = labels.masked_fill(labels == self.objective.ignore_index, 255)
         said = teacher.logits.argmax(1)
 
         def told(size: Size) -> Tensor:

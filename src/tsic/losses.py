@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsic.data.classes import IGNORE
 from tsic.errors import ShapeError
 from tsic.grid import resize, size_of
 from tsic.options import Average, KlAverage
@@ -18,7 +19,6 @@ def cross_entropy(
     ohem_threshold: float | None = None,
     ohem_min_kept: int | None = None,
     class_weights: Tensor | None = None,
-    ignore_index: int = 255,
 ) -> Tensor:
     """Per-pixel cross-entropy on the label grid, over all or only over the hard pixels.
 
@@ -30,14 +30,13 @@ def cross_entropy(
 
     Args:
         logits: Unnormalised scores ``(B, K, h, w)`` that cover the labelled image.
-        labels: Class ids, int64 ``(B, H, W)``, each in ``[0, K)`` or ``ignore_index``.
+        labels: Class ids, int64 ``(B, H, W)``, each in ``[0, K)`` or 255, left out.
         average: Divide by the pixels that count (``valid``; with OHEM the kept) or by every
             pixel of these images, ignored and dropped ones included (``all``, the public code).
         ohem_threshold: Probability above which a pixel is easy.
         ohem_min_kept: Pixels per image kept in any case; ``None`` switches OHEM off.
         class_weights: Weight of each class's pixels, float ``(K,)``; ``valid`` then divides by the
             weights of the pixels that count.
-        ignore_index: Label of pixels left out.
 
     Returns:
         Loss in nats, float32 ``()``; exactly 0 when no pixel is labelled.
@@ -51,7 +50,7 @@ def cross_entropy(
     """
     _check_labels(logits, labels)
     logits = logits.float()
-    counted = labels != ignore_index
+    counted = labels != IGNORE
     told = _are_told(counted).sum()
     labels = labels.masked_fill(~counted, 0)
     if ohem_min_kept is not None:
@@ -117,7 +116,6 @@ def pixel_kl(
     temperature: float = 1.0,
     average: KlAverage = "pixels",
     pixel_weights: Tensor | None = None,
-    ignore_index: int = 255,
 ) -> Tensor:
     """Pull one class distribution towards another at every pixel: ``KL(target || prediction)``.
 
@@ -127,14 +125,13 @@ def pixel_kl(
     Args:
         logits: Prediction, unnormalised ``(B, K, h, w)``, resized bilinearly to the target.
         target_logits: Target, unnormalised ``(B, K, H, W)``.
-        labels: Class ids, int64 ``(B, H, W)`` on its grid; only ``ignore_index`` is looked at.
+        labels: Class ids, int64 ``(B, H, W)`` on its grid; of which 255 is left out.
         temperature: Softening divisor, > 0.
         average: ``pixels`` sums over classes and averages over labelled pixels; ``elements``
             averages over batch, classes and all pixels, ignored ones too (the public code; it is
             ``K`` times smaller).
         pixel_weights: Weight of each pixel, float ``(B, H, W)``; the average is still over as many
             pixels.
-        ignore_index: Label of pixels left out by ``pixels``.
 
     Returns:
         Loss in nats, float32 ``()``; exactly 0 when ``pixels`` finds no labelled pixel.
@@ -171,7 +168,7 @@ def pixel_kl(
         weights = pixel_weights.float()
     divisor: Tensor | int = target_logits.numel()
     if average == "pixels":
-        valid = labels != ignore_index
+        valid = labels != IGNORE
         weights, divisor = weights * valid, valid.sum().clamp(min=1)
     total = weighted_kl(logits.float(), target_logits.float(), weights, temperature)
     return total / divisor * temperature**2
@@ -198,16 +195,13 @@ def lead(teacher_logits: Tensor, student_logits: Tensor, labels: Tensor) -> Tens
     return (teacher - student).clamp(min=0) * valid
 
 
-def mask_loss(
-    mask_logits: Tensor, class_ids: Tensor, labels: Tensor, *, ignore_index: int = 255
-) -> Tensor:
+def mask_loss(mask_logits: Tensor, class_ids: Tensor, labels: Tensor) -> Tensor:
     """Teach each prompted mask to cover its class: binary cross-entropy plus Dice.
 
     Args:
         mask_logits: Decoded masks, unnormalised ``(B, N, h, w)``.
         class_ids: Class of each mask, int64 ``(B, N)``.
         labels: Class ids, int64 ``(B, h, w)`` on the same grid.
-        ignore_index: Label of pixels left out.
 
     Returns:
         Mean over the masks of images with a labelled pixel, float32 ``()``; 0 without such a pixel.
@@ -217,7 +211,7 @@ def mask_loss(
         appendix A); plain binary cross-entropy stands for the focal term because the prompts
         already find the object.
     """
-    counted = labels != ignore_index
+    counted = labels != IGNORE
     valid, told = counted[:, None].float(), _are_told(counted).float()
     truth = (labels[:, None] == class_ids[:, :, None, None]).float()
     mask_logits = mask_logits.float()

@@ -67,5 +67,3 @@ class Objective:
     """At least this many pixels per image are kept (public code: 100,000)."""
     average: Average = "valid"
     """Divide cross-entropies by the pixels that count, or by `all` (public code)."""
-    ignore_index: int = 255
-    """Label of pixels that no loss looks at."""

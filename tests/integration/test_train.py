@@ -188,7 +188,6 @@ def test_a_stopped_run_says_how_to_go_on(
         (["--data.crop", "[1000000, 64]"], "data.crop must be at least 16 x 16 and at most 16384"),
         (["--teacher.name", "weights/sam.pt"], "'weights/sam.pt': no such file or folder"),
         (["--objective.kl_weight", "-3"], "objective.kl_weight must be >= 0, got -3"),
-        (["--objective.ignore_index", "1"], "objective.ignore_index must be 255"),
         (["--teacher.warmup_steps", "-3"], "teacher.warmup_steps must be >= 0"),
         (["--data.flip", "3"], r"data.flip must lie in \[0, 1\], got 3"),
         (["--trainer.val_every", "0"], "trainer.val_every must be >= 1, got 0"),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tsic.data.classes import IGNORE
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -22,15 +24,12 @@ class Regions:
     kinds: npt.NDArray[np.int32]
 
 
-def regions_of_classes(
-    image: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], ignore_index: int = 255
-) -> Regions:
+def regions_of_classes(image: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> Regions:
     """Cut a labelled image into its classes' connected parts.
 
     Args:
         image: RGB uint8 ``(H, W, 3)``.
-        labels: Class ids, uint8 ``(H, W)``.
-        ignore_index: Label of pixels that belong to no region.
+        labels: Class ids, uint8 ``(H, W)``; 255 belongs to no region.
 
     Returns:
         One region per 4-connected part; its kind is its class plus one.
@@ -38,7 +37,7 @@ def regions_of_classes(
     from skimage.measure import label
 
     # Zero is what `label` takes for the background.
-    classes = np.where(labels == ignore_index, 0, labels.astype(np.int32) + 1)
+    classes = np.where(labels == IGNORE, 0, labels.astype(np.int32) + 1)
     ids, count = label(classes, background=0, return_num=True, connectivity=1)
     kinds = np.zeros(count + 1, np.int32)
     kinds[ids.ravel()] = classes.ravel()
