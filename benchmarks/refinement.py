@@ -39,7 +39,8 @@ from tsic.pretrain.regions import Regions, regions_of_classes
 from tsic.pretrain.sources import leaves, streets
 from tsic.teacher.sam import load_foundation
 
-FAULTY = ("none", *FAULTS)
+BY_NAME = {fault.__name__: fault for fault in FAULTS}
+FAULTY = ("none", "swell", "shift", "drop", "merge")
 MASKS = 4
 Method = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -66,7 +67,7 @@ def main() -> None:
         for stride in options.strides:
             for fault in FAULTY:
                 faulty = [
-                    FAULTS[fault](rng, mask.float(), other.float()) if fault != "none" else mask
+                    BY_NAME[fault](rng, mask.float(), other.float()) if fault != "none" else mask
                     for mask, other in zip(targets, others, strict=True)
                 ]
                 logits = torch.stack([student_logits(rng, m.float(), stride) for m in faulty])

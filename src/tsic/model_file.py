@@ -10,7 +10,6 @@ from typing import Any
 
 from tsic.data.classes import ClassTable, is_int
 from tsic.errors import CheckpointError, TsicError
-from tsic.grid import Size
 from tsic.json_object import Json, Types, check_type, shown, take, take_object
 from tsic.student import StudentSpec
 
@@ -156,12 +155,6 @@ class StudentFacts:
         facts._check_classes()
         facts._check_more()
         return facts
-
-    @property
-    def resize(self) -> Size | None:
-        """Height and width in pixels that images are brought to first; ``None`` for their own."""
-        size = self.more.get("resize")
-        return (size[0], size[1]) if size else None
 
     def _check_classes(self) -> None:
         """One score per class."""

@@ -91,7 +91,7 @@ class TestReader:
         assert all(s.image.stem == s.mask.stem for s in dataset.samples)
         assert all(root / s.name == s.image for s in dataset.samples)
         assert dataset.unpaired == ()
-        assert check_dataset(dataset, workers=2)[0] == []
+        assert check_dataset(dataset)[0] == []
 
     def test_read_gives_image_and_its_own_label(self, layout: tuple[str, Path]) -> None:
         dataset = open_dataset(*layout, "val")
@@ -118,7 +118,7 @@ class TestReader:
         assert [s.image.stem for s in dataset.samples] == ["b"]
         kinds = {(p.kind, p.file.stem) for p in dataset.unpaired}
         assert kinds == {("missing mask", "a"), ("missing image", "c")}
-        assert check_dataset(dataset, workers=2)[0] == list(dataset.unpaired)
+        assert check_dataset(dataset)[0] == list(dataset.unpaired)
 
     def test_no_pair_at_all_is_an_error(self, layout: tuple[str, Path]) -> None:
         reader, root = layout
@@ -206,7 +206,7 @@ def test_real_camvid(camvid_root: Path) -> None:
     image, label = train.read(0)
     assert (image.shape, label.shape) == ((3, 360, 480), (360, 480))
     assert set(label.unique().tolist()) <= {*range(11), 255}
-    assert check_dataset(val, workers=2)[0] == []
+    assert check_dataset(val)[0] == []
 
 
 def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:

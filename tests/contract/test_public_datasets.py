@@ -131,7 +131,7 @@ def test_cityscapes_ids_become_train_mask(tmp_path: Path) -> None:
     assert _label(dataset, "ulm_000000_000019_leftImg8bit") == expected
     assert _names(dataset) == [f"leftImg8bit/train/{name}_leftImg8bit.png" for name in (BONN, ULM)]
     assert dataset.classes.names[13] == "car"
-    assert check_dataset(dataset, workers=1)[0] == []
+    assert check_dataset(dataset)[0] == []
 
 
 def test_cityscapes_train_ids_are_read_as_they_are(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_voc_is_found_at_the_root_or_below(tmp_path: Path, above: str) -> None:
     assert dataset.classes.names[15] == "person"
     assert _names(open_voc(tmp_path, "val")) == [f"{prefix}JPEGImages/2007_00000v.jpg"]
     assert len(open_voc(tmp_path, "trainval")) == 3
-    assert check_dataset(dataset, workers=1)[0] == []
+    assert check_dataset(dataset)[0] == []
 
 
 @pytest.mark.parametrize("list_name", ["train_aug.txt", "trainaug.txt"])
@@ -260,7 +260,7 @@ def test_voc_augmented_without_a_list_is_the_union_less_val(
     assert _label(dataset, "2007_00000c") == [0, 9, 9, 20]
     assert dataset.count_pixels([s.image.stem[-1] for s in dataset.samples].index("d"))[9] == 128
     assert _names(dataset) == sorted(_names(dataset))
-    assert check_dataset(dataset, workers=1)[0] == []
+    assert check_dataset(dataset)[0] == []
     assert pickle.loads(pickle.dumps(dataset)).read(2)[1].equal(dataset.read(2)[1])
 
 
@@ -283,7 +283,7 @@ def test_voc_damaged_matlab_file_names_itself(tmp_path: Path) -> None:
     (tmp_path / "SBD" / "cls" / "2007_00000c.mat").write_bytes(b"\0" * 300)
     _mat(tmp_path / "SBD" / "cls" / "2007_00000d.mat", _blocks([0, 1, 1, 1]) / 2)
     scipy.io.savemat(tmp_path / "SBD" / "cls" / "2007_00000e.mat", {"other": 1})
-    problems = check_dataset(open_voc(tmp_path, "train_aug"), workers=1)[0]
+    problems = check_dataset(open_voc(tmp_path, "train_aug"))[0]
     details = {problem.file.name: problem.detail for problem in problems}
     assert details.keys() == {f"2007_00000{name}.mat" for name in "cde"}
     assert details["2007_00000c.mat"].startswith("GTcls.Segmentation cannot be read (")
@@ -350,7 +350,7 @@ def test_ade20k_other_is_ignored_and_classes_count_from_0(
     assert dataset.split == split
     assert _names(dataset) == [f"images/{name}.jpg" for name in names]
     assert _blocks_of(dataset, 0) == [255, 0, 1, 149]
-    assert check_dataset(dataset, workers=1)[0] == []
+    assert check_dataset(dataset)[0] == []
 
 
 def test_ade20k_id_outside_the_classes_is_reported(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_ade20k_id_outside_the_classes_is_reported(tmp_path: Path) -> None:
 def test_ade20k_real_sample(ade20k_sample: Path) -> None:
     dataset = open_ade20k(ade20k_sample, "val")
     assert _names(dataset) == [f"images/ADE_val_0000000{i}.jpg" for i in (1, 2, 3)]
-    assert check_dataset(dataset, workers=2)[0] == []
+    assert check_dataset(dataset)[0] == []
     for i, sample in enumerate(dataset.samples):
         image, label = dataset.read(i)
         ids = np.asarray(Image.open(sample.mask)).astype(int)
@@ -404,7 +404,7 @@ def test_coco_stuff_pixel_maps_skip_the_unused_ids(
     assert _label(dataset, "000000000139") == [0, 10, 11, 23, 24, 80, 170, 255]
     assert dataset.classes.names[24] == "backpack"
     assert dataset.classes.names[80] == "banner"
-    assert check_dataset(dataset, workers=1)[0] == []
+    assert check_dataset(dataset)[0] == []
 
 
 @pytest.mark.parametrize("split", ["train", "train2017"])
@@ -489,7 +489,7 @@ def test_camvid_groups_32_colours_into_11_classes(
     assert [sample.image.stem for sample in dataset.samples] == FRAMES[split]
     assert _blocks_of(dataset, 0) == CAMVID_TRAIN_IDS
     assert dataset.unpaired == ()
-    assert check_dataset(dataset, workers=1)[0] == []
+    assert check_dataset(dataset)[0] == []
 
 
 @pytest.mark.parametrize("draw", [_original_camvid, _kaggle_camvid])

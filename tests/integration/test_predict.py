@@ -446,7 +446,7 @@ def test_how_an_image_is_shown(student: Path) -> None:
     assert labelling.fitting_view(resized, None, (9000, 9000)) is WHOLE
 
 
-HEAVY = ("transformers", "peft", "lightning", "jsonargparse")
+HEAVY = ("transformers", "lightning", "jsonargparse")
 
 
 def test_help_waits_for_nothing() -> None:

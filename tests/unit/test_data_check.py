@@ -30,7 +30,7 @@ def _break_everything(root: Path) -> None:
 
 def test_check_finds_each_kind(folder_dataset: Path) -> None:
     _break_everything(folder_dataset)
-    problems = check_dataset(_open(folder_dataset), workers=3)[0]
+    problems = check_dataset(_open(folder_dataset))[0]
     assert [(p.kind, p.file.parent.name, p.file.name) for p in problems] == [
         ("missing mask", "images", "004.png"),
         ("unknown id", "masks", "000.png"),
@@ -49,7 +49,7 @@ def test_check_finds_each_kind(folder_dataset: Path) -> None:
 
 def test_check_reports_progress(folder_dataset: Path) -> None:
     seen: list[tuple[int, int]] = []
-    check_dataset(_open(folder_dataset), workers=2, on_progress=lambda *done: seen.append(done))
+    check_dataset(_open(folder_dataset), on_progress=lambda *done: seen.append(done))
     assert seen == [(i, 6) for i in range(1, 7)]
 
 

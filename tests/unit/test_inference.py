@@ -243,13 +243,6 @@ def test_small_images_are_padded_with_the_colour_of_training() -> None:
     assert torch.equal(labels, expected)
 
 
-def test_probabilities_may_be_rounded() -> None:
-    image = draw(32, 40)
-    half = score_image(Painter(), image, dtype=torch.float16)
-    assert half.dtype == torch.float16
-    torch.testing.assert_close(half.float(), score_image(Painter(), image), atol=1e-3, rtol=0)
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

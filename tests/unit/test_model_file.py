@@ -60,7 +60,6 @@ def written(tmp_path: Path, values: object) -> Path:
 
 def test_facts_are_read_back_equal(tmp_path: Path) -> None:
     assert read_facts(written(tmp_path, FACTS.to_dict())) == FACTS
-    assert FACTS.resize == (180, 240)
 
 
 def test_format_1_is_read_and_becomes_format_2(tmp_path: Path) -> None:
@@ -68,7 +67,6 @@ def test_format_1_is_read_and_becomes_format_2(tmp_path: Path) -> None:
     assert facts.spec == StudentSpec("compact", 2)
     assert facts.classes.names == ("road", "car")
     assert (facts.parameters, facts.weights_sha256, facts.saved_at) == (None, None, None)
-    assert facts.resize is None
     assert facts.more["training"]["steps"] == 1000
     complete = replace(facts, parameters=5, weights_sha256="a" * 64)
     assert read_facts(written(tmp_path, complete.to_dict())) == complete

@@ -12,6 +12,7 @@ from torch import Tensor
 from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.images import size_mismatch
 from tsic.errors import DataError
+from tsic.machine import usable_cores
 from tsic.progress import OnProgress
 
 MAX_LISTED = 10
@@ -22,16 +23,12 @@ Job = TypeVar("Job")
 
 
 def check_dataset(
-    dataset: SegmentationDataset,
-    *,
-    workers: int = 4,
-    on_progress: OnProgress | None = None,
+    dataset: SegmentationDataset, *, on_progress: OnProgress | None = None
 ) -> tuple[list[Problem], Tensor]:
     """Decode every mask and image of a split, collect all problems and count pixels.
 
     Args:
         dataset: What to check.
-        workers: Threads; decoding runs outside Python's lock.
         on_progress: Called with (pairs done, pairs in all) after each pair.
 
     Returns:
@@ -41,7 +38,7 @@ def check_dataset(
     problems = list(dataset.unpaired)
     pixels = torch.zeros(dataset.classes.num_classes, dtype=torch.int64)
     look = partial(check_sample, dataset)
-    for checked in on_threads(look, range(len(dataset)), workers, on_progress):
+    for checked in on_threads(look, range(len(dataset)), on_progress):
         problems += checked.problems
         if checked.pixels is not None:
             pixels += checked.pixels
@@ -119,18 +116,9 @@ def _warn_of_absent(dataset: SegmentationDataset, pixels: Tensor) -> None:
         )
 
 
-def count_pixels(dataset: SegmentationDataset, *, workers: int = 4) -> Tensor:
-    """Count the pixels of each class in a split.
-
-    Args:
-        dataset: What to count.
-        workers: Threads.
-
-    Returns:
-        int64 ``(K,)``.
-    """
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        return torch.stack(list(pool.map(dataset.count_pixels, range(len(dataset))))).sum(0)
+def count_pixels(dataset: SegmentationDataset) -> Tensor:
+    """Count the pixels of each class in a split, int64 ``(K,)``."""
+    return torch.stack(list(on_threads(dataset.count_pixels, range(len(dataset))))).sum(0)
 
 
 class Checked(NamedTuple):
@@ -183,20 +171,19 @@ def check_sample(dataset: SegmentationDataset, index: int) -> Checked:
 
 
 def on_threads(
-    look: Callable[[Job], T], jobs: Sequence[Job], workers: int, on_progress: OnProgress | None
+    look: Callable[[Job], T], jobs: Sequence[Job], on_progress: OnProgress | None = None
 ) -> Iterator[T]:
-    """Do jobs on threads; decoding runs outside Python's lock.
+    """Do jobs on as many threads as there are cores; decoding runs outside Python's lock.
 
     Args:
         look: Does one job.
         jobs: What to do.
-        workers: Threads.
         on_progress: Called with (jobs done, jobs in all) after each job.
 
     Yields:
         What ``look`` returned, in the order of the jobs.
     """
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         for done, found in enumerate(pool.map(look, jobs), start=1):
             if on_progress is not None:
                 on_progress(done, len(jobs))

@@ -11,7 +11,6 @@ from tsic.data.transforms import View
 from tsic.data.unlabelled import TrainImages
 from tsic.errors import DataError
 from tsic.files import replacing
-from tsic.machine import usable_cores
 
 STRIDE = 16
 """Pixels of a crop per cell of its hints; an encoder's of its own image are as many."""
@@ -38,7 +37,7 @@ class StoredHints:
 
     def __init__(self, folder: Path, dataset: TrainImages) -> None:
         self.names = [sample.name for sample in dataset.samples]
-        digests = on_threads(dataset.verify, range(len(dataset)), usable_cores(), None)
+        digests = on_threads(dataset.verify, range(len(dataset)))
         self.files = [folder / f"{image.digest.hex()}.npy" for image in digests]
 
     def has(self, index: int) -> bool:

@@ -11,7 +11,6 @@ from tsic.data.check import MAX_LISTED, check_sample, on_threads, one_class, unl
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, SegmentationDataset
 from tsic.data.survey_table import class_table, listing
-from tsic.machine import usable_cores
 from tsic.progress import OnProgress
 
 
@@ -123,7 +122,7 @@ def survey(
         classes; then images that stand in two splits.
     """
     jobs = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
-    seen = on_threads(lambda job: _look(*job), jobs, usable_cores(), on_progress)
+    seen = on_threads(lambda job: _look(*job), jobs, on_progress)
     counts, problems, known = {}, [], list(notes)
     copies = _Copies()
     for dataset in datasets:

@@ -18,7 +18,6 @@ from tsic.data.images import Verified, image_names, read_size
 from tsic.data.packed import PackedStore
 from tsic.data.sampling import StepBatches
 from tsic.errors import DataError
-from tsic.machine import usable_cores
 from tsic.progress import OnProgress
 
 
@@ -115,7 +114,7 @@ def _digests(
         pixels = dataset.read_image(index)
         return blake2b(pixels.numpy().tobytes(), key=str(tuple(pixels.shape)).encode()).digest()
 
-    return list(on_threads(look, range(len(dataset)), usable_cores(), on_progress))
+    return list(on_threads(look, range(len(dataset)), on_progress))
 
 
 class Joined:

@@ -152,7 +152,6 @@ def score_image(
     image: Tensor,
     view: View = WHOLE,
     *,
-    dtype: torch.dtype = torch.float32,
     budget: int = SCORE_BYTES,
 ) -> Tensor:
     """Tell the probability of each class at every pixel of one image of any size.
@@ -163,7 +162,6 @@ def score_image(
         model: Who scores.
         image: RGB uint8 ``(3, H, W)``, on any device.
         view: How it is shown.
-        dtype: What the probabilities are rounded to.
         budget: As in `label_image`.
 
     Returns:
@@ -177,10 +175,10 @@ def score_image(
     """
     if model.gives == "labels":
         raise ConfigError("this model answers with labels alone; export it with --output scores")
-    probabilities = torch.empty(model.classes.num_classes, *size_of(image), dtype=dtype)
+    probabilities = torch.empty(model.classes.num_classes, *size_of(image))
     for rows, columns, scores in _blocks(model, image, view, budget):
         part = scores if view.is_averaged else scores.softmax(0)
-        probabilities[:, as_slice(rows), as_slice(columns)] = part.to("cpu", dtype)
+        probabilities[:, as_slice(rows), as_slice(columns)] = part.to("cpu", torch.float32)
     return probabilities
 
 

@@ -168,7 +168,7 @@ def compare(trained: TrainedStudent, exported: ExportedModel, images: Images) ->
     confusions = confusions.long()
     for image, label in _shown(images, exported):
         fitted, label = fit(image, label, exported)
-        ours, theirs = _eager(trained, exported, fitted), _answer(exported, fitted)
+        ours, theirs = _eager(trained, exported, fitted), exported(fitted)
         largest.append(ours.abs().max())
         if exported.gives == "scores":
             differences.append((ours - theirs).abs().max())
@@ -265,10 +265,6 @@ def _eager(trained: TrainedStudent, exported: ExportedModel, images: Tensor) -> 
     seen = exported.resize or exported.size
     scores: Tensor = trained.student(resize_images(images, seen)).logits
     return scores
-
-
-def _answer(exported: ExportedModel, images: Tensor) -> Tensor:
-    return exported(images)
 
 
 def _labels(answer: Tensor, size: Size) -> Tensor:
