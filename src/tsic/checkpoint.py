@@ -18,7 +18,7 @@ from tsic.data.classes import ClassTable
 from tsic.deploy.consent import require_safe
 from tsic.deploy.hub import fetch_student, is_hub, is_name, zoo_names
 from tsic.deploy.model import EXPORTED_SUFFIXES, Gives
-from tsic.errors import CheckpointError
+from tsic.errors import CheckpointError, one_line
 from tsic.files import replacing, write_text
 from tsic.grid import Size, resize_images
 from tsic.model_file import AGAIN, StudentFacts, read_facts
@@ -194,9 +194,8 @@ def read_weights(files: StudentFiles, facts: StudentFacts) -> tuple[dict[str, Te
     try:
         return load(content), digest
     except SafetensorError as error:
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"'{files.weights}' is no safetensors file ({reason}); {AGAIN}"
+            f"'{files.weights}' is no safetensors file ({one_line(error)}); {AGAIN}"
         ) from error
 
 
@@ -225,9 +224,9 @@ def load_student(path: str | Path, *, allow_code: bool = False) -> TrainedStuden
     try:
         student = build_student(**facts.spec.to_dict())
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"the network that '{files.facts}' describes cannot be built ({reason}); {AGAIN}"
+            f"the network that '{files.facts}' describes cannot be built ({one_line(error)}); "
+            f"{AGAIN}"
         ) from error
     misfit = _misfit(student.state_dict(), tensors, facts)
     if misfit:

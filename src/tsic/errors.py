@@ -36,6 +36,11 @@ class NonFiniteLossError(TsicError, ArithmeticError):
     """A loss became NaN or infinite; training stopped before the weights were touched."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of at most 300 letters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Finish an error message about a wrong name with the nearest right one and all choices.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tsic.data.classes import ClassTable, is_int
-from tsic.errors import CheckpointError, TsicError
+from tsic.errors import CheckpointError, TsicError, one_line
 from tsic.json_object import Json, Types, check_type, shown, take, take_object
 from tsic.student import StudentSpec
 
@@ -233,8 +233,7 @@ def _read_classes(values: Json) -> ClassTable:
     try:
         return ClassTable.from_dict(values)
     except TsicError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"'classes' is no table of classes ({reason[:200]})") from error
+        raise CheckpointError(f"'classes' is no table of classes ({one_line(error)})") from error
 
 
 def _read_channels(values: Json, key: str) -> tuple[float, ...]:

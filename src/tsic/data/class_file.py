@@ -15,7 +15,7 @@ from tsic.data.classes import (
     is_int,
     read_colour,
 )
-from tsic.errors import ConfigError, nearest
+from tsic.errors import ConfigError, nearest, one_line
 from tsic.files import read_text, write_text
 from tsic.yaml_text import load_yaml
 
@@ -117,7 +117,7 @@ def _load_yaml(path: Path) -> Any:
     try:
         return load_yaml(read_text(path, "class table"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: not valid YAML: {one_line(error)}") from error
 
 
 def _parse(content: Any) -> ClassTable:

@@ -8,7 +8,7 @@ from torch import nn
 
 from tsic.checkpoint import load_student
 from tsic.deploy.model import EXPORTED_SUFFIXES, Model
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, one_line
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -52,7 +52,7 @@ def on_device(module: Network, device: str | None) -> Network:
     try:
         return module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"device '{device}' cannot be used ({reason}); choose cpu, or cuda where there is a GPU"
+            f"device '{device}' cannot be used ({one_line(error)}); choose cpu, or cuda where "
+            "there is a GPU"
         ) from error

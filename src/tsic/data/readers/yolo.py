@@ -23,7 +23,7 @@ from tsic.data.readers.polygons import (
     polygon_area,
     table_with_background,
 )
-from tsic.errors import DataError, SplitError, nearest
+from tsic.errors import DataError, SplitError, nearest, one_line
 from tsic.files import read_text
 from tsic.yaml_text import load_yaml
 
@@ -147,7 +147,7 @@ def _read_settings(file: Path) -> dict[str, Any]:
     try:
         settings = load_yaml(read_text(file))
     except yaml.YAMLError as error:
-        raise DataError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise DataError(f"{file}: not valid YAML: {one_line(error)}") from error
     if not isinstance(settings, dict):
         raise DataError(f"{file}: must hold the keys train, val and names")
     return settings

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tsic.deploy.benchmark.machine import matrix_product
-from tsic.errors import ConfigError, TsicError
+from tsic.errors import ConfigError, TsicError, one_line
 from tsic.grid import Size
 from tsic.machine import peak_resident_mib, status_mib
 
@@ -72,7 +72,7 @@ class Failure:
 
 def failure_of(error: Exception) -> Failure:
     """One line of what may be pages."""
-    text = " ".join(str(error).split())[:300]
+    text = one_line(error)
     return Failure(text if isinstance(error, TsicError) else f"{type(error).__name__}: {text}")
 
 

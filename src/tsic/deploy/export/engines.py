@@ -10,7 +10,7 @@ import torch
 
 from tsic.deploy.export.exported import Array, ExportedModel, import_engine, parts_of
 from tsic.deploy.export.mobile import ExecuTorchModel, LiteRtModel
-from tsic.errors import CheckpointError, ConfigError, TsicError, nearest
+from tsic.errors import CheckpointError, ConfigError, TsicError, nearest, one_line
 
 Precision = Literal["auto", "f32", "bf16"]
 """What OpenVINO computes floats in; ``auto`` leaves it to OpenVINO."""
@@ -146,9 +146,8 @@ def open_exported(
     except TsicError:
         raise
     except Exception as error:  # each engine raises kinds of its own on damaged files
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"'{path}' cannot be read ({reason}); export the student again"
+            f"'{path}' cannot be read ({one_line(error)}); export the student again"
         ) from error
 
 

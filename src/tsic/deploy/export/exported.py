@@ -13,7 +13,7 @@ from torch import Tensor
 from tsic.data.classes import ClassTable
 from tsic.deploy.export.graph import read_metadata
 from tsic.deploy.model import Gives
-from tsic.errors import CheckpointError, ConfigError, ShapeError
+from tsic.errors import CheckpointError, ConfigError, ShapeError, one_line
 from tsic.grid import Size, fit_to_image, resize_images, resize_labels, size_of
 
 Array = NDArray[Any]
@@ -120,10 +120,9 @@ class ExportedModel(ABC):
         try:
             answer = torch.from_numpy(self.run(array))
         except Exception as error:  # each engine raises kinds of its own
-            reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"'{self.path}' fails on an image of {size[0]}x{size[1]} in {self.engine} "
-                f"({reason}); export it with another --size, or try another format"
+                f"({one_line(error)}); export it with another --size, or try another format"
             ) from error
         if self.gives == "labels":
             return resize_labels(answer[:, : size[0], : size[1]], size_of(images))
