@@ -34,13 +34,13 @@ from tsic.pictures import panel, save_png, to_pixels
 from tsic.pretrain.losses import iou_of
 from tsic.pretrain.pictures import tinted
 from tsic.pretrain.promptable import Promptable
-from tsic.pretrain.prompts import FAULTS, choose_targets, student_logits
+from tsic.pretrain.prompts import choose_targets, drop, merge, shift, student_logits, swell
 from tsic.pretrain.regions import Regions, regions_of_classes
 from tsic.pretrain.sources import leaves, streets
 from tsic.teacher.sam import load_foundation
 
-BY_NAME = {fault.__name__: fault for fault in FAULTS}
-FAULTY = ("none", "swell", "shift", "drop", "merge")
+FAULTS = {fault.__name__: fault for fault in (swell, shift, drop, merge)}
+FAULTY = ("none", *FAULTS)
 MASKS = 4
 Method = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -67,7 +67,7 @@ def main() -> None:
         for stride in options.strides:
             for fault in FAULTY:
                 faulty = [
-                    BY_NAME[fault](rng, mask.float(), other.float()) if fault != "none" else mask
+                    FAULTS[fault](rng, mask.float(), other.float()) if fault != "none" else mask
                     for mask, other in zip(targets, others, strict=True)
                 ]
                 logits = torch.stack([student_logits(rng, m.float(), stride) for m in faulty])

@@ -125,7 +125,7 @@ def pixel_kl(
     Args:
         logits: Prediction, unnormalised ``(B, K, h, w)``, resized bilinearly to the target.
         target_logits: Target, unnormalised ``(B, K, H, W)``.
-        labels: Class ids, int64 ``(B, H, W)`` on its grid; of which 255 is left out.
+        labels: Class ids, int64 ``(B, H, W)`` on its grid; 255 is left out, no other value asked.
         temperature: Softening divisor, > 0.
         average: ``pixels`` sums over classes and averages over labelled pixels; ``elements``
             averages over batch, classes and all pixels, ignored ones too (the public code; it is

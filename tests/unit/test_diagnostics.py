@@ -1,12 +1,20 @@
 """What validation tells about student, teacher and prompt."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from tsic.config import OptimConfig
+from tsic.cycle import Cycle
+from tsic.distilled import Distilled, Peer
 from tsic.prompt import class_prompts
+from tsic.rivals import Sizes, rival_class
 from tsic.training.diagnostics import Contest, PromptProbe, blank_prompt, perfect_prompt
-from tsic.training.watch import signs
+from tsic.training.module import CycleModule
+from tsic.training.watch import PATIENCE, Watch, signs
 
 
 def scores(labels: list[list[int]]) -> Tensor:
@@ -74,3 +82,26 @@ def test_signs_of_a_dead_cycle() -> None:
     assert list(signs({**alive, "val/prompt_sensitivity": 0.0}).values()) == [True, False]
     assert list(signs({**alive, "val/teacher_miou": 39.0}).values()) == [False, True]
     assert signs({"val/student_miou": 40.0}) == {}
+
+
+@pytest.mark.parametrize("is_prompted", [True, False])
+def test_advice_on_a_teacher_is_for_prompted_ones(
+    tiny_cycle: Cycle, is_prompted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = Sizes(3, tiny_cycle.student.feature_channels[-1], 1)
+    peer = Peer(tiny_cycle.student)
+    mutual = Distilled(tiny_cycle.student, peer, rival_class("mutual")(sizes))
+    module = CycleModule(
+        tiny_cycle if is_prompted else mutual,
+        OptimConfig(),
+        class_names=("a", "b", "c"),
+        max_steps=9,
+        warmup_steps=0,
+        seed=0,
+    )
+    worse = {"val/teacher_miou": 39.0, "val/student_miou": 40.0}
+    trainer: Any = SimpleNamespace(callback_metrics=worse, is_global_zero=True, global_step=9)
+    watch = Watch()
+    for _ in range(PATIENCE):
+        watch.on_validation_end(trainer, module)
+    assert ("optim.teacher_lr" in capsys.readouterr().err) == is_prompted

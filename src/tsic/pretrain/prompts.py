@@ -149,7 +149,7 @@ def coarse_masks(rng: np.random.Generator, targets: Tensor, others: Tensor) -> T
 
 def _coarse_mask(rng: np.random.Generator, target: Tensor, other: Tensor) -> Tensor:
     mask = target.float()
-    for fault, chance in FAULTS.items():
+    for fault, chance in _FAULTS:
         if rng.random() < chance:
             mask = fault(rng, mask, other.float())
     stride = int(rng.choice([4, 8, 16]))
@@ -212,8 +212,7 @@ def merge(rng: np.random.Generator, mask: Tensor, other: Tensor) -> Tensor:
 
 
 Fault = Callable[[np.random.Generator, Tensor, Tensor], Tensor]
-FAULTS: dict[Fault, float] = {merge: 0.25, drop: 0.25, swell: 0.4, shift: 0.4}
-"""How often each is made, in this order; of a generator, a mask and something else in the image."""
+_FAULTS: tuple[tuple[Fault, float], ...] = ((merge, 0.25), (drop, 0.25), (swell, 0.4), (shift, 0.4))
 
 
 def _disc(rng: np.random.Generator, mask: Tensor) -> Tensor:

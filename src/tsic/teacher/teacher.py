@@ -86,8 +86,7 @@ class Teacher(nn.Module):
         if prompt == "class" and class_tokens:
             self.class_tokens = nn.Embedding(num_classes, foundation.dim)
             nn.init.zeros_(self.class_tokens.weight)
-        moves = any(isinstance(one, nn.BatchNorm2d) for one in foundation.encoder.modules())
-        if recompute_encoder and trains_encoder and moves:
+        if recompute_encoder and trains_encoder and _counts(foundation.encoder):
             raise ConfigError(
                 "teacher.recompute_encoder: this encoder's norms count what they see, once a step; "
                 "leave it out, or set teacher.trains_encoder: false"
@@ -190,6 +189,11 @@ class Teacher(nn.Module):
         everything = canvas.place(prompts.log_odds, stride, fill=-LOGIT_RANGE)
         index = prompts.class_ids[:, :, None, None].expand_as(decoded)
         return everything.scatter(1, index, decoded.to(everything.dtype))
+
+
+def _counts(encoder: nn.Module) -> bool:
+    """Whether a forward pass in training leaves statistics behind."""
+    return any(isinstance(one, nn.BatchNorm2d) for one in encoder.modules())
 
 
 def build_teacher(
