@@ -18,6 +18,7 @@ from PIL import Image
 from tsic.checkpoint import load_student
 from tsic.cli import main
 from tsic.compare import runner
+from tsic.compare.command import _offline
 from tsic.compare.plan import Job
 from tsic.config import DataConfig
 from tsic.config_file import load_config
@@ -127,6 +128,15 @@ def test_an_offline_teacher_is_trained_first(
     assert photographs == dict(zip(cards, (0, 0, 1, 1), strict=True))
     assert main([*words, "--methods", "mutual"]) == 2
     assert "none of the --methods has an offline teacher" in capsys.readouterr().err
+
+
+def test_an_offline_file_s_own_method_is_kept(config_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "peers.yaml"
+    file.write_text(
+        f"base: {config_file.name}\nteacher: {{name: none}}\ndistill: {{method: mutual}}\n"
+    )
+    _, (job,) = _offline(file, tmp_path, [], "student")
+    assert job.config.distill.method == "mutual"
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

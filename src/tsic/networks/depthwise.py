@@ -8,7 +8,7 @@ from typing_extensions import override
 class _Depthwise(nn.Conv2d):
     """A convolution that a CPU computes in float32 though autocast would round it to bf16.
 
-    oneDNN computes depthwise convolutions of a stride, a dilation or more than 3x3 taps up to six
+    oneDNN computes depthwise convolutions of a stride, a dilation or more than 3x3 taps 2 to 13
     times as slowly in bf16 as in float32 (`docs/performance.md`). The answer is rounded as autocast
     would, so what follows stays as it is.
     """
