@@ -123,7 +123,7 @@ def _draw_panel(out: Path, dataset: SegmentationDataset) -> Image.Image:
         image, labels = dataset.read(index)
         by_alone = tiles(alone, image, labels, dataset.classes, with_teacher=False)
         by_cycle = tiles(cycle, image, labels, dataset.classes, with_teacher=True)
-        rows.append([*by_alone, *by_cycle[2:]])
+        rows.append([*by_alone.values(), *[*by_cycle.values()][2:]])
     titles = ["image", "label", "student alone", "cycle student", "prompted masks", "teacher"]
     picture = panel(rows, titles, legend=dataset.classes)
     save_png(picture, out / "samples" / "panel.png")

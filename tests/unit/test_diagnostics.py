@@ -9,9 +9,11 @@ from torch import Tensor
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
+from tsic.data.classes import ClassTable
 from tsic.distilled import Distilled, Peer
 from tsic.prompt import class_prompts
 from tsic.rivals import Sizes, rival_class
+from tsic.training.callbacks import tiles
 from tsic.training.diagnostics import Contest, PromptProbe, blank_prompt, perfect_prompt
 from tsic.training.module import CycleModule
 from tsic.training.watch import PATIENCE, Watch, signs
@@ -85,23 +87,27 @@ def test_signs_of_a_dead_cycle() -> None:
 
 
 @pytest.mark.parametrize("is_prompted", [True, False])
-def test_advice_on_a_teacher_is_for_prompted_ones(
+def test_a_second_student_gets_no_advice_and_no_picture_of_prompts(
     tiny_cycle: Cycle, is_prompted: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = Sizes(3, tiny_cycle.student.feature_channels[-1], 1)
-    peer = Peer(tiny_cycle.student)
-    mutual = Distilled(tiny_cycle.student, peer, rival_class("mutual")(sizes))
+    mutual = Distilled(tiny_cycle.student, Peer(tiny_cycle.student), rival_class("mutual")(sizes))
+    names = ("a", "b", "c")
     module = CycleModule(
         tiny_cycle if is_prompted else mutual,
         OptimConfig(),
-        class_names=("a", "b", "c"),
+        class_names=names,
         max_steps=9,
         warmup_steps=0,
         seed=0,
-    )
+    ).eval()
     worse = {"val/teacher_miou": 39.0, "val/student_miou": 40.0}
     trainer: Any = SimpleNamespace(callback_metrics=worse, is_global_zero=True, global_step=9)
     watch = Watch()
     for _ in range(PATIENCE):
         watch.on_validation_end(trainer, module)
     assert ("optim.teacher_lr" in capsys.readouterr().err) == is_prompted
+    image, labels = torch.zeros(3, 32, 48, dtype=torch.uint8), torch.zeros(32, 48).long()
+    shown = tiles(module, image, labels, ClassTable.from_names(names), with_teacher=True)
+    masks = ["prompted masks"] if is_prompted else []
+    assert list(shown) == ["image", "label", "student", *masks, "teacher"]

@@ -201,12 +201,9 @@ class Panels(Callback):
             tiles(pl_module, *self.dataset.read(index), self.dataset.classes, with_teacher=is_on)
             for index in self.indices
         ]
-        titles = [*TITLES[: len(rows[0])]]
-        picture = panel(rows, titles, legend=self.dataset.classes)
+        pictures = [[*row.values()] for row in rows]
+        picture = panel(pictures, [*rows[0]], legend=self.dataset.classes)
         save_png(picture, self.folder / f"step_{trainer.global_step:06d}.png")
-
-
-TITLES = ("image", "label", "student", "prompted masks", "teacher")
 
 
 @torch.inference_mode()
@@ -217,8 +214,8 @@ def tiles(
     classes: ClassTable,
     *,
     with_teacher: bool,
-) -> list[Pixels]:
-    """Image, label, student and, with the teacher, its prompted masks and its answer.
+) -> dict[str, Pixels]:
+    """Image, label, student and, with a teacher, its prompted masks, if any, and its answer.
 
     Args:
         module: What is being or was trained.
@@ -226,18 +223,23 @@ def tiles(
         labels: Class ids ``(H, W)``.
         classes: Names and colours.
         with_teacher: Whether to ask the teacher, if there is one.
+
+    Returns:
+        Pictures by title.
     """
     size = (labels.shape[-2], labels.shape[-1])
     images = image[None].to(module.device).float() / 255
     logits, answer = module.answer(images, with_teacher=with_teacher)
-    shown = [to_pixels(image), colour_labels(labels, classes)]
-    shown.append(colour_labels(to_labels(logits[0], size).cpu(), classes))
+    shown = {
+        "image": to_pixels(image),
+        "label": colour_labels(labels, classes),
+        "student": colour_labels(to_labels(logits[0], size).cpu(), classes),
+    }
     if answer is None:
         return shown
     if answer.masks is not None:
         ids = answer.class_ids[0] if answer.class_ids is not None else [0] * answer.masks.shape[1]
-        shown.append(colour_masks(answer.masks[0].cpu(), ids, classes, size, image))
-    else:
-        shown.append(to_pixels(image))
-    shown.append(colour_labels(to_labels(answer.logits[0], size).cpu(), classes))
+        masks = colour_masks(answer.masks[0].cpu(), ids, classes, size, image)
+        shown["prompted masks"] = masks
+    shown["teacher"] = colour_labels(to_labels(answer.logits[0], size).cpu(), classes)
     return shown
