@@ -113,9 +113,7 @@ def test_load_run_refuses_weights_of_another_network(config_file: Path, tmp_path
         load_run(folder.path)
 
 
-@pytest.mark.parametrize(
-    "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]]
-)
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
 def test_a_stopped_run_says_how_to_go_on(
     numbers: list[signal.Signals], config_file: Path, tmp_path: Path
 ) -> None:

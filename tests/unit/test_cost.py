@@ -24,7 +24,7 @@ def test_a_large_parent_is_not_counted() -> None:
     held = torch.ones(2**30, dtype=torch.uint8)  # a GiB
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         child = pool.apply(_peak)
-    assert held.sum() == 2**30
+    assert held[-1] == 1  # held to here
     assert child < peak_mib(CPU) - 600
 
 
