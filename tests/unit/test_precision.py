@@ -1,5 +1,6 @@
 """Which precision a machine trains in."""
 
+import itertools
 from typing import Literal
 
 import pytest
@@ -21,6 +22,19 @@ def test_a_gpu_that_only_emulates_bf16_trains_in_fp16(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert resolve_precision(TrainerConfig()) == found
     assert resolve_precision(TrainerConfig("32-true")) == "32-true"
+
+
+@pytest.mark.parametrize(("float32", "found"), [(1.5, "bf16-mixed"), (1.1, "32-true")])
+def test_other_programs_that_interrupt_some_steps_do_not_decide(
+    float32: float, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = [float32, 1.0] * 30
+    taken[0] = taken[4] = taken[7] = taken[9] = taken[11] = 9.0
+    ticks = itertools.chain.from_iterable((0.0, seconds) for seconds in taken)
+    monkeypatch.setattr("tsic.training.precision.time.perf_counter", lambda: next(ticks))
+    threads = torch.get_num_threads()
+    assert resolve_precision(TrainerConfig(accelerator="cpu")) == found
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(
