@@ -73,6 +73,7 @@ def _with_largest_batch(
     config: RunConfig, folder: Path, *, goes_on: bool, writes: bool
 ) -> RunConfig:
     """The configuration with the largest batch that fits; a run that goes on keeps its own."""
+    from tsic.training.changes import changes
     from tsic.training.folder import RunFolder
     from tsic.training.loop import is_main, refuse_other_run
 
@@ -84,7 +85,7 @@ def _with_largest_batch(
         from tsic.training.batch_size import largest_batch
 
         if writes:
-            refuse_other_run(RUN, config, RunFolder(folder), resume=False, free=())
+            refuse_other_run(RUN, config, RunFolder(folder), resume=False, changes=changes)
         size = largest_batch(config)
     sys.stdout.write(f"data.batch_size: {size}\n")
     return with_values(RUN, config, {"data.batch_size": size})

@@ -163,7 +163,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
+class LoopConfig:
     """Machine, precision, and how often to look."""
 
     precision: Precision = "auto"
@@ -174,13 +174,6 @@ class TrainerConfig:
     """Processes, each with one device (DDP)."""
     accumulate: int = 1
     """Micro-batches per optimiser step."""
-    graph: bool = False
-    """Record a step on the GPU and launch it as a whole (CUDA graph): up to 4.6 times as fast where
-    networks are small. Not with several devices, `accumulate` or `16-mixed`. Steps whose work
-    depends on the data (`objective.ohem`) run as ever."""
-    compile: bool = False
-    """Let torch.compile fuse the small operations of student and decoders, on an NVIDIA GPU: a
-    fifth less time a step beside `graph`, a minute or two before the first."""
     val_every: int = 500
     """Optimiser steps between validations; the last step is always validated."""
     save_every: int = 200
@@ -189,6 +182,19 @@ class TrainerConfig:
     """Optimiser steps between logged losses."""
     pictures: int = 4
     """Validation images in each panel of pictures."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig(LoopConfig):
+    """Machine, precision, and how often to look."""
+
+    graph: bool = False
+    """Record a step on the GPU and launch it as a whole (CUDA graph): up to 4.6 times as fast where
+    networks are small. Not with several devices, `accumulate` or `16-mixed`. Steps whose work
+    depends on the data (`objective.ohem`) run as ever."""
+    compile: bool = False
+    """Let torch.compile fuse the small operations of student and decoders, on an NVIDIA GPU: a
+    fifth less time a step beside `graph`, a minute or two before the first."""
 
 
 @dataclass(frozen=True)

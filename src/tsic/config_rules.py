@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from tsic.config import RunConfig, TrainerConfig
+from tsic.config import LoopConfig, RunConfig
 from tsic.errors import nearest
 from tsic.options import RIVALS
 
@@ -50,7 +50,7 @@ def within(config: object, bounds: Bounds) -> Iterator[tuple[bool, str]]:
         yield holds, f"{key} must {rule}, got {value}"
 
 
-def loop_rules(config: object, trainer: TrainerConfig, batch_key: str) -> list[tuple[bool, str]]:
+def loop_rules(config: object, trainer: LoopConfig, batch_key: str) -> list[tuple[bool, str]]:
     """Rules of whatever is trained in steps."""
     per_step = trainer.accumulate * trainer.devices
     batch_size = attrgetter(batch_key)(config)
@@ -61,14 +61,6 @@ def loop_rules(config: object, trainer: TrainerConfig, batch_key: str) -> list[t
             f"{batch_key} must be a multiple of trainer.devices x trainer.accumulate = "
             f"{per_step}, got {batch_size}",
         ),
-        (
-            not trainer.graph or per_step == 1,
-            "trainer.graph needs trainer.devices: 1 and trainer.accumulate: 1",
-        ),
-        (
-            not trainer.compile or trainer.devices == 1,
-            "trainer.compile needs trainer.devices: 1",
-        ),
     ]
 
 
@@ -78,6 +70,14 @@ def run_rules(config: RunConfig) -> Rules:
     return [
         *loop_rules(config, config.trainer, "data.batch_size"),
         *within(config, _RUN | dict.fromkeys(weights, (0, None))),
+        (
+            not config.trainer.graph or config.trainer.devices * config.trainer.accumulate == 1,
+            "trainer.graph needs trainer.devices: 1 and trainer.accumulate: 1",
+        ),
+        (
+            not config.trainer.compile or config.trainer.devices == 1,
+            "trainer.compile needs trainer.devices: 1",
+        ),
         (
             16 <= min(config.data.crop) <= max(config.data.crop) <= 16384,
             f"data.crop must be at least 16 x 16 and at most 16384 a side, got {config.data.crop}",
@@ -128,6 +128,11 @@ def run_rules(config: RunConfig) -> Rules:
         *_distill_rules(config),
         *_unlabelled_rules(config),
         (config.objective.temperature > 0, "objective.temperature must be > 0"),
+        (
+            config.objective.ohem_threshold is None or 0 <= config.objective.ohem_threshold <= 1,
+            "objective.ohem_threshold is a probability from 0 to 1, got "
+            f"{config.objective.ohem_threshold}",
+        ),
         (
             config.teacher.ema is None or 0 < config.teacher.ema < 1,
             f"teacher.ema must lie between 0 and 1, got {config.teacher.ema}",

@@ -1,6 +1,7 @@
 """The cycle on drawn street scenes: a student alone, the same student in the cycle, compared."""
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -14,12 +15,14 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.data.sampling import spread
 from tsic.data.scenes import SCENE_CLASSES, write_scenes
+from tsic.errors import ConfigError
 from tsic.files import write_json
 from tsic.options import Objective
 from tsic.pictures import panel, save_png
 from tsic.report import write_report
 from tsic.training.build import load_run
 from tsic.training.callbacks import tiles
+from tsic.training.folder import RunFolder
 from tsic.training.precision import resolve_precision
 from tsic.training.report import RunResult, curves
 from tsic.training.run import train
@@ -88,7 +91,7 @@ def run_demo(out: Path, *, steps: int, scenes: int, seed: int) -> str:
     precision = resolve_precision(TrainerConfig())
     results: dict[str, RunResult] = {}
     for name, teacher in (("alone", "none"), ("cycle", _TEACHER)):
-        shutil.rmtree(out / name, ignore_errors=True)
+        _clear(out, name)
         config = demo_config(data, steps=steps, seed=seed, teacher=teacher)
         config = replace(config, trainer=replace(config.trainer, precision=precision))
         results[name] = train(config, out / name, label=f"student {name}")
@@ -112,6 +115,15 @@ def run_demo(out: Path, *, steps: int, scenes: int, seed: int) -> str:
         f"\n  its teacher       {scores['teacher_miou']:6.2f}"
         f"\n{seconds:.0f} s; look at {out / 'report.html'}\n"
     )
+
+
+def _clear(out: Path, name: str) -> None:
+    """Remove what an earlier demo trained, and nothing else."""
+    held = RunFolder(out / name).config
+    # As text: an earlier version's keys may be unknown to this one.
+    if held.is_file() and not re.search(r"(?m)^  root: .*data/seed\d+_\d+'?$", held.read_text()):
+        raise ConfigError(f"'{out / name}' holds a run that is none of a demo's; change --out")
+    shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _draw_panel(out: Path, dataset: SegmentationDataset) -> Image.Image:

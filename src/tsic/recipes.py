@@ -11,6 +11,7 @@ _RELEASE: dict[str, Any] = {
         "channels": None,
         "prompt": "index",
         "gradient": "stop",
+        "rounds": 1,
         "class_tokens": False,
         "mask_stride": 4,
         "lora_rank": 4,
@@ -20,6 +21,7 @@ _RELEASE: dict[str, Any] = {
         "ema": None,
     },
     "objective": {
+        "teacher_weight": 1.0,
         "mask_weight": 0.0,
         "kl_weight": 5.0,
         "ensemble_weight": 1.0,

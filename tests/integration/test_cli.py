@@ -171,6 +171,16 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
     assert "--role teacher needs a run's folder" in text
 
 
+def test_demo_replaces_no_run_of_yours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    own = tmp_path / "cycle" / "config.yaml"
+    own.parent.mkdir()
+    own.write_text("data:\n  root: photos\n")
+    code, text = said(capsys, "demo", "--out", tmp_path, "--steps", "1", "--scenes", "4")
+    assert code == 2
+    assert f"'{own.parent}' holds a run that is none of a demo's; change --out" in text
+    assert own.is_file()
+
+
 def test_demo_compares_and_reports(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +188,7 @@ def test_demo_compares_and_reports(
     out = tmp_path / "demo"
     for name in ("alone", "cycle"):  # an earlier demo's, to be replaced
         (out / name).mkdir(parents=True)
-        (out / name / "config.yaml").write_text("of another time")
+        (out / name / "config.yaml").write_text("gone: 1\ndata:\n  root: a/data/seed0_4\n")
     code, text = said(capsys, "demo", "--out", out, "--steps", "4", "--scenes", "4")
     assert code == 0
     metrics = json.loads((out / "metrics.json").read_text())

@@ -20,8 +20,8 @@ from tsic.cli import main
 from tsic.compare import runner
 from tsic.compare.command import _offline
 from tsic.compare.plan import Job
-from tsic.config import DataConfig
 from tsic.config_file import load_config
+from tsic.training.changes import Labelled, moved
 from tsic.training.run import train
 
 Settings = dict[str, Any]
@@ -146,6 +146,10 @@ def test_a_teacher_or_folder_that_is_not_there_is_told_before_anything_trains(
     words = ["compare", "--config", str(config_file), "--out", str(tmp_path / "out"), *dry]
     assert main([*words, "--methods", "cycle", "--teacher.name", "weights/mobile_sam.pt"]) == 2
     assert "'weights/mobile_sam.pt': no such file or folder" in capsys.readouterr().err
+    if not dry:
+        other = ["--methods", "release", "--teacher.name", "tiny-mobile-sam"]
+        assert main([*words, *other]) == 2
+        assert "maps of one width at several depths, which 'tiny-m" in capsys.readouterr().err
     plain = tmp_path / "plain.yaml"
     plain.write_text("base: tiny.yaml\nteacher: {name: none}\n")
     taught = ["--methods", "kd", "--offline", str(plain), "--distill.role", "teacher"]
@@ -243,10 +247,10 @@ def test_runs_of_other_data_or_precision_are_no_part_of_it(
 def test_another_set_of_the_hub_is_other_data(tmp_path: Path) -> None:
     """Rows are all called alike there."""
     (tmp_path / "one").mkdir()
-    held = DataConfig(name="hub", root=str(tmp_path / "one"))
-    assert runner._is_other(held, replace(held, root=str(tmp_path / "other")))
-    assert not runner._is_other(held, replace(held, root=f"{tmp_path}/./one"))
-    assert runner._is_other(replace(held, root="a/one"), replace(held, root="a/other"))
+    held = Labelled("hub", str(tmp_path / "one"), None, ("train",))
+    assert moved("data.root", held, held._replace(root=str(tmp_path / "other")))
+    assert not moved("data.root", held, held._replace(root=f"{tmp_path}/./one"))
+    assert moved("data.root", held._replace(root="a/one"), held._replace(root="a/other"))
 
 
 def test_runs_whose_teacher_is_gone_are_not_finished(

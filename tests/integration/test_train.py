@@ -371,6 +371,14 @@ def test_resume_refuses_another_configuration(config_file: Path, tmp_path: Path)
     other = load_config(config_file, ["--max_steps", "2", "--optim.lr", "0.5"])
     with pytest.raises(ConfigError, match=r"cannot resume .*\(optim.lr: 0.001 -> 0.5\)"):
         train(other, tmp_path / "run", resume=True)
+    held = Path(config.data.root)
+    more = shutil.copytree(held, tmp_path / "more")
+    extra = sorted((more / "val" / "images").iterdir())[0]
+    for kind in ("images", "masks"):
+        shutil.copy(more / "val" / kind / extra.name, more / "val" / kind / f"more{extra.suffix}")
+    other = replace(config, data=replace(config.data, root=str(more)))
+    with pytest.raises(ConfigError, match=f"data.root: {held} -> {more}, which holds other files"):
+        train(other, tmp_path / "run", resume=True)
     (tmp_path / "run" / "config.yaml").unlink()
     message = r"holds a training but no config.yaml, which says"
     for left in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "evaluation.json"):
@@ -602,6 +610,29 @@ def test_non_finite_loss_stops_and_names_step_and_images(config_file: Path, tmp_
         NonFiniteLossError, match=r"loss student_ce is not finite at step [1-5] on images train/"
     ):
         train(config, tmp_path / "run")
+
+
+class Flat(NormFree):
+    """Its gradient is infinite where its loss is finite."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.root = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + self.root.sqrt()
+
+
+def test_a_gradient_that_is_not_finite_leaves_weights_that_are(
+    config_file: Path, tmp_path: Path
+) -> None:
+    words = ["--student.name", f"{__name__}:Flat", "--student.options", "{}"]
+    words += ["--teacher.name", "none", "--optim.clip", "1", "--trainer.save_every", "1"]
+    with pytest.raises(
+        NonFiniteLossError, match="the gradient of the student is not finite at step 0 on images"
+    ):
+        train(load_config(config_file, words), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
 def test_two_processes_train_as_one(config_file: Path, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ BASE = RunConfig(
     teacher=TeacherConfig(name="tiny-sam", lora_rank=2, warmup_steps=3, channels=16),
 )
 
+INDEX = replace(BASE, teacher=replace(BASE.teacher, prompt="index"))
+WITHOUT_KL = replace(BASE, objective=replace(BASE.objective, kl_weight=0.0))
 UNPROMPTED = replace(BASE, teacher=replace(BASE.teacher, prompt="none", gradient="stop"))
 HINTS = replace(
     BASE,
@@ -61,7 +63,11 @@ def test_who_has_no_prompted_teacher_does_not_depend_on_the_cycles_keys() -> Non
 
 
 def test_whoever_has_a_teacher_is_taught_on_images_without_labels() -> None:
-    photos = replace(BASE, data=replace(BASE.data, unlabelled="photos", unlabelled_share=0.25))
+    photos = replace(
+        BASE,
+        data=replace(BASE.data, unlabelled="photos", unlabelled_share=0.25),
+        objective=replace(BASE.objective, kl_where="everywhere"),
+    )
     variants = methods(photos, [ALONE, "kd", "mutual", "cycle"], Path("offline"))
     assert [one.config.data for one in variants] == [BASE.data, *[photos.data] * 3]
 
@@ -79,14 +85,21 @@ def test_a_method_may_be_trained_for_longer_and_is_validated_as_often() -> None:
 
 
 def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() -> None:
-    paper = {one.name: one.config for one in methods(BASE, ["paper", "release"], None)}
+    own = replace(
+        BASE,
+        teacher=replace(BASE.teacher, rounds=2),
+        objective=replace(BASE.objective, teacher_weight=0.5),
+    )
+    paper = {one.name: one.config for one in methods(own, ["paper", "release"], None)}
     for name in ("paper", "release"):
         config = paper[name]
         assert config.recipe == name
         assert config.teacher.prompt == "index"
+        assert config.teacher.rounds == 1
         assert config.teacher.name == "tiny-sam"
         assert config.teacher.warmup_steps == 3
         assert config.objective.temperature == 5.0
+        assert config.objective.teacher_weight == 1.0
     assert paper["paper"].objective.detach_teacher
     assert not paper["release"].objective.detach_teacher
 
@@ -103,6 +116,11 @@ def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() 
         ),
         (replace(BASE, teacher=TeacherConfig()), ["cycle"], "teacher.name"),
         (replace(BASE, recipe="paper"), ["cycle"], "configuration of recipe cycle"),
+        (
+            replace(BASE, data=replace(BASE.data, batch_size=1)),
+            ["release"],
+            "method release: teacher.mapping uper-released normalises over the images",
+        ),
     ],
 )
 def test_mistakes_are_told(base: RunConfig, names: list[str], said: str) -> None:
@@ -181,6 +199,9 @@ def test_what_the_student_alone_reads_too_is_not_ablated(key: str) -> None:
         (BASE, "objective.detach_ensemble=false"),
         (BASE, "teacher.hint_side=512"),
         *((UNPROMPTED, name) for name in ("rounds", "gradient", "teacher.max_classes=4")),
+        *((UNPROMPTED, f"objective.mask_weight={weight}") for weight in (0, 3)),
+        *((INDEX, name) for name in ("gradient", "teacher.max_classes=2")),
+        *((WITHOUT_KL, name) for name in ("ramp", "objective.temperature=2")),
         *((HINTS, name) for name in ("prompt", "lora", "ramp", "hints", "objective.kl_weight=0")),
     ],
 )

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,18 @@ def test_check_reports_progress(folder_dataset: Path) -> None:
 
 def test_require_clean_is_silent_on_a_clean_set(folder_dataset: Path) -> None:
     require_clean(_open(folder_dataset))
+
+
+def test_images_of_both_splits_are_told(
+    folder_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, val = (open_dataset("folder", folder_dataset, split) for split in ("train", "val"))
+    require_clean(train, val, trained_on=train)
+    assert "flatters" not in capsys.readouterr().err
+    shutil.copy(train.samples[2].image, val.samples[0].image)
+    require_clean(train, val, trained_on=train)
+    told = f"1 of the {len(val)} images of split 'val' are trained on, too, which flatters its"
+    assert told in capsys.readouterr().err
 
 
 def test_a_class_alone_is_nothing_to_train_on(

@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from torch import nn
 from torch.nn.utils import get_total_norm
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
-from tsic.errors import TsicError
+from tsic.errors import NonFiniteLossError, TsicError
 from tsic.pretrain.config import PretrainConfig, PretrainOptimConfig
 from tsic.pretrain.module import PretrainModule
 from tsic.pretrain.promptable import Promptable
 from tsic.teacher.sam import load_foundation
 from tsic.training import loop
+from tsic.training.finite import limit_gradients
 from tsic.training.folder import TrainingFolder
 from tsic.training.module import CycleModule
 
@@ -25,6 +28,7 @@ def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> 
     module = CycleModule(
         tiny_cycle, optim, class_names=("a", "b", "c"), max_steps=1, warmup_steps=0, seed=0
     )
+    module.trainer = Trainer(barebones=True, accelerator="cpu")
     optimizer = torch.optim.SGD(module.parameters())
     assert tiny_cycle.teacher is not None
     student = list(tiny_cycle.student.parameters())
@@ -42,12 +46,26 @@ def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> 
 def test_pretraining_clips_what_trains() -> None:
     promptable = Promptable(load_foundation("tiny-sam2"))
     module = PretrainModule(promptable, PretrainConfig(optim=PretrainOptimConfig(clip=0.5)), [])
+    module.trainer = Trainer(barebones=True, accelerator="cpu")
     learns = [p for p in promptable.parameters() if p.requires_grad]
     for parameter in learns:
         parameter.grad = torch.full_like(parameter, 7.0)
     module.on_before_optimizer_step(torch.optim.SGD(learns))
     norm = get_total_norm([p.grad for p in learns if p.grad is not None])
     assert norm.item() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_gradient_that_is_not_finite_is_told_before_it_changes_a_weight() -> None:
+    """Clipped by an infinite norm every gradient would be NaN or 0."""
+    good, bad = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    good.grad, bad.grad = torch.tensor([3.0, 4.0]), torch.tensor([1.0, float("inf")])
+    parts = {"student": ([good], 1.0), "teacher": ([bad], None)}
+    told = "the gradient of the teacher is not finite at step 7 on images a.png, b.png; the weights"
+    with pytest.raises(NonFiniteLossError, match=told):
+        limit_gradients(parts, 7, ["a.png", "b.png"], scaled=False)
+    torch.testing.assert_close(good.grad, torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
+    limit_gradients(parts, 7, scaled=True)  # the scale falls, and the step is left out
+    limit_gradients({"student": ([nn.Parameter(torch.zeros(2))], 1.0)}, 7, scaled=False)
 
 
 def test_moving_average_follows_the_student(tiny_cycle: Cycle) -> None:

@@ -58,16 +58,8 @@ def compare_command(words: Sequence[str]) -> int:
     unfinished = missing(planned, runs)
     if offline and not first and any(job.config.distill.teacher for job in unfinished):
         _try(offline, base)
-    if teachers := {job.config.teacher.name for job in unfinished} - {"none"}:
-        from tsic.teacher.sam import check_name
-
-        for name in sorted(teachers):
-            check_name(name)
-    if folders := {Path(one) for job in unfinished if (one := job.config.data.unlabelled)}:
-        from tsic.data.unlabelled import unlabelled_names
-
-        for photos in folders:
-            unlabelled_names(photos)
+    _require_teachers(unfinished, loads=not options.dry_run)
+    _require_photos(unfinished)
     if options.dry_run:
         sys.stdout.write(_plan(planned, unfinished))
         return 0
@@ -80,6 +72,34 @@ def compare_command(words: Sequence[str]) -> int:
     page = _write(folder, variants, options.seeds, failed, warned, command)
     sys.stdout.write(f"{page}\neverything is in {folder}\n")
     return 1 if failed else 0
+
+
+def _require_teachers(unfinished: Sequence[Job], *, loads: bool) -> None:
+    """Refuse foundation models that are not there, or do not fit a recipe.
+
+    Args:
+        unfinished: Runs to train.
+        loads: Whether to load those that are asked for maps at several depths.
+    """
+    asked = [job.config.teacher for job in unfinished if job.config.teacher.name != "none"]
+    if not asked:
+        return
+    from tsic.teacher.sam import check_name, load_foundation
+    from tsic.teacher.teacher import require_levels
+
+    for name, mapping in sorted({(one.name, one.mapping) for one in asked}):
+        check_name(name)
+        if loads and mapping != "light":
+            require_levels(load_foundation(name), mapping, name)
+
+
+def _require_photos(unfinished: Sequence[Job]) -> None:
+    """Refuse folders of images without labels that are not there."""
+    if folders := {Path(one) for job in unfinished if (one := job.config.data.unlabelled)}:
+        from tsic.data.unlabelled import unlabelled_names
+
+        for photos in folders:
+            unlabelled_names(photos)
 
 
 def _plan(planned: Sequence[Job], unfinished: Sequence[Job]) -> str:

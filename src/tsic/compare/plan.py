@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tsic.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
+from tsic.config import DistillConfig, RunConfig, TeacherConfig
 from tsic.config_file import RUN, known_keys, with_values
-from tsic.config_rules import micro_batch, unlabelled_images
+from tsic.config_rules import micro_batch, run_rules, unlabelled_images
 from tsic.errors import ConfigError, nearest
 from tsic.options import MAPPING_WIDTHS, RIVALS, Objective
 from tsic.recipes import RECIPES
@@ -87,10 +87,14 @@ def methods(base: RunConfig, names: Sequence[str], offline: Path | None) -> list
     Raises:
         ConfigError: If a name is unknown, or a method lacks its teacher.
     """
-    return [
-        Variant(name, _method(_of_length(base, name), name.partition(":")[0], offline))
-        for name in dict.fromkeys([ALONE, *names])
-    ]
+    variants = []
+    for name in dict.fromkeys([ALONE, *names]):
+        config = _method(_of_length(base, name), name.partition(":")[0], offline)
+        broken = [message for holds, message in run_rules(config) if not holds]
+        if broken:
+            raise ConfigError(f"method {name}: {'; '.join(broken)}")
+        variants.append(Variant(name, config))
+    return variants
 
 
 def _of_length(base: RunConfig, name: str) -> RunConfig:
@@ -130,24 +134,9 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
 
 def without_cycle(base: RunConfig) -> RunConfig:
     """The run of whoever has no prompted teacher, whatever the cycle's own keys say."""
-    return replace(
-        base,
-        data=replace(base.data, unlabelled=None, unlabelled_share=DataConfig.unlabelled_share),
-        teacher=TeacherConfig(),
-        distill=DistillConfig(),
-        objective=_at_defaults(base.objective),
-        optim=replace(base.optim, teacher_lr=None, lora_lr=None),
-    )
-
-
-def _at_defaults(objective: Objective, but: tuple[str, ...] = ()) -> Objective:
-    """The cycle's own keys unsaid, but for those that begin with ``but``."""
-    unsaid = {
-        key: value
-        for key, value in vars(Objective()).items()
-        if f"objective.{key}".startswith(OWN) and not key.startswith(but)
-    }
-    return replace(objective, **unsaid)
+    unsaid = ["data.unlabelled", "data.unlabelled_share", "optim.teacher_lr", "optim.lora_lr"]
+    config = _unsaid(base, [*unsaid, *_own(base.objective)])
+    return replace(config, teacher=TeacherConfig(), distill=DistillConfig())
 
 
 def _require_cycle(base: RunConfig, who: str) -> None:
@@ -232,40 +221,57 @@ def _varied(base: RunConfig, name: str, values: Mapping[str, Any]) -> Variant:
 
 def _as_read(config: RunConfig) -> RunConfig:
     """The same run, whatever stands in keys that it does not read or leaves to a default."""
-    teacher, objective, optim = config.teacher, config.objective, config.optim
-    if teacher.hints_only:
-        kept = ("name", "hints_only", "hint_cache", "hint_side", "warmup_steps")
-        teacher = TeacherConfig(**{key: getattr(teacher, key) for key in kept})
-        objective = _at_defaults(objective, but=("feature_",))
-        optim = replace(optim, teacher_lr=None, lora_lr=None)
-    idle = [
-        *(["feature_loss"] if not objective.feature_weight else []),
-        *(["kl_where", "kl_average"] if not objective.kl_weight else []),
-        *(["detach_ensemble"] if not objective.ensemble_weight else []),
-    ]
-    objective = replace(objective, **{key: getattr(Objective(), key) for key in idle})
-    idle = [
-        *(
-            ["gradient", "rounds", "max_classes", "class_tokens"]
-            if teacher.prompt == "none"
-            else []
-        ),
-        *(["hint_side"] if teacher.hint_cache is None else []),
-    ]
-    teacher = replace(teacher, **{key: getattr(TeacherConfig(), key) for key in idle})
-    if not teacher.lora_rank:
-        optim = replace(optim, lora_lr=None)
+    config = _unsaid(config, [key for holds, keys in _idle(config) if holds for key in keys])
+    optim, teacher = config.optim, config.teacher
     rate = optim.lr if optim.teacher_lr is None else optim.teacher_lr
     share = unlabelled_images(config) / micro_batch(config)
     return replace(
         config,
         data=replace(config.data, unlabelled_share=share),
         teacher=replace(teacher, channels=teacher.channels or MAPPING_WIDTHS[teacher.mapping]),
-        objective=objective,
         optim=replace(
             optim, teacher_lr=rate, lora_lr=rate if optim.lora_lr is None else optim.lora_lr
         ),
     )
+
+
+def _idle(config: RunConfig) -> Iterator[tuple[bool, Sequence[str]]]:
+    """Keys that a run of the cycle does not read, each with whether that holds."""
+    teacher, objective = config.teacher, config.objective
+    no_kl, no_features = not objective.kl_weight, not objective.feature_weight
+    no_ensemble, has_hints = not objective.ensemble_weight, objective.feature_loss == "hint"
+    if teacher.hints_only:
+        read = ("name", "hints_only", "hint_cache", "hint_side", "warmup_steps")
+        yield True, [f"teacher.{key}" for key in vars(teacher) if key not in read]
+        yield True, [key for key in _own(objective) if not key.startswith("objective.feature_")]
+        yield True, ["optim.teacher_lr", "optim.lora_lr"]
+    by_class = ("gradient", "max_classes", "class_tokens")
+    yield teacher.prompt != "class", [f"teacher.{key}" for key in by_class]
+    yield teacher.prompt != "class", ["objective.mask_weight"]
+    yield teacher.prompt == "none", ["teacher.rounds", "teacher.mask_stride"]
+    yield teacher.hint_cache is None, ["teacher.hint_side"]
+    yield not teacher.lora_rank, ["optim.lora_lr"]
+    yield no_kl, ["objective.kl_where"]
+    yield no_ensemble, ["objective.detach_ensemble"]
+    yield no_kl and no_ensemble, ["objective.kl_average", "objective.temperature"]
+    yield no_features, ["objective.feature_loss"]
+    yield no_kl and (no_features or has_hints), ["teacher.ramp"]
+    yield no_kl and no_features, ["teacher.ema", "objective.detach_teacher"]
+
+
+def _own(objective: Objective) -> list[str]:
+    """Keys of the cycle's own among those of the losses."""
+    return [key for name in vars(objective) if (key := f"objective.{name}").startswith(OWN)]
+
+
+def _unsaid(config: RunConfig, keys: Sequence[str]) -> RunConfig:
+    """A configuration with some keys at their defaults."""
+    default = RunConfig()
+    for section, name in (key.split(".") for key in keys):
+        value = getattr(getattr(default, section), name)
+        changed = replace(getattr(config, section), **{name: value})
+        config = replace(config, **{section: changed})
+    return config
 
 
 def _values(name: str) -> Sequence[Mapping[str, Any]]:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TextIO
 
 from tsic.compare.plan import Job
-from tsic.config import DataConfig, RunConfig
-from tsic.config_file import RUN, differences, read_config, save_config
-from tsic.data.readers import open_dataset
+from tsic.config import RunConfig
+from tsic.config_file import RUN, read_config, save_config
 from tsic.errors import ConfigError
 from tsic.machine import usable_cores
+from tsic.training.changes import changes
 from tsic.training.folder import RunFolder
-from tsic.training.run import FREE_KEYS
 
 _POLL_SECONDS = 0.5
 _WARNING = "tsic: warning: "
@@ -70,38 +69,12 @@ def _as_begun(job: Job, files: RunFolder) -> Job:
     held, asked = read_config(RUN, files.config), job.config
     if _teacher(held) == _teacher(asked):
         asked = replace(asked, distill=replace(asked.distill, teacher=held.distill.teacher))
-    changed = [one for one in differences(held, asked) if not one.startswith(FREE_KEYS)]
-    if _is_other(held.data, asked.data):
-        changed.append(f"data.root: {held.data.root} -> {asked.data.root}")
-    if changed:
+    if changed := changes(held, asked):
         raise ConfigError(
             f"'{files.path}' holds a run of another configuration ({'; '.join(changed)}); choose "
             "another --name, or remove that folder and those of runs that it taught"
         )
     return replace(job, config=asked)
-
-
-def _is_other(held: DataConfig, asked: DataConfig) -> bool:
-    """Whether two roots hold other data: neither one folder, nor moved, nor copied.
-
-    Rows of `hub` have neither names nor sizes of their own, so there another root is other data.
-    """
-    before, now = Path(held.root), Path(asked.root)
-    if held.root == asked.root or before.resolve() == now.resolve():
-        return False
-    if held.name == "hub":
-        return True
-    return before.is_dir() and _listing(held) != _listing(asked)
-
-
-def _listing(data: DataConfig) -> list[tuple[str, int]]:
-    """Names and sizes in bytes of the images and masks of both splits."""
-    return [
-        (sample.name, file.stat().st_size if file.is_file() else -1)
-        for split in (data.train_split, data.val_split)
-        for sample in open_dataset(data.name, data.root, split, data.classes).samples
-        for file in (sample.image, sample.mask)
-    ]
 
 
 def _teacher(config: RunConfig) -> Path | None:

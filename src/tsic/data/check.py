@@ -1,7 +1,7 @@
 """Find what is wrong with a dataset before training starts."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -24,7 +24,7 @@ Job = TypeVar("Job")
 
 def check_dataset(
     dataset: SegmentationDataset, *, on_progress: OnProgress | None = None
-) -> tuple[list[Problem], Tensor]:
+) -> tuple[list[Problem], Tensor, list[bytes]]:
     """Decode every mask and image of a split, collect all problems and count pixels.
 
     Args:
@@ -33,16 +33,19 @@ def check_dataset(
 
     Returns:
         Unpaired files first, then problems in the order of the samples, empty when all is well;
-        and pixels of each class, int64 ``(K,)``.
+        pixels of each class, int64 ``(K,)``; and what tells the images that can be decoded apart.
     """
     problems = list(dataset.unpaired)
     pixels = torch.zeros(dataset.classes.num_classes, dtype=torch.int64)
+    digests = []
     look = partial(check_sample, dataset)
     for checked in on_threads(look, range(len(dataset)), on_progress):
         problems += checked.problems
         if checked.pixels is not None:
             pixels += checked.pixels
-    return problems or unlabelled(dataset, pixels), pixels
+        if checked.digest is not None:
+            digests.append(checked.digest)
+    return problems or unlabelled(dataset, pixels), pixels, digests
 
 
 def unlabelled(dataset: SegmentationDataset, pixels: Tensor) -> list[Problem]:
@@ -58,7 +61,7 @@ def require_clean(
 ) -> None:
     """Stop with one message if anything in these splits is wrong.
 
-    Warns of classes that a split which is trained on does not hold.
+    Warns of classes that a split which is trained on does not hold, and of its images in others.
 
     Args:
         splits: What to check.
@@ -68,15 +71,17 @@ def require_clean(
     Raises:
         DataError: If there is a problem; lists up to 10 files and how many more there are.
     """
-    problems = {}
+    problems, contents = {}, {}
     for split in splits:
-        problems[split], pixels = check_dataset(split, on_progress=on_progress)
+        problems[split], pixels, contents[split] = check_dataset(split, on_progress=on_progress)
         if split is trained_on and not problems[split]:
             problems[split] = one_class(split, pixels)
             if not problems[split]:
                 _warn_of_absent(split, pixels)
     found = [problem for of_split in problems.values() for problem in of_split]
     if not found:
+        if trained_on is not None:
+            _warn_of_copies(contents, trained_on)
         return
     lines = [f"\n  {problem}" for problem in found[:MAX_LISTED]]
     if len(found) > MAX_LISTED:
@@ -114,6 +119,19 @@ def _warn_of_absent(dataset: SegmentationDataset, pixels: Tensor) -> None:
             f"tsic: warning: split '{dataset.split}' has no pixel of {', '.join(absent)}, which "
             "the student cannot learn from it\n"
         )
+
+
+def _warn_of_copies(
+    contents: Mapping[SegmentationDataset, Sequence[bytes]], trained_on: SegmentationDataset
+) -> None:
+    known = set(contents[trained_on])
+    for split, digests in contents.items():
+        copies = sum(digest in known for digest in digests)
+        if split is not trained_on and copies:
+            sys.stderr.write(
+                f"tsic: warning: {copies} of the {len(digests)} images of split '{split.split}' "
+                "are trained on, too, which flatters its scores; tsic data check names them\n"
+            )
 
 
 def count_pixels(dataset: SegmentationDataset) -> Tensor:

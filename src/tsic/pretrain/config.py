@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tsic.config import TrainerConfig
+from tsic.config import LoopConfig
 from tsic.config_file import Schema
 from tsic.config_rules import Bounds, Rules, loop_rules, optim_rules, within
 
@@ -89,7 +89,7 @@ class PretrainConfig:
     """Where images with regions come from."""
     optim: PretrainOptimConfig = field(default_factory=PretrainOptimConfig)
     """AdamW with a polynomial schedule."""
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    trainer: LoopConfig = field(default_factory=LoopConfig)
     """Machine, precision, and how often to look."""
 
 
@@ -107,10 +107,6 @@ def _rules(config: PretrainConfig) -> Rules:
     return [
         *loop_rules(config, config.trainer, "batch_size"),
         *within(config, _BOUNDS),
-        (
-            not (config.trainer.graph or config.trainer.compile),
-            "trainer.graph and trainer.compile are for tsic train and compare",
-        ),
         (
             bool(config.crops) and all(side >= 32 and side % 32 == 0 for side in sides),
             f"crops must be pairs of multiples of 32, got {config.crops}",

@@ -6,14 +6,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import Metric
 from typing_extensions import override
 
 from tsic.data.sampling import position_seed
-from tsic.errors import NonFiniteLossError
 from tsic.grid import size_of
 from tsic.pretrain.config import PretrainConfig
 from tsic.pretrain.data import PromptedBatch
@@ -21,6 +19,7 @@ from tsic.pretrain.losses import answer_loss, iou_of
 from tsic.pretrain.promptable import Promptable, PromptBatch, corrected
 from tsic.pretrain.prompts import POSITIVE
 from tsic.teacher.foundation import Embedding
+from tsic.training.finite import limit_gradients, require_finite
 from tsic.training.optim import adamw, moving_average, trainable
 
 
@@ -99,13 +98,7 @@ class PretrainModule(LightningModule):
             logits, mask, iou = self._round(embedding, prompts, targets)
             named |= {f"mask_{number}": mask, f"iou_{number}": iou}
         total = torch.stack(list(named.values())).sum()
-        if not torch.isfinite(total):
-            bad = [name for name, loss in named.items() if not torch.isfinite(loss)]
-            raise NonFiniteLossError(
-                f"loss {', '.join(bad)} is not finite at step {self.global_step}; the weights were "
-                "not changed by it: lower optim.lr, or set optim.clip or trainer.precision: "
-                "32-true, then --resume auto"
-            )
+        require_finite(named, total, self.global_step)
         rows = {f"train/{name}": loss.detach() for name, loss in named.items()}
         self.log_dict({**rows, "train/total": total.detach()}, batch_size=len(batch["images"]))
         return total
@@ -117,9 +110,9 @@ class PretrainModule(LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # Lightning itself clips for no fused optimiser in mixed precision.
-        if self.config.optim.clip is not None:
-            clip_grad_norm_(self.promptable.parameters(), self.config.optim.clip)
+        parts = {"model": (self.promptable.parameters(), self.config.optim.clip)}
+        scaled = self.trainer.precision == "16-mixed"
+        limit_gradients(parts, self.global_step, scaled=scaled)
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -4,10 +4,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tsic.config_file import differences
 from tsic.data.readers import open_dataset
 from tsic.errors import ConfigError
 from tsic.files import write_json
-from tsic.pretrain.config import PRETRAIN, PretrainConfig
+from tsic.pretrain.config import PRETRAIN, PretrainConfig, SourceConfig
 from tsic.pretrain.data import PretrainData, PromptedImages
 from tsic.pretrain.module import SCORES, PretrainModule
 from tsic.pretrain.pictures import Answers
@@ -25,11 +26,23 @@ from tsic.progress import progress
 from tsic.report import Curves, write_report
 from tsic.teacher.sam import load_foundation, save_foundation
 from tsic.training.callbacks import read_metrics
+from tsic.training.changes import Labelled, moved
 from tsic.training.folder import TrainingFolder
 from tsic.training.keep import read_checkpoint
 from tsic.training.loop import begun, fit, make_trainer, refuse_other_run, resolve
 
 _FREE = ("workers", "trainer.log_every", "trainer.save_every", "trainer.pictures", "source.root")
+
+
+def _changes(held: PretrainConfig, asked: PretrainConfig) -> list[str]:
+    changed = [one for one in differences(held, asked) if not one.startswith(_FREE)]
+    if asked.source.name == "none":
+        return changed
+    return changed + moved("source.root", *(_labelled(one.source) for one in (held, asked)))
+
+
+def _labelled(source: SourceConfig) -> Labelled:
+    return Labelled(source.name, source.root, source.classes, (source.split,))
 
 
 @dataclass(frozen=True)
@@ -72,11 +85,11 @@ def pretrain(
     start = time.monotonic()
     files = TrainingFolder(Path(folder))
     config = resolve(PRETRAIN, config, files)
-    refuse_other_run(PRETRAIN, config, files, resume=resume, free=_FREE)
+    refuse_other_run(PRETRAIN, config, files, resume=resume, changes=_changes)
     resumes = resume and files.last.is_file()
     train, val = _sources(config, files)
     module = PretrainModule(Promptable(load_foundation(config.init)), config, list(val))
-    with begun(PRETRAIN, config, files, resume=resume, free=_FREE):
+    with begun(PRETRAIN, config, files, resume=resume, changes=_changes):
         data = PretrainData(
             _images(config, train, "train"),
             {name: _images(config, [(source, 1.0)], "val") for name, source in val.items()},

@@ -196,6 +196,19 @@ def _counts(encoder: nn.Module) -> bool:
     return any(isinstance(one, nn.BatchNorm2d) for one in encoder.modules())
 
 
+def require_levels(foundation: Foundation, mapping: MappingKind, name: str) -> None:
+    """Refuse a mapping decoder whose maps a foundation model cannot give.
+
+    Raises:
+        ConfigError: Naming both.
+    """
+    if mapping != "light" and not foundation.has_levels:
+        raise ConfigError(
+            f"teacher.mapping {mapping} reads maps of one width at several depths, which "
+            f"'{name}' has not; use light"
+        )
+
+
 def build_teacher(
     name: str,
     *,
@@ -251,11 +264,7 @@ def build_teacher(
             channels=channels or MAPPING_WIDTHS["light"],
         )
     else:
-        if not foundation.has_levels:
-            raise ConfigError(
-                f"teacher.mapping {mapping} reads maps of one width at several depths, which "
-                f"'{name}' has not; use light"
-            )
+        require_levels(foundation, mapping, name)
         decoder = UperMapping(
             foundation.dim,
             foundation.hidden_strides,

@@ -3,18 +3,18 @@
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from tsic.config import TrainerConfig
-from tsic.config_file import Schema, differences, read_config, save_config
+from tsic.config import LoopConfig
+from tsic.config_file import Schema, read_config, save_config
 from tsic.errors import ConfigError, TsicError
 from tsic.training.callbacks import CsvLog, ShowProgress, ValidateLast
 from tsic.training.folder import TrainingFolder
@@ -25,10 +25,12 @@ from tsic.training.stopping import StopBetweenSteps, heed_late_signal, run_train
 
 class _Trained(Protocol):
     @property
-    def trainer(self) -> TrainerConfig: ...
+    def trainer(self) -> LoopConfig: ...
 
 
 C = TypeVar("C", bound=_Trained)
+Changes: TypeAlias = Callable[[C, C], Sequence[str]]
+"""Tells by two configurations of a training, held and asked for, what would be another's."""
 
 _LAST_WORDS_SECONDS = 5
 _LOCK_SECONDS = 10  # the workers of a killed process hold its lock a few seconds longer
@@ -53,7 +55,7 @@ def resolve(schema: Schema[C], config: C, files: TrainingFolder) -> C:
 
 
 def refuse_other_run(
-    schema: Schema[C], config: C, files: TrainingFolder, *, resume: bool, free: tuple[str, ...]
+    schema: Schema[C], config: C, files: TrainingFolder, *, resume: bool, changes: Changes[C]
 ) -> None:
     """Never write over a training, nor go on with it in another way than it began.
 
@@ -62,7 +64,7 @@ def refuse_other_run(
         config: What is asked for.
         files: Where.
         resume: Whether to go on with what is there.
-        free: Beginnings of keys that may differ: none of them changes the weights.
+        changes: What of it makes a training another.
 
     Raises:
         ConfigError: Saying what differs and what to do.
@@ -81,12 +83,8 @@ def refuse_other_run(
             f"'{files.path}' holds a run already; go on with --resume auto, or choose "
             "another --name"
         )
-    changed = [
-        change
-        for change in differences(read_config(schema, files.config), config)
-        if not change.startswith(free)
-    ]
-    if changed and files.last.is_file():
+    changed = files.last.is_file() and changes(read_config(schema, files.config), config)
+    if changed:
         raise ConfigError(
             f"cannot resume '{files.path}' with another configuration ({'; '.join(changed)}); "
             "use its own config.yaml or choose another --name"
@@ -95,7 +93,7 @@ def refuse_other_run(
 
 @contextmanager
 def begun(
-    schema: Schema[C], config: C, files: TrainingFolder, *, resume: bool, free: tuple[str, ...]
+    schema: Schema[C], config: C, files: TrainingFolder, *, resume: bool, changes: Changes[C]
 ) -> Iterator[None]:
     """Write a training's configuration, and keep other processes out of its folder to its end.
 
@@ -104,7 +102,7 @@ def begun(
         config: Likewise.
         files: Likewise.
         resume: Likewise.
-        free: Likewise.
+        changes: Likewise.
 
     Raises:
         ConfigError: If another process trains there, or as ``refuse_other_run``.
@@ -121,7 +119,7 @@ def begun(
             f"another process trains in '{files.path}'; wait for it, or choose another --name"
         ) from error
     try:
-        refuse_other_run(schema, config, files, resume=resume, free=free)
+        refuse_other_run(schema, config, files, resume=resume, changes=changes)
         save_config(config, files.config)
         yield
     finally:
@@ -129,7 +127,7 @@ def begun(
 
 
 def make_trainer(
-    options: TrainerConfig,
+    options: LoopConfig,
     files: TrainingFolder,
     label: str,
     *,

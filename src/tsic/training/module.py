@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
 from typing_extensions import override
 
@@ -15,14 +14,17 @@ from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
 from tsic.data.batches import Batch
 from tsic.data.sampling import position_seed
-from tsic.errors import NonFiniteLossError
 from tsic.grid import Size, resize_images
 from tsic.networks.depthwise import widen_depthwise
 from tsic.student import Student
 from tsic.teacher import Foundation, Teacher, TeacherOutput, hold_frozen
 from tsic.training.diagnostics import PROBES, Contest, PromptProbe, blank_prompt, perfect_prompt
+from tsic.training.finite import limit_gradients, require_finite
 from tsic.training.graph import Answer, StepGraph
 from tsic.training.optim import build_optimizer, moving_average
+
+_NETWORKS = ("student", "teacher")
+"""What is clipped; projections for a loss are not."""
 
 _HELD = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What frozen weights are held in, by precision."""
@@ -80,6 +82,7 @@ class CycleModule(LightningModule):
         self.graph: StepGraph | None = None
         self.loaded_step = 0
         self._gradients: tuple[Tensor | None, ...] = ()
+        self._names: list[str] = []
         self.averaged: AveragedModel | None = None
         if optim.ema is not None:
             self.averaged = moving_average(cycle.student, optim.ema)
@@ -150,8 +153,10 @@ class CycleModule(LightningModule):
                 **seen,
             )
         total = out.total
-        if not torch.isfinite(total):
-            raise self._non_finite(out.losses, batch)
+        if batch_idx % accumulate == 0:
+            self._names = []
+        self._names += batch["names"]
+        require_finite(out.losses, total, self.global_step, self._names)
         rows = {f"train/{name}": loss.detach() for name, loss in out.losses.items()}
         self.log_dict({**rows, "train/total": total.detach()}, batch_size=len(batch["names"]))
         if isinstance(out, Answer):
@@ -167,24 +172,15 @@ class CycleModule(LightningModule):
         for parameter, gradient in zip(self.graph.parameters, self._gradients, strict=True):
             parameter.grad = gradient
 
-    def _non_finite(self, losses: dict[str, Tensor], batch: Batch) -> NonFiniteLossError:
-        bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
-        return NonFiniteLossError(
-            f"loss {', '.join(bad) or 'total'} is not finite at step {self.global_step} on images "
-            f"{', '.join(batch['names'])}; the weights were not changed by it: look at these "
-            "images, then --resume auto; or begin anew with another --name and a lower optim.lr, "
-            "with optim.clip or with trainer.precision: 32-true"
-        )
-
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # Lightning itself clips for no fused optimiser in mixed precision.
-        if self.optim.clip is None:
-            return
         # Each network by its own norm: a teacher's large gradient must not shrink the student's.
-        for network in (self.cycle.student, self.cycle.teacher):
-            if network is not None:
-                clip_grad_norm_(network.parameters(), self.optim.clip)
+        parts = {
+            name: (network.parameters(), self.optim.clip if name in _NETWORKS else None)
+            for name, network in self.cycle.named_children()
+        }
+        scaled = self.trainer.precision == "16-mixed"
+        limit_gradients(parts, self.global_step, self._names, scaled=scaled)
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

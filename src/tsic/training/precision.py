@@ -6,24 +6,32 @@ import time
 import torch
 from torch import nn
 
-from tsic.config import Precision, TrainerConfig
+from tsic.config import LoopConfig, Precision, TrainerConfig
 from tsic.errors import ConfigError
 
 # bf16 must win by this much: it loses mantissa bits, and a timing has noise.
 _WORTH = 1.3
 
 
-def resolve_precision(options: TrainerConfig) -> Precision:
+def resolve_precision(options: LoopConfig) -> Precision:
     """Replace ``auto`` by the precision to train in; any other is returned as it is.
 
     Raises:
-        ConfigError: If what is asked for needs a GPU and there is none, or cannot be a CUDA graph.
+        ConfigError: If what is asked for needs more GPUs than there are, or cannot be a CUDA graph.
     """
-    precision, accelerator, graph = options.precision, options.accelerator, options.graph
+    precision, accelerator = options.precision, options.accelerator
     has_cuda = torch.cuda.is_available()
-    if accelerator == "gpu" and not (has_cuda or torch.backends.mps.is_available()):
+    gpus = torch.cuda.device_count() if has_cuda else int(torch.backends.mps.is_available())
+    if accelerator == "gpu" and not gpus:
         raise ConfigError("trainer.accelerator gpu: PyTorch finds no GPU here; take cpu or auto")
-    for key, is_set in (("graph", graph), ("compile", options.compile)):
+    if accelerator != "cpu" and 0 < gpus < options.devices:
+        raise ConfigError(
+            f"trainer.devices must be at most the {gpus} GPUs that PyTorch finds here, got "
+            f"{options.devices}"
+        )
+    graph = isinstance(options, TrainerConfig) and options.graph
+    compiles = isinstance(options, TrainerConfig) and options.compile
+    for key, is_set in (("graph", graph), ("compile", compiles)):
         if is_set and (accelerator == "cpu" or not has_cuda):
             raise ConfigError(f"trainer.{key} needs an NVIDIA GPU; set trainer.{key}: false")
     if precision == "auto":

@@ -29,6 +29,7 @@ from tsic.losses import balanced_class_weights
 from tsic.progress import progress
 from tsic.training.build import build_module, load_weights, scorers
 from tsic.training.callbacks import Panels
+from tsic.training.changes import changes
 from tsic.training.cost import Cost
 from tsic.training.embed import embed_missing, stored_hints
 from tsic.training.folder import RunFolder
@@ -36,17 +37,6 @@ from tsic.training.loop import begun, fit, is_main, make_trainer, refuse_other_r
 from tsic.training.module import CycleModule
 from tsic.training.report import RunResult, write_run_report
 from tsic.training.watch import Watch
-
-# Keys that may change between the parts of a resumed run: none of them changes its weights.
-FREE_KEYS = (
-    "data.root",
-    "data.workers",
-    "trainer.compile",
-    "trainer.graph",
-    "trainer.log_every",
-    "trainer.pictures",
-    "trainer.save_every",
-)
 
 
 def train(
@@ -72,14 +62,14 @@ def train(
     files = RunFolder(Path(folder))
     # Everything that a mistake of the user's could stop comes before the first file is written.
     config = resolve(RUN, config, files)
-    refuse_other_run(RUN, config, files, resume=resume, free=FREE_KEYS)
+    refuse_other_run(RUN, config, files, resume=resume, changes=changes)
     resumes = resume and files.last.is_file()
     train_set, val_set = _open_data(config)
     images = training_images(config, train_set, apart_from=(train_set, val_set))
     module = build_module(config, train_set.classes, _class_weights(config, train_set))
     encoder = module.cycle.encoder
     hints = stored_hints(config, encoder, images)
-    with begun(RUN, config, files, resume=resume, free=FREE_KEYS):
+    with begun(RUN, config, files, resume=resume, changes=changes):
         cost = Cost()
         if is_main() and hints is not None and encoder is not None:
             cost.embedding_seconds = embed_missing(hints, config, encoder, images)
