@@ -158,6 +158,8 @@ def _mistaken(path: Path) -> str | None:
     """Say what a path is taken for, if that can be told, and the way out."""
     if not path.exists() and str(path) in zoo_names():
         return f"there is no such path; did you mean 'zoo:{path}'?"
+    if not path.exists():
+        return "there is no such file or folder"
     suffix = path.suffix.lower()
     if not path.is_file() or suffix in (".safetensors", ".json"):
         return None

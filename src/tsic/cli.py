@@ -33,7 +33,7 @@ verbs:
   pretrain   train a promptable model on drawn images or on your own unlabelled ones
   evaluate   score a student, a run's teacher or an exported file on labelled images
   predict    label images, folders and videos with a student or an exported file
-  export     write a student as ONNX, OpenVINO or torch.export, proven against it
+  export     write a student as ONNX, OpenVINO, torch.export, ExecuTorch or LiteRT, proven
   benchmark  measure a student's speed on this machine, in every engine
   info       tell what a student or an exported file is
   push       put a student with its model card into a folder or on the Hugging Face hub

@@ -1,6 +1,8 @@
 """`tsic export` as a user types it, and the script that needs none of tsic."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +119,7 @@ def test_labelled_images_give_the_mean_iou_of_both(
     assert told["miou_exported"] == pytest.approx(expected, abs=0.01)
     assert told["label_agreement"] > 0.999
     assert (told["format"], told["precision"]) == ("openvino", "fp32")
-    assert told["images"] == f"split 'val' of {folder_dataset}"
+    assert told["images"] == f"split 'val' of {folder_dataset.name}"
     assert "mIoU" in capsys.readouterr().out
 
 
@@ -147,7 +149,6 @@ def test_file_beyond_tolerance_is_not_kept(
     ("words", "said"),
     [
         (["--format", "onx"], "did you mean 'onnx'"),
-        (["--size", "64", "96", "--dynamic"], "contradict each other"),
         (["--int8"], "give --calibration DIR"),
         (["--calibration", "x"], "--calibration is for --int8"),
         (["--images", "no/such/folder"], "'no/such/folder' is no folder"),
@@ -158,6 +159,8 @@ def test_file_beyond_tolerance_is_not_kept(
         (["--max-images", "0"], "--max-images must be at least 1"),
         (["--tolerance", "-1"], "--tolerance must be 0 or more"),
         (["--data.name", "folder", "--data.root", "x", "--images", "x"], "contradict"),
+        (["--data.split", "val", "--images", "x"], "contradict"),
+        (["--data.classes", "x.yaml"], "--data.classes is for --data.root"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -167,6 +170,26 @@ def test_mistakes_are_told_in_one_line(
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_no_file_is_written_where_another_cannot_be(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--format", "torch", "executorch", "--out", str(tmp_path / "out")]
+    assert main(["export", str(run), *words]) == 2
+    assert "executorch files take one size" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_is_no_fault_of_the_format(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "student.onnx")
+
+    monkeypatch.setattr("tsic.deploy.export.writers._write_onnx", full)
+    assert main(["export", str(run), "--out", str(tmp_path)]) == 2
+    assert "the disk is full" in capsys.readouterr().err
 
 
 def test_data_of_other_classes_is_refused(
@@ -188,7 +211,7 @@ def test_the_runs_validation_data_is_found(
     )
     assert main(["export", str(tmp_path), "--format", "torch"]) == 0
     told = json.loads((tmp_path / "exported" / "torch" / "export.json").read_text())
-    assert told["images"] == f"split 'val' of {folder_dataset}"
+    assert told["images"] == f"split 'val' of {folder_dataset.name}"
     assert told["images_compared"] == 3
     assert "miou_exported" in told
     capsys.readouterr()

@@ -142,7 +142,7 @@ def test_info_tells_an_exported_file(
     ("words", "expected"),
     [
         (["info"], "the following arguments are required: FILE"),
-        (["info", "nowhere"], "no student at 'nowhere'"),
+        (["info", "nowhere"], "no student at 'nowhere': there is no such file or folder"),
         (["info", "nowhere.onnx"], "nowhere.onnx"),
         (["info", "hf:name"], "'hf:name' is no name on the hub; write hf:owner/name"),
         (["info", "x", "--size", "0", "5"], "--size must be two numbers from 1, got [0, 5]"),

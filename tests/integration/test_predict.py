@@ -310,6 +310,23 @@ def test_a_video_keeps_its_frames_and_times(said: Said, student: Path, tmp_path:
     assert [file.name for file in tmp_path.glob("*.part")] == []
 
 
+def test_colours_of_a_video_are_those_that_players_take_them_for(
+    said: Said, student: Path, tmp_path: Path
+) -> None:
+    film(tmp_path / "drive.avi", codec="mpeg4", frames=2)
+    assert said(student, tmp_path / "drive.avi", "--out", tmp_path, "--opacity", 1)[0] == 0
+    with av.open(str(tmp_path / "drive.mp4")) as container:
+        assert (container.streams.video[0].codec_context.colorspace) == 1, "BT.709"
+        picture = next(container.decode(video=0)).to_ndarray(format="yuv420p")
+    luma = picture[:48, :64].astype(float)
+    shown = tsic.load_student(student)
+    with av.open(str(tmp_path / "drive.avi")) as source:
+        first = next(source.decode(video=0)).to_ndarray(format="rgb24")
+    colours = np.array(CLASSES.palette)[shown.predict(first).numpy()]
+    expected = 16 + 219 / 255 * colours @ [0.2126, 0.7152, 0.0722]
+    assert np.abs(luma - expected).mean() < 3
+
+
 def test_a_turned_video_is_upright(said: Said, student: Path, tmp_path: Path) -> None:
     film(tmp_path / "phone.mov", frames=2, turned=90)
     assert said(student, tmp_path / "phone.mov", "--out", tmp_path / "out", "--opacity", 0)[0] == 0

@@ -241,6 +241,7 @@ class TestReport:
         (["x", "--seconds", "0"], "--seconds must be above 0 and at most 60, got 0.0"),
         (["nothing"], "no student at 'nothing'"),
         (["nothing.onnx"], "no exported file at 'nothing.onnx'"),
+        (["nothing.onnx", "--precision", "int8"], "'nothing.onnx' is measured as it was exported"),
     ],
 )
 def test_mistakes_get_one_sentence(
@@ -268,4 +269,10 @@ def test_a_file_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         ConfigError, match=r"'a.onnx' takes 1 images of 64x96 at a time, not 1 of 32x48"
     ):
+        run_plan(plan)
+
+
+def test_nothing_to_measure_is_refused() -> None:
+    plan = Plan("student", (), ((32, 48),), (1,), (), ("eager",), ("int8",), 1, 0.1)
+    with pytest.raises(ConfigError, match="no engine of eager computes in int8"):
         run_plan(plan)

@@ -232,6 +232,9 @@ def test_report_to_dict_holds_percent_by_name_and_null_for_absent_classes(tmp_pa
         "view": {"crop": [8, 9], "stride": [5, 6], "flip": True, "scales": [1.0]},
     }
     assert FULL.to_dict() == expected | asked_for
+    nowhere = replace(FULL, trimap=Trimap(3, torch.zeros(3, 3, dtype=torch.int64)))
+    assert nowhere.to_dict()["trimap_iou"] is None
+    assert nowhere.to_table().splitlines()[5].split("|")[5].strip() == "-", "the mean"
 
 
 def test_report_to_table_has_a_row_per_class_and_the_means() -> None:

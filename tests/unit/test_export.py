@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from tsic.checkpoint import TrainedStudent, load_student, save_student
 from tsic.data.classes import ClassTable
 from tsic.data.readers import open_dataset
+from tsic.deploy.export import writers
 from tsic.deploy.export.engines import ENGINES, TorchModel, open_exported
 from tsic.deploy.export.export import Limits, export
 from tsic.deploy.export.exported import Array, ExportedModel, metadata_beside
@@ -398,6 +399,7 @@ def test_format_with_its_metadata_beside_it_is_kept_with_it(
         metadata_beside(target).write_text(text)
 
     monkeypatch.setattr("tsic.deploy.export.writers.export_litert", write_torch)
+    monkeypatch.setitem(writers._PACKAGES, "litert", ())
     monkeypatch.setitem(ENGINES, ".tflite", TorchModel)
     layout = Layout(size=(45, 59))
     images = one_image()

@@ -15,7 +15,7 @@ from tsic.data.readers.rle import counts_to_box, decode_counts, encode_counts, l
 from tsic.deploy.predict import outputs
 from tsic.deploy.predict.inputs import Input
 from tsic.deploy.predict.outputs import CocoImage, Wanted, check_files, coco_file
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, DataError
 from tsic.pictures import overlay
 
 CLASSES = ClassTable.from_names(("road", "car", "sky"), palette=[(1, 2, 3), (40, 5, 6), (7, 80, 9)])
@@ -56,6 +56,14 @@ def test_bands_of_an_overlay_do_not_show(tmp_path: Path, monkeypatch: pytest.Mon
     outputs.write_overlay(tmp_path / "a.overlay.jpg", image, ids, CLASSES, 0.3)
     with Image.open(tmp_path / "a.overlay.jpg") as picture:
         assert (picture.format, picture.size) == ("JPEG", (30, 50))
+
+
+def test_what_no_jpeg_holds_is_told(tmp_path: Path) -> None:
+    image = torch.zeros(3, 1, 65_501, dtype=torch.uint8)
+    file = tmp_path / "a.overlay.jpg"
+    with pytest.raises(DataError, match="at most 65500 pixels a side; say --overlay-format png"):
+        outputs.write_overlay(file, image, image[0].numpy(), CLASSES, 0.3)
+    outputs.write_overlay(file.with_suffix(".png"), image, image[0].numpy(), CLASSES, 0.3)
 
 
 def test_probabilities_keep_the_names(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ class ClassTable:
             )
         except ConfigError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ConfigError(
                 f"a class table must hold names, palette and label_map, got {values!r}"
             ) from error

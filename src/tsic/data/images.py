@@ -105,7 +105,7 @@ def read_image(path: Path, rows: int | None = None) -> Tensor:
         RGB uint8 ``(3, H, W)``, EXIF orientation applied; at least the rows that are needed.
 
     Raises:
-        DataError: If the file cannot be decoded or has more than 8 bits per channel.
+        DataError: If the file cannot be decoded or is grey of more than 8 bits.
     """
     pixels = _decode(path, rgb_pixels, rows)
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -277,7 +277,7 @@ def _require_fit(model: Model, size: Size, view: View) -> None:
         way_out = (
             f"say --crop {only}"
             if model.gives == "scores"
-            else "bring the images to that size, or export it with --dynamic"
+            else "bring the images to that size, or export it without --size"
         )
         raise ConfigError(
             f"this model takes images of {only} pixels alone (height and width), not of "

@@ -15,8 +15,7 @@ from tsic.deploy.card import (
     percent,
     read_run,
 )
-from tsic.deploy.hub import is_hub
-from tsic.deploy.model import EXPORTED_SUFFIXES
+from tsic.deploy.model import is_exported
 from tsic.errors import ConfigError
 from tsic.grid import Size
 from tsic.model_file import read_facts
@@ -42,7 +41,7 @@ def describe(path: str, *, size: Size | None = None, allow_code: bool = False) -
         CheckpointError: If it is damaged, or no such file.
         ConfigError: If multiply-adds of an exported file are asked for, or its engine is missing.
     """
-    if not is_hub(path) and Path(path).suffix.lower() in EXPORTED_SUFFIXES:
+    if is_exported(path):
         if size:
             raise ConfigError(f"'{path}' is an exported file; give --size with its student")
         return _describe_exported(Path(path))

@@ -1,11 +1,13 @@
 """Whatever scores images: a student, a teacher, or an exported file."""
 
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from tsic.data.classes import ClassTable
+from tsic.deploy.hub import is_name
 from tsic.grid import Size
 
 Gives = Literal["scores", "labels"]
@@ -14,6 +16,11 @@ Gives = Literal["scores", "labels"]
 
 EXPORTED_SUFFIXES = frozenset({".onnx", ".xml", ".pt2", ".pte", ".tflite"})
 """Endings of exported files: ONNX, OpenVINO, torch.export, ExecuTorch, LiteRT."""
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a path, and not a student's name, is one of an exported file."""
+    return not is_name(path) and Path(path).suffix.lower() in EXPORTED_SUFFIXES
 
 
 class Model(Protocol):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tsic.checkpoint import load_student
-from tsic.deploy.model import EXPORTED_SUFFIXES, Model
+from tsic.deploy.model import Model, is_exported
 from tsic.errors import ConfigError, one_line
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -24,7 +24,7 @@ def open_model(
 
     Args:
         path: A run's folder, a ``student.safetensors``, ``zoo:name``, ``hf:owner/name``, or an
-            exported file (`EXPORTED_SUFFIXES`).
+            exported file (`tsic.deploy.model.EXPORTED_SUFFIXES`).
         device: Where it runs; by default the GPU if there is one. Exported files run on the CPU.
         threads: Threads of an exported file's engine; by default the engine's own choice.
         allow_code: Whether a student may name any class by its import path.
@@ -34,9 +34,11 @@ def open_model(
 
     Raises:
         CheckpointError: If there is none, or it is damaged.
-        ConfigError: If its engine is not installed, or there is no such device.
+        ConfigError: If its engine is not installed, or it cannot run on that device.
     """
-    if Path(path).suffix.lower() in EXPORTED_SUFFIXES:
+    if is_exported(path):
+        if device not in (None, "cpu"):
+            raise ConfigError(f"exported files run on the CPU, not on '{device}'; leave it out")
         from tsic.deploy.export.engines import open_exported
 
         return open_exported(Path(path), threads=threads)

@@ -38,11 +38,11 @@ def _benchmark_parser() -> Parser:
         "--batch", nargs="+", type=int, metavar="N", help="images at a time (default: 1)"
     )
     own.add_argument(
-        "--engines", nargs="+", default=list(_ENGINES), metavar="ENGINE",
+        "--engines", nargs="+", metavar="ENGINE",
         help=f"of {', '.join(_ENGINES)} (default: all)",
     )  # fmt: skip
     own.add_argument(
-        "--precision", nargs="+", default=list(_PRECISIONS), metavar="PRECISION",
+        "--precision", nargs="+", metavar="PRECISION",
         help=f"of {', '.join(_PRECISIONS)} (default: all)",
     )  # fmt: skip
     own.add_argument("--rounds", type=int, default=5, help="turns of each engine (default: 5)")
@@ -60,8 +60,8 @@ def _benchmark_parser() -> Parser:
 def benchmark_command(words: Sequence[str]) -> int:
     """Measure, print the tables, write the files."""
     options = _benchmark_parser().parse_args(list(words))
-    _check_words("--engines", options.engines, _ENGINES)
-    _check_words("--precision", options.precision, _PRECISIONS)
+    _check_words("--engines", options.engines or (), _ENGINES)
+    _check_words("--precision", options.precision or (), _PRECISIONS)
     numbers = [*(options.threads or []), *(options.batch or []), options.rounds]
     if min(numbers + [side for size in options.size or [] for side in size]) < 1:
         raise ConfigError("--size, --threads, --batch and --rounds must be at least 1")
@@ -71,17 +71,23 @@ def benchmark_command(words: Sequence[str]) -> int:
         if file:
             make_room(file)
     from tsic.deploy.benchmark.plan import Plan, run_plan
+    from tsic.deploy.model import is_exported
     from tsic.files import write_json, write_text
     from tsic.machine import usable_cores
 
+    if is_exported(options.model) and (options.engines or options.precision or options.calibration):
+        raise ConfigError(
+            f"'{options.model}' is measured as it was exported; --engines, --precision and "
+            "--calibration are for a student"
+        )
     plan = Plan(
         model=options.model,
         files=tuple(options.files),
         sizes=tuple(dict.fromkeys((size[0], size[1]) for size in options.size or [])),
         threads=tuple(dict.fromkeys(options.threads or [usable_cores()])),
         batches=tuple(dict.fromkeys(options.batch or [])),
-        engines=tuple(options.engines),
-        precisions=tuple(options.precision),
+        engines=tuple(options.engines or _ENGINES),
+        precisions=tuple(options.precision or _PRECISIONS),
         rounds=options.rounds,
         seconds=options.seconds,
         calibration=options.calibration,

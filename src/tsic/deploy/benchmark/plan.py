@@ -23,7 +23,7 @@ from tsic.deploy.export.engines import open_exported
 from tsic.deploy.export.exported import ExportedModel, parts_of
 from tsic.deploy.export.graph import Layout
 from tsic.deploy.export.proof import Images, drawn_images, images_in
-from tsic.deploy.model import EXPORTED_SUFFIXES
+from tsic.deploy.model import is_exported
 from tsic.errors import ConfigError
 from tsic.grid import Size
 from tsic.progress import OnProgress, progress
@@ -42,6 +42,8 @@ CANDIDATES = (
 
 USUAL_SIZE: Size = (512, 1024)
 """Height and width where none are said: half of Cityscapes."""
+
+_CALIBRATION_IMAGES = 16
 
 Show = Callable[[str], AbstractContextManager[OnProgress]]
 
@@ -67,7 +69,6 @@ class Plan:
         rounds: How often each engine has its turn.
         seconds: Length of a turn.
         calibration: Folder of images that int8 is calibrated on; ``None`` draws scenes.
-        calibration_images: How many of them.
         allow_code: As of `tsic.checkpoint.load_student`.
         command: The words that measure it again.
     """
@@ -82,14 +83,8 @@ class Plan:
     rounds: int
     seconds: float
     calibration: Path | None = None
-    calibration_images: int = 16
     allow_code: bool = False
     command: str = ""
-
-
-def is_exported(model: str) -> bool:
-    """Whether a path names an exported file rather than a student."""
-    return Path(model).suffix.lower() in EXPORTED_SUFFIXES
 
 
 def run_plan(plan: Plan, show: Show = progress) -> BenchmarkReport:
@@ -105,6 +100,9 @@ def run_plan(plan: Plan, show: Show = progress) -> BenchmarkReport:
     Raises:
         TsicError: If the model or a file cannot be opened, or does not take a size.
     """
+    if not is_exported(plan.model) and not _wanted(plan):
+        engines, precisions = (", ".join(words) for words in (plan.engines, plan.precisions))
+        raise ConfigError(f"no engine of {engines} computes in {precisions}; see tsic benchmark -h")
     trained, exported = _open(plan)
     plan = _with_defaults(plan, exported)
     report = BenchmarkReport(
@@ -193,7 +191,7 @@ def _files(
     """Where each engine finds the student: itself, or an export at this size."""
     if trained is None or is_exported(plan.model):
         return {}
-    wanted = [one for one in CANDIDATES if one[0] in plan.engines and one[1] in plan.precisions]
+    wanted = _wanted(plan)
     exports = [one for one in wanted if one[0] not in ("eager", "compile")]
     layout = Layout(size=size, batch=batch)
     images = _calibration(plan, size)
@@ -206,11 +204,16 @@ def _files(
     return {one: files.get(one, own) for one in wanted}
 
 
+def _wanted(plan: Plan) -> list[tuple[str, str]]:
+    """Engines with precisions that the student is measured in."""
+    return [one for one in CANDIDATES if one[0] in plan.engines and one[1] in plan.precisions]
+
+
 def _calibration(plan: Plan, size: Size) -> Images:
     """The user's images, or drawn ones, on which an int8 model is as fast."""
     if plan.calibration:
-        return images_in(plan.calibration, plan.calibration_images)
-    return drawn_images(size, plan.calibration_images)
+        return images_in(plan.calibration, _CALIBRATION_IMAGES)
+    return drawn_images(size, _CALIBRATION_IMAGES)
 
 
 def _tasks(
@@ -225,14 +228,15 @@ def _tasks(
             tasks.append(Task(engine, precision, path, size, threads, batch))
     for one in own_files:
         precision = one.metadata["precision"]
-        tasks.append(Task(one.engine, precision, str(one.path), size, threads, batch))
+        path = str(one.path)
+        tasks.append(Task(one.engine, precision, path, size, threads, batch, file=path))
     return tasks, failed
 
 
 def _products(tasks: Sequence[Task]) -> Iterator[Task]:
     """A matrix product for every precision that is measured."""
     for precision in dict.fromkeys(task.precision for task in tasks):
-        yield replace(tasks[0], engine=MATRIX_PRODUCT, precision=precision, path="")
+        yield replace(tasks[0], engine=MATRIX_PRODUCT, precision=precision, path="", file=None)
 
 
 def _heading(size: Size, threads: int, batch: int) -> str:

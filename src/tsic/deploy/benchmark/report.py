@@ -145,6 +145,7 @@ def _setting(task: Task) -> Row:
     return {
         "engine": task.engine,
         "precision": task.precision,
+        "file": task.file,
         "size": list(task.size),
         "threads": task.threads,
         "batch": task.batch,
@@ -186,7 +187,7 @@ def _heading(row: Row) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     share = row["share_of_peak"]
     return (
-        row["engine"],
+        _name(row),
         row["precision"],
         f"{row['latency_ms']:.1f}",
         f"{row['latency_ms_p10']:.1f} to {row['latency_ms_p90']:.1f}",
@@ -199,25 +200,30 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def _name(row: Row) -> str:
+    return row["engine"] if row["file"] is None else f"{row['engine']}, {row['file']}"
+
+
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _ratios(rows: Sequence[Row]) -> list[str]:
-    """The two ratios that a choice of engine rests on."""
+    """The two ratios that a choice of engine rests on, of the student's own rows."""
     said = []
-    exact = [row for row in rows if row["precision"] == "fp32" and row["times_eager"]]
+    own = [row for row in rows if row["file"] is None]  # files may give or take something else
+    exact = [row for row in own if row["precision"] == "fp32" and row["times_eager"]]
     if len(exact) > 1:
         best = max(exact, key=lambda row: row["times_eager"])
         said.append(f"Fastest in fp32: {best['engine']}, {best['times_eager']:.2f} x eager.")
-    base = {row["engine"]: row["latency_ms"] for row in rows if row["precision"] == "fp32"}
+    base = {row["engine"]: row["latency_ms"] for row in own if row["precision"] == "fp32"}
     faster = [
         f"{row['engine']} {base[row['engine']] / row['latency_ms']:.2f} x its fp32"
-        for row in rows
+        for row in own
         if row["precision"] == "int8" and row["engine"] in base
     ]
     return [*said, f"int8: {', '.join(faster)}."] if faster else said
 
 
 def _failure_line(row: Row) -> str:
-    return f"- not measured: {row['engine']} {row['precision']}: {row['reason']}"
+    return f"- not measured: {_name(row)} {row['precision']}: {row['reason']}"

@@ -43,6 +43,7 @@ class Task:
         threads: Threads of the engine.
         batch: Images at a time.
         allow_code: As of `tsic.checkpoint.load_student`.
+        file: The exported file of the user's that it is, if it is one.
     """
 
     engine: str
@@ -52,6 +53,7 @@ class Task:
     threads: int
     batch: int
     allow_code: bool = False
+    file: str | None = None
 
 
 @dataclass(frozen=True)

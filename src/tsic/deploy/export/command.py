@@ -47,9 +47,6 @@ def _parser() -> Parser:
         "--size", nargs=2, type=int, metavar=("H", "W"),
         help="fix height and width; by default they are free",
     )  # fmt: skip
-    graph.add_argument(
-        "--dynamic", action="store_true", help="leave height and width free, the default"
-    )
     graph.add_argument("--batch", default="1", metavar="N", help="images at a time, or `free`")
     graph.add_argument(
         "--input", default="float", metavar="KIND",
@@ -133,16 +130,16 @@ def export_command(words: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse words that do not go together."""
-    if options.size and options.dynamic:
-        raise ConfigError("--size and --dynamic contradict each other; give one of them")
     if options.int8 and options.calibration is None:
         raise ConfigError("--int8 needs images like those it will see; give --calibration DIR")
     if options.calibration and not options.int8:
         raise ConfigError("--calibration is for --int8; add it or leave --calibration out")
-    if options.images and (options.name or options.root):
+    if options.images and (options.name or options.root or options.split or options.classes):
         raise ConfigError("--images and --data.root contradict each other; give one of them")
     if (options.root is None) != (options.name is None):
         raise ConfigError("--data.name and --data.root belong together; give both or none")
+    if options.classes and options.root is None:
+        raise ConfigError("--data.classes is for --data.root; add it or leave the classes out")
     _check_numbers(options)
     for folder, word in ((options.images, "--images"), (options.calibration, "--calibration")):
         if folder and not folder.is_dir():

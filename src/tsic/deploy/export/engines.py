@@ -12,8 +12,8 @@ from tsic.deploy.export.exported import Array, ExportedModel, import_engine, par
 from tsic.deploy.export.mobile import ExecuTorchModel, LiteRtModel
 from tsic.errors import CheckpointError, ConfigError, TsicError, nearest, one_line
 
-Precision = Literal["auto", "f32", "bf16"]
-"""What OpenVINO computes floats in; ``auto`` leaves it to OpenVINO."""
+Precision = Literal["f32", "bf16"]
+"""What OpenVINO computes floats in."""
 
 
 class OnnxModel(ExportedModel):
@@ -48,7 +48,7 @@ class OpenVinoModel(ExportedModel):
     Args:
         path: The ``.xml``; the ``.bin`` lies beside it.
         threads: Threads; by default OpenVINO's choice.
-        precision: What floats are computed in; ``auto`` is bfloat16 on some CPUs.
+        precision: What floats are computed in.
     """
 
     engine = "openvino"
@@ -60,11 +60,12 @@ class OpenVinoModel(ExportedModel):
         model = core.read_model(path)
         text = str(model.get_rt_info("tsic").value) if model.has_rt_info("tsic") else None
         super().__init__(path, text)
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+        }
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
-        if precision != "auto":
-            config["INFERENCE_PRECISION_HINT"] = precision
         self._request = core.compile_model(model, "CPU", config).create_infer_request()
 
     def run(self, array: Array) -> Array:

@@ -11,7 +11,15 @@ from tsic.deploy.export.engines import open_exported
 from tsic.deploy.export.exported import parts_of
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.export.proof import Agreement, CalibrationBatches, Images, compare
-from tsic.deploy.export.writers import SUFFIXES, Format, capture, first_line, write
+from tsic.deploy.export.writers import (
+    SUFFIXES,
+    Format,
+    capture,
+    first_line,
+    is_of_the_machine,
+    require_format,
+    write,
+)
 from tsic.errors import CheckpointError, ConfigError, DataError, nearest
 from tsic.files import write_json
 from tsic.progress import OnProgress
@@ -89,6 +97,8 @@ def export(
             raise ConfigError(f"format '{kind}' is unknown; {nearest(kind, SUFFIXES)}")
     if calibration and not INT8_FORMATS & set(formats):
         raise ConfigError("int8 is for onnx and openvino; add one of them to --format")
+    for kind in formats:
+        require_format(kind, layout)
     folder.mkdir(parents=True, exist_ok=True)
     program = capture(job.graph, job.name)
     total = sum(2 if calibration and one in INT8_FORMATS else 1 for one in formats)
@@ -104,7 +114,7 @@ def export(
             if on_progress:
                 on_progress(len(done), total)
             if calibration and kind in INT8_FORMATS:
-                int8 = _quantise(job, kind, kept.path, written.parent, calibration)
+                int8 = _quantise(job, kind, kept, written.parent, calibration)
                 done.append(_keep(int8, folder / f"{kind}-int8"))
                 if on_progress:
                     on_progress(len(done), total)
@@ -130,9 +140,9 @@ def _compare(job: _Job, kind: str, path: Path) -> Agreement:
     """Compare a file with the student, or say that it cannot even be run."""
     try:
         return compare(job.trained, open_exported(path), job.images)
-    except DataError:  # an image
-        raise
     except Exception as error:  # each engine raises kinds of its own
+        if isinstance(error, DataError) or is_of_the_machine(error):  # DataError: an image
+            raise
         cause = error.__cause__ if isinstance(error, CheckpointError) else None
         reason = first_line(cause or error)  # our own sentence would name a passing file
         raise ConfigError(
@@ -162,14 +172,15 @@ def _prove(job: _Job, kind: str, path: Path) -> Exported:
     return Exported(path, found, _facts(job, kind, "fp32", found))
 
 
-def _quantise(job: _Job, kind: str, source: Path, place: Path, calibration: Images) -> Exported:
+def _quantise(job: _Job, kind: str, fp32: Exported, place: Path, calibration: Images) -> Exported:
     """Write int8 from a float32 file, and compare it with the student."""
+    source = fp32.path
     from tsic.deploy.export.int8 import quantise_onnx, quantise_openvino
 
     target = place / f"student.int8{source.suffix}"
 
     def score(candidate: Path) -> float:
-        found = _compare(job, kind, candidate)
+        found = fp32.agreement if candidate == source else _compare(job, kind, candidate)
         return 100 * found.label_agreement if found.miou_exported is None else found.miou_exported
 
     batches = CalibrationBatches(open_exported(source), calibration)
@@ -183,9 +194,8 @@ def _quantise(job: _Job, kind: str, source: Path, place: Path, calibration: Imag
             "calibration images or a larger --max-drop"
         )
     facts = _facts(job, kind, "int8", found)
-    return Exported(
-        target, found, facts | {"calibration": calibration.source, "left_in_float": left}
-    )
+    facts |= {"calibration": calibration.source, "left_in_float": left}
+    return Exported(target, found, facts)
 
 
 def _facts(job: _Job, kind: str, precision: str, found: Agreement) -> dict[str, Any]:

@@ -33,9 +33,8 @@ def export_executorch(program: ExportedProgram, target: Path, metadata: str) -> 
         metadata: JSON text of `tsic.deploy.export.graph.describe`, which has no place in it.
 
     Raises:
-        ConfigError: If executorch is not installed, or a side is free.
+        ConfigError: If executorch is not installed.
     """
-    _require_fixed(program)
     lower = import_engine("executorch.exir", "executorch").to_edge_transform_and_lower
     backend = import_engine(
         "executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch"
@@ -54,10 +53,9 @@ def export_litert(program: ExportedProgram, target: Path, metadata: str) -> None
         metadata: JSON text of `tsic.deploy.export.graph.describe`, which has no place in it.
 
     Raises:
-        ConfigError: If litert-torch is not installed, a side is free, or the graph resizes its
-            images, for which LiteRT has no operator.
+        ConfigError: If litert-torch is not installed, or the graph resizes its images, for which
+            LiteRT has no operator.
     """
-    _require_fixed(program)
     if any(node.target is _SMOOTH_RESIZE for node in program.graph.nodes):
         raise ConfigError(
             "LiteRT has no antialiased resize; say the size that the training resized to as "
@@ -117,15 +115,6 @@ class LiteRtModel(ExportedModel):
         self._interpreter.invoke()
         answer: Array = self._interpreter.get_tensor(self._output)  # a copy
         return answer
-
-
-def _require_fixed(program: ExportedProgram) -> None:
-    """Neither format gets a free size from here."""
-    if program.range_constraints:
-        raise ConfigError(
-            "LiteRT and ExecuTorch files take one size and number of images; say --size H W, and "
-            "leave --batch at a number"
-        )
 
 
 def _without_whole_splits(program: ExportedProgram) -> GraphModule:

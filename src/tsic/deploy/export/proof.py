@@ -17,6 +17,7 @@ from tsic.data.scenes import draw_scene
 from tsic.deploy.export.exported import ExportedModel
 from tsic.errors import DataError
 from tsic.evaluation.metrics import confusion_matrix, mean_iou, to_labels
+from tsic.files import public_name
 from tsic.grid import Size, resize_images, resize_labels
 
 ReadImage = Callable[[int], tuple[Tensor, Tensor | None]]
@@ -28,7 +29,7 @@ class Images:
     """Images to try an exported file on.
 
     Args:
-        source: What they are, in words.
+        source: What they are, in words that others may read.
         count: How many.
         read: Reads one of them by its number.
     """
@@ -56,7 +57,8 @@ def images_in(folder: Path, most: int) -> Images:
     if not files:
         raise DataError(f"'{folder}' holds no image; name a folder with images")
     chosen = spread(len(files), most)
-    return Images(str(folder), len(chosen), lambda index: (read_image(files[chosen[index]]), None))
+    source = public_name(str(folder))
+    return Images(source, len(chosen), lambda index: (read_image(files[chosen[index]]), None))
 
 
 def labelled_images(dataset: SegmentationDataset, most: int) -> Images:
@@ -67,7 +69,7 @@ def labelled_images(dataset: SegmentationDataset, most: int) -> Images:
         most: How many are used, evenly spread over all.
     """
     chosen = spread(len(dataset), most)
-    source = f"split '{dataset.split}' of {dataset.root}"
+    source = f"split '{dataset.split}' of {public_name(str(dataset.root))}"
     return Images(source, len(chosen), lambda index: dataset.read(chosen[index]))
 
 

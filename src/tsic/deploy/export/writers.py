@@ -24,11 +24,33 @@ SUFFIXES: dict[str, str] = {
 """Ending of each format's file."""
 
 
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "torch": (),
+    "executorch": ("executorch",),
+    "litert": ("litert_torch", "ai_edge_litert"),
+}
 _OPERATOR = re.compile(
     r"\b(?:aten|torchvision|prims)(?:\.|::)(\w+)"
     r"|<built-in function (\w+)>|serializing node ([a-z]+)"
 )
 """How converters write an operator's name in their messages."""
+
+
+def require_format(kind: Format, layout: Layout) -> None:
+    """Refuse a format that cannot be written here, or not with this layout.
+
+    Raises:
+        ConfigError: If a package is not installed, or one size is missing.
+    """
+    if kind in ("executorch", "litert") and None in (layout.size, layout.batch):
+        raise ConfigError(
+            f"{kind} files take one size and number of images; say --size H W, and leave --batch "
+            "at a number"
+        )
+    for name in _PACKAGES[kind]:
+        import_engine(name, kind)
 
 
 def capture(graph: DeployGraph, name: str) -> torch.export.ExportedProgram:
@@ -75,8 +97,9 @@ def write(
         name: The student's name, for messages.
 
     Raises:
-        ConfigError: If the format does not know an operator, or its package is not installed.
+        ConfigError: If the format does not know an operator, or as `require_format`.
     """
+    require_format(kind, layout)
     try:
         if kind == "onnx":
             _write_onnx(program, layout, text, path)
@@ -88,9 +111,9 @@ def write(
             export_executorch(program, path, text)
         else:
             export_litert(program, path, text)
-    except TsicError:
-        raise
     except Exception as error:  # converters raise kinds of their own
+        if isinstance(error, TsicError) or is_of_the_machine(error):
+            raise
         way_out = "choose another format, of which torch knows most, or another student"
         if layout.size is None:  # what computes free sizes is what converters know least
             way_out = f"fix the size with --size H W, {way_out}"
@@ -104,8 +127,6 @@ def _write_onnx(
     program: torch.export.ExportedProgram, layout: Layout, text: str, path: Path
 ) -> None:
     """Write ONNX."""
-    for name in ("onnx", "onnxscript"):
-        import_engine(name, "onnx")
     converted = torch.onnx.export(
         program, (), input_names=["image"], output_names=[layout.output], verbose=False
     )
@@ -174,6 +195,11 @@ def _unknown_operator(program: torch.export.ExportedProgram, error: Exception) -
                 layer = layers[-1].removeprefix("network.")
                 return f"layer '{layer}' uses the operator {name}, which it cannot convert"
     return f"it cannot convert the operator {known_as}"
+
+
+def is_of_the_machine(error: Exception) -> bool:
+    """Whether an error is a full disk's or memory's, of which no format is to blame."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and bool(error.errno))
 
 
 def first_line(error: BaseException) -> str:

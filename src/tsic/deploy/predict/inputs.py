@@ -43,7 +43,7 @@ Based = tuple[Path, Path]
 
 
 def find_inputs(words: Sequence[str], out: Path, listed: bytes = b"") -> list[Input]:
-    """Find what the words name, in their order; each file once.
+    """Find what the words name, in their order; each file once under a name.
 
     Of a folder, of a pattern from its first wildcard on, and of a list below the folder that all
     its paths share, the structure is kept. A file that is a word of its own keeps its name; if two

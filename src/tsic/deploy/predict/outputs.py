@@ -30,6 +30,7 @@ BAND_PIXELS = 2**20
 """Pixels that are coloured at a time, so that a large image has no copy in floats."""
 
 JPEG_QUALITY = 90
+JPEG_SIDE = 65_500
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,15 @@ def write_overlay(
         labels: Class ids ``(H, W)``.
         classes: Their colours.
         opacity: Of the colours, 0 to 1.
+
+    Raises:
+        DataError: If it is too large for a JPEG.
     """
     height, width = labels.shape
+    if file.suffix == ".jpg" and max(height, width) > JPEG_SIDE:
+        raise DataError(
+            f"overlay: a JPEG holds at most {JPEG_SIDE} pixels a side; say --overlay-format png"
+        )
     picture = Image.new("RGB", (width, height))
     rows = max(1, BAND_PIXELS // width)
     for top in range(0, height, rows):

@@ -24,6 +24,9 @@ LabelFrames = Callable[[Tensor], Tensor]
 QUALITY = {"crf": "20", "preset": "veryfast"}
 """Of x264: hardly visible loss, at a speed that does not hold up a light student."""
 
+_BT709 = 1
+_LIMITED = 1
+
 FALLBACK_RATE = Fraction(25)
 """Frames per second of a video that does not say."""
 
@@ -171,7 +174,8 @@ class _Painter:
             self._start(painted)
         whole = np.concatenate([painted, self._legend])
         odd = [(0, side % 2) for side in whole.shape[:2]]  # the encoder halves the colours' grid
-        frame = self._av.VideoFrame.from_ndarray(np.pad(whole, (*odd, (0, 0)), mode="edge"))
+        drawn = self._av.VideoFrame.from_ndarray(np.pad(whole, (*odd, (0, 0)), mode="edge"))
+        frame = drawn.reformat(format="yuv420p", dst_colorspace="ITU709")
         frame.pts, frame.time_base = time, self._source.time_base
         self._container.mux(self._stream.encode(frame))
 
@@ -192,6 +196,8 @@ class _Painter:
             height=height + height % 2,
             options=QUALITY,
         )
+        self._stream.codec_context.colorspace = _BT709  # else players guess by the size
+        self._stream.codec_context.color_range = _LIMITED
 
 
 def legend_strip(classes: ClassTable, width: int) -> Pixels:
