@@ -48,9 +48,7 @@ def data_command(words: Sequence[str]) -> int:
 def check_command(words: Sequence[str]) -> int:
     """Look at every file of a dataset; exit code 1 if a training would be hurt."""
     own = _parser("check", "Find what would hurt a training before it starts.")
-    own.add_argument(
-        "--splits", nargs="+", metavar="SPLIT", help="by default those of train, val and test"
-    )
+    _add_splits(own)
     own.add_argument("--json", type=Path, metavar="FILE", help="also write all findings as JSON")
     own.add_argument("--max-listed", type=int, default=10, help="files listed of each kind")
     options = own.parse_args(list(words))
@@ -69,7 +67,8 @@ def check_command(words: Sequence[str]) -> int:
             datasets,
             trained_on=trained_on,
             scored_on={config.val_split},
-            notes=left_out,
+            problems=[one for one in left_out if one.split == "train"],
+            notes=[one for one in left_out if one.split != "train"],
             on_progress=on_progress,
         )
     sys.stdout.write(f"{found.to_text(options.max_listed)}\n")
@@ -108,16 +107,16 @@ def pack_command(words: Sequence[str]) -> int:
     """Write splits as raw bytes, from which a worker reads only what a crop shows."""
     own = _parser("pack", "Write the pixels as they are: fast to read, 4 bytes a pixel.")
     own.add_argument("out", type=Path, metavar="OUT", help="folder to write, `data.root` of runs")
-    own.add_argument(
-        "--splits", nargs="+", metavar="SPLIT", help="by default those of train, val and test"
-    )
+    _add_splits(own)
     options = own.parse_args(list(words))
     config = _data_config(options)
     make_room(options.out / "train.json")
     from tsic.data.check import require_clean
     from tsic.data.packed import pack_split
 
-    datasets, _ = _open_splits(options, config)
+    datasets, left_out = _open_splits(options, config)
+    for one in left_out:
+        sys.stderr.write(f"tsic: warning: not packed: {one.problem}\n")
     with progress("check") as on_progress:
         require_clean(*datasets, on_progress=on_progress)
     for dataset in datasets:
@@ -143,6 +142,15 @@ def _parser(verb: str, description: str) -> Parser:
     )
     own.add_argument("--classes", metavar="FILE", help="classes YAML to use instead")
     return own
+
+
+def _add_splits(own: Parser) -> None:
+    own.add_argument(
+        "--splits",
+        nargs="+",
+        metavar="SPLIT",
+        help="by default those of train, val and test, or a configuration's two",
+    )
 
 
 def _data_config(options: argparse.Namespace) -> DataConfig:

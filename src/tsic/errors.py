@@ -49,13 +49,16 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         choices: What may be written.
 
     Returns:
-        ``"did you mean 'x'? choices: a, b, x"``, without the question when nothing is near.
+        ``"did you mean 'x'? choices: a, b, x"``, without the question when nothing is near;
+        ``"there is none"`` without choices.
 
     Example:
         >>> nearest("camvit", ["camvid", "folder"])
         "did you mean 'camvid'? choices: camvid, folder"
     """
     choices = sorted(set(choices))
+    if not choices:
+        return "there is none"
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     question = f"did you mean '{close[0]}'? " if close else ""
     return f"{question}choices: {', '.join(choices)}"

@@ -23,7 +23,7 @@ from tsic.data.readers.hub import open_hub
 from tsic.data.readers.rle import decode_counts
 from tsic.data.readers.yolo import open_yolo
 from tsic.data.survey import survey
-from tsic.errors import ConfigError, DataError
+from tsic.errors import ConfigError, DataError, SplitError
 
 TABLE = "classes: [k0, k1, k2, k3, k4]\n"
 
@@ -188,8 +188,10 @@ class TestFolderLayout:
     def test_folders_of_images_without_masks_are_no_splits(self, tmp_path: Path) -> None:
         _save(tmp_path / "images" / "train" / "a.png")
         (tmp_path / "masks").mkdir()
-        with pytest.raises(DataError, match=r"no split found; .*list images in train\.txt"):
+        with pytest.raises(DataError, match="images/train is there, but its masks/train is not"):
             open_folder(tmp_path, "train")
+        with pytest.raises(DataError, match=r"no split found; .*list images in val\.txt"):
+            open_folder(tmp_path, "val")
 
     @pytest.mark.parametrize("layout", ["{split}/{kind}", "{kind}/{split}"])
     def test_subfolders_pair_by_path(self, tmp_path: Path, layout: str) -> None:
@@ -472,6 +474,37 @@ class TestCoco:
         assert dataset.classes.names == ("background", "cat", "pets")
         assert _label(dataset)[1] == [0, 1, 1, 0, 0, 0]
 
+    def test_a_class_that_is_another_s_heading_is_one_where_it_is_drawn(
+        self, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "train.json"
+        _coco(file, [{"segmentation": [SQUARE], "category_id": 18}])
+        content = json.loads(file.read_text())
+        content["categories"][0]["supercategory"] = "dog"
+        file.write_text(json.dumps(content))
+        _save(tmp_path / "train" / "a.png")
+        assert open_coco(tmp_path, "train").classes.names == ("background", "cat", "dog")
+
+    @pytest.mark.parametrize(
+        "listed", ["images/a.png", "images\\a.png", "/else/images/a.png", "u\u0308.png"]
+    )
+    def test_however_an_exporter_writes_paths(self, tmp_path: Path, listed: str) -> None:
+        _coco(tmp_path / "train.json", [{"segmentation": [SQUARE]}], [(listed, 4, 6)])
+        _save(tmp_path / "images" / ("a.png" if "a" in listed else "\u00fc.png"))
+        assert len(open_coco(tmp_path, "train")) == 1
+
+    @pytest.mark.parametrize(
+        "wrong", [{"id": [1]}, {"width": float("inf")}, {"height": 1e9}, {"file_name": None}]
+    )
+    def test_odd_entries_are_named(self, tmp_path: Path, wrong: dict[str, Any]) -> None:
+        file = tmp_path / "train.json"
+        _coco(file, [])
+        content = json.loads(file.read_text())
+        content["images"][0] |= wrong
+        file.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=r"images\[0\] must have id|no image with a mask"):
+            open_coco(tmp_path, "train")
+
     def test_missing_images_and_empty_ones(self, tmp_path: Path) -> None:
         file = tmp_path / "train.json"
         annotations = [
@@ -620,6 +653,22 @@ class TestYolo:
         (problem,) = dataset.unpaired
         assert problem.detail == "listed in train.txt, line 4, but not there"
 
+    def test_labels_that_no_image_has_are_told_whatever_their_case(self, tmp_path: Path) -> None:
+        _yolo(tmp_path, "train: train.txt\n" + NAMES)
+        _save(tmp_path / "images/train/b.png")
+        lonely = tmp_path / "labels/train/c.TXT"
+        lonely.write_text(LINE)
+        (tmp_path / "train.txt").write_text("images/train/a.png\nimages/train/b.png\n")
+        dataset = open_yolo(tmp_path, "train")
+        assert [problem.file for problem in dataset.unpaired] == [lonely]
+        *_, (kind, said) = dataset.store.surprises(dataset.samples[1])
+        assert (kind, said.split(";")[1]) == ("no label file", " all of it is background")
+
+    def test_a_split_that_is_not_there_stops_no_other(self, tmp_path: Path) -> None:
+        _yolo(tmp_path, "train: images/train\ntest: ../test/images\n" + NAMES)
+        with pytest.raises(SplitError, match=r"test: .*test/images is not there, and .* holds ano"):
+            open_yolo(tmp_path, "test")
+
     def test_without_settings(self, tmp_path: Path) -> None:
         _yolo(tmp_path, None)
         (tmp_path / "classes.yaml").write_text("classes: [background, cat, dog]")
@@ -706,7 +755,7 @@ class TestYolo:
         ("settings", "message"),
         [
             ("val: images/train\n" + NAMES, r"data\.yaml: no split 'train'; choices: val"),
-            ("train: images/trian\n" + NAMES, r"train: neither .*images/trian nor .* is there"),
+            ("train: images/trian\n" + NAMES, r"data\.yaml: train: .*images/trian not there"),
             (
                 "train: ../train/imgs/images\nval: images/train\n" + NAMES,
                 r"train: .*imgs/images is not there, and .*/images holds another split as well",

@@ -306,6 +306,16 @@ def test_voc_missing_files_are_left_out_and_reported(tmp_path: Path) -> None:
     assert dataset.unpaired[0].detail == "listed in trainval.txt, but not there"
 
 
+def test_voc_layout_of_another_tool(tmp_path: Path) -> None:
+    """CVAT lists all images in ``default.txt``, and they need not be JPEGs."""
+    for kind in ("JPEGImages", "SegmentationClass"):
+        (tmp_path / kind).mkdir()
+        Image.new("L", (6, 4), 1).save(tmp_path / kind / "a.png")
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Segmentation" / "default.txt").write_text("a\n")
+    assert _names(open_voc(tmp_path, "default")) == ["JPEGImages/a.png"]
+
+
 def test_voc_augmented_without_list_or_sbd_says_what_it_needs(tmp_path: Path) -> None:
     _voc(tmp_path)
     with pytest.raises(

@@ -36,6 +36,21 @@ def test_clean_folder_passes(
     assert [note["kind"] for note in written["notes"]] == ["split left out"]
 
 
+def test_without_a_training_split_there_is_a_problem(
+    capsys: pytest.CaptureFixture[str], folder_dataset: Path, tmp_path: Path
+) -> None:
+    (folder_dataset / "train").rename(folder_dataset / "Train")
+    code, text = said(capsys, "data", "check", folder_dataset)
+    assert code == 1
+    assert "problem: split left out (1)\n" in text
+    assert "no split 'train'; did you mean 'Train'?" in text
+    assert said(capsys, "data", "check", folder_dataset, "--splits", "Train", "val")[0] == 0
+    code, text = said(capsys, "data", "pack", folder_dataset, tmp_path / "pack")
+    assert code == 0
+    assert "warning: not packed: " in text
+    assert "no split 'train'; did you mean 'Train'?" in text
+
+
 def test_faults_give_exit_code_1(
     capsys: pytest.CaptureFixture[str], folder_dataset: Path, tmp_path: Path
 ) -> None:

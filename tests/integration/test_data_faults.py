@@ -76,7 +76,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
         lambda root: _save(_mask(root), np.full((64, 96), 300, np.uint16)),
         r"masks/001\.png: ids not in the class table: 300 \(6144 px\); add them to classes or to",
     ),
-    "image of 16 bits a channel": (
+    "grey image of 16 bits": (
         lambda root: _save(_image(root), np.zeros((64, 96), np.uint16)),
         r"images/001\.png: image has more than 8 bits per channel; save it with 8",
     ),

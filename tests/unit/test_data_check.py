@@ -158,6 +158,9 @@ def test_a_palette_that_says_other_classes_than_its_indices_is_found(folder_data
 
     assert problems(0, 1, 2) == []
     assert problems(0, 1, 3) == [], "black is no class's colour, so ids count"
+    assert problems(0, 2, 3) == [], "one that is another's may be so by chance"
+    (told,) = problems(1, 0, 3)
+    assert "palette index 0 means ground, but has the colour of square" in told
     assert problems(0, 2, 1) == [
         "mask palette: palette index 1 means square, but has the colour of disc; "
         "save the mask as RGB, or class ids as its indices"

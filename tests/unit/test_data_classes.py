@@ -145,3 +145,12 @@ def test_a_colour_belongs_to_one_class(tmp_path: Path) -> None:
         ConfigError, match=r"classes\[1\].color: \(1, 2, 3\) already belongs to 'a'"
     ):
         read_classes(path)
+
+
+def test_a_colour_of_ours_is_none_of_yours(tmp_path: Path) -> None:
+    first, second = default_palette(2)
+    table = {"classes": [{"name": "a", "color": list(second)}, "b"], "ignore": [list(first)]}
+    (tmp_path / "classes.yaml").write_text(json.dumps(table))
+    classes = read_classes(tmp_path / "classes.yaml")
+    assert classes.palette[0] == second
+    assert classes.palette[1] not in (first, second)

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from tsic.data.images import read_image, read_mask, read_size, verify_image
+from tsic.data.surprises import image_surprises
 from tsic.errors import DataError
 
 
@@ -14,6 +17,18 @@ from tsic.errors import DataError
 def pixels() -> np.ndarray:
     """RGB uint8 (20, 30, 3)."""
     return np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+
+
+def _write_png(path: Path, size: tuple[int, int], bits: int, colour: int, rows: bytes) -> None:
+    """A PNG of any depth, which Pillow reads but does not write; `colour` is PNG's own number."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + checksum
+
+    header = struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks))
 
 
 def test_read_image_keeps_rgb(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -103,6 +118,56 @@ def test_read_mask_keeps_16_bits(tmp_path: Path, suffix: str) -> None:
 def test_read_mask_of_one_bit_holds_0_and_1(tmp_path: Path) -> None:
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "m.png")
     assert read_mask(tmp_path / "m.png").tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(("bits", "packed"), [(2, b"\x1b"), (4, b"\x01\x23")])
+def test_read_mask_of_few_bits_keeps_ids(tmp_path: Path, bits: int, packed: bytes) -> None:
+    """Pillow spreads grey values over 0 to 255."""
+    _write_png(tmp_path / "m.png", (4, 1), bits, 0, b"\0" + packed)
+    assert read_mask(tmp_path / "m.png").tolist() == [[0, 1, 2, 3]]
+
+
+def test_the_upper_bits_of_deep_colours_are_read(tmp_path: Path) -> None:
+    _write_png(tmp_path / "i.png", (1, 1), 16, 2, b"\0\x12\x34\x56\x78\x9a\xbc")
+    assert read_image(tmp_path / "i.png").flatten().tolist() == [0x12, 0x56, 0x9A]
+    assert list(image_surprises(tmp_path / "i.png")) == [
+        ("16 bits", "has 16 bits per channel; the lower 8 are dropped")
+    ]
+
+
+def test_read_mask_refuses_colours_of_16_bits(tmp_path: Path) -> None:
+    _write_png(tmp_path / "m.png", (1, 1), 16, 2, b"\0\0\x01\0\xc9\0\0")
+    with pytest.raises(DataError, match=r"m\.png: mask has colours of 16 bits per channel"):
+        read_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_read_mask_is_upright_as_its_image(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    mask = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    mask.save(tmp_path / f"m.{suffix}", exif=exif)
+    assert read_mask(tmp_path / f"m.{suffix}").tolist() == [[2, 1, 0]]
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_does_not_exist_turns_nothing(
+    tmp_path: Path, pixels: np.ndarray, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(tmp_path / "i.png", exif=exif)
+    assert verify_image(tmp_path / "i.png").size == read_image(tmp_path / "i.png").shape[1:]
+    assert list(image_surprises(tmp_path / "i.png")) == []
+
+
+def test_an_animated_png_can_be_read_in_part(tmp_path: Path, pixels: np.ndarray) -> None:
+    frames = [Image.fromarray(pixels), Image.fromarray(pixels[::-1].copy())]
+    frames[0].save(tmp_path / "i.png", save_all=True, append_images=frames[1:])
+    image = read_image(tmp_path / "i.png", 7)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy()[:7], pixels[:7])
+    ((kind, _),) = image_surprises(tmp_path / "i.png")
+    assert kind == "several pictures"
 
 
 def test_read_mask_gives_colours_without_transparency(tmp_path: Path, pixels: np.ndarray) -> None:

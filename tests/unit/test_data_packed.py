@@ -130,6 +130,28 @@ def test_damaged_pack_is_written_anew(
         assert torch.equal(again.read(5)[0], source.read(5)[0])
 
 
+def test_annotations_of_that_name_are_not_overwritten(
+    source: SegmentationDataset, tmp_path: Path
+) -> None:
+    labels = tmp_path / "train.json"
+    labels.write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(DataError, match=r"train\.json is no pack's, and would be overwritten"):
+        pack_split(source, tmp_path)
+    assert "annotations" in labels.read_text()
+
+
+def test_a_pack_behind_a_link_is_compared_with_its_source(
+    source: SegmentationDataset, tmp_path: Path
+) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    pack_split(source, tmp_path / "link")
+    open_dataset("packed", tmp_path / "link", "train")
+    os.utime(source.samples[0].mask, (1, 1))
+    with pytest.raises(DataError, match="has changed since"):
+        open_dataset("packed", tmp_path / "link", "train")
+
+
 def test_pack_deleted_during_a_run_is_named(packed: SegmentationDataset) -> None:
     (packed.root / "train.images").unlink()
     with pytest.raises(DataError, match=r"train\.images: cannot be read"):

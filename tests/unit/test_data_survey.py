@@ -1,7 +1,5 @@
 import json
 import shutil
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,19 +170,6 @@ def _turned(path: Path) -> None:
     Image.new("RGB", (6, 4), (1, 2, 3)).save(path, exif=exif)
 
 
-def _deep_colours(path: Path) -> None:
-    """An RGB PNG of 16 bits, which Pillow reads but does not write."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + body))
-        return struct.pack(">I", len(body)) + kind + body + checksum
-
-    header = struct.pack(">IIBBBBB", 6, 4, 16, 2, 0, 0, 0)
-    rows = zlib.compress((b"\0" + b"\x12\x34" * 18) * 4)
-    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks))
-
-
 @pytest.mark.parametrize(
     ("draw", "kind", "detail"),
     [
@@ -193,7 +178,6 @@ def _deep_colours(path: Path) -> None:
         (_transparent, "transparency", "all opaque"),
         (_cmyk, "CMYK", "without its colour profile"),
         (_lab, "colour space", "Pillow's mode LAB"),
-        (_deep_colours, "16 bits", "16 bits per channel"),
         (_turned, "EXIF rotation", "EXIF orientation 3"),
     ],
 )

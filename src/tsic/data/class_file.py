@@ -129,13 +129,12 @@ def _parse(content: Any) -> ClassTable:
     names: list[Any] = []
     palette: list[Colour] = []
     table: dict[int | Colour, int] = {}
-    for i, (entry, default) in enumerate(
-        zip(content["classes"], default_palette(len(content["classes"])), strict=True)
-    ):
+    defaults = _free_colours(content)
+    for i, entry in enumerate(content["classes"]):
         settings = entry if isinstance(entry, dict) else {"name": entry}
         _check_keys(f"classes[{i}].", settings, ("name", "id", "color"))
         names.append(settings.get("name"))
-        colours = _colours(f"classes[{i}].color", settings.get("color", [default]))
+        colours = _colours(f"classes[{i}].color", settings.get("color", [defaults[i]]))
         palette.append(colours[0])
         ids = _ids(f"classes[{i}].id", settings.get("id", i))
         for key, values in (("id", ids), ("color", colours)):
@@ -153,6 +152,22 @@ def _parse(content: Any) -> ClassTable:
     label_map = {value: i for value, i in table.items() if isinstance(value, int)}
     colour_map = {value: i for value, i in table.items() if isinstance(value, tuple)}
     return ClassTable(tuple(names), tuple(palette), label_map, colour_map)
+
+
+def _free_colours(content: Mapping[str, Any]) -> list[Colour]:
+    """A colour for each class that names none, which the file does not use for another."""
+    classes = content["classes"]
+    written = [
+        colour
+        for i, entry in enumerate(classes)
+        if isinstance(entry, dict) and "color" in entry
+        for colour in _colours(f"classes[{i}].color", entry["color"])
+    ]
+    ignored = content.get("ignore", [])
+    written += [tuple(one) for one in ignored if isinstance(one, list)] if ignored else []
+    palette = default_palette(2 * len(classes) + len(written))
+    spare = (colour for colour in palette[len(classes) :] if colour not in written)
+    return [one if one not in written else next(spare) for one in palette[: len(classes)]]
 
 
 def _require_all_or_no_ids(entries: list[Any]) -> None:

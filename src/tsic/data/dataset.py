@@ -263,21 +263,21 @@ class SegmentationDataset:
             palette: Colours of its ids.
 
         Returns:
-            One line; empty where colours and ids agree, or a colour is not listed.
+            One line; empty where colours and ids agree, or too few colours are listed to say.
         """
         listed = self.classes.colour_map
         used = np.unique(values).tolist() if palette else []
-        if not all(palette.get(value) in listed for value in used):
+        shown = {value: listed[palette[value]] for value in used if palette.get(value) in listed}
+        wrong = [value for value, class_id in shown.items() if class_id != self._by_id[value]]
+        # One of several may have its colour by chance; all of them, or none of two, do not.
+        if not wrong or (len(shown) < len(used) and len(wrong) < max(2, len(shown))):
             return ""
         names = {IGNORE: "ignored", **dict(enumerate(self.classes.names))}
-        for value in used:
-            shown, read = listed[palette[value]], int(self._by_id[value])
-            if shown != read:
-                return (
-                    f"palette index {value} means {names.get(read, 'nothing')}, but has the colour "
-                    f"of {names[shown]}; save the mask as RGB, or class ids as its indices"
-                )
-        return ""
+        read = names.get(int(self._by_id[wrong[0]]), "nothing")
+        return (
+            f"palette index {wrong[0]} means {read}, but has the colour of "
+            f"{names[shown[wrong[0]]]}; save the mask as RGB, or class ids as its indices"
+        )
 
     def _train_ids(self, values: Values) -> npt.NDArray[np.uint8]:
         """Train id of each pixel ``(H, W)``, `_UNKNOWN` where the table has none."""

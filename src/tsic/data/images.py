@@ -4,7 +4,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -115,7 +115,7 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
     """Read the class ids or colours of a mask as they stand in the file.
 
     Args:
-        path: Mask file: 1-bit, 8-bit or 16-bit grey, palette indices, or RGB.
+        path: Mask file: grey of 1 to 16 bits, palette indices, or RGB; EXIF orientation is applied.
 
     Returns:
         Ids, uint8, uint16 or int32 ``(H, W)``, from 0 to 65535; or colours, uint8 ``(H, W, 3)``,
@@ -200,6 +200,8 @@ def _cut_png(content: bytes, rows: int) -> bytes:
     is_png = content[12:16] == b"IHDR" and len(content) > 33
     if not is_png or content[28] != 0 or may_turn_png(content):
         return content
+    if any(kind == b"acTL" for kind, _ in _png_chunks(content)):  # its frames tell their size
+        return content
     width, height = struct.unpack(">II", content[16:24])
     header = b"IHDR" + struct.pack(">II", width, min(rows, height)) + content[24:29]
     return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
@@ -208,14 +210,20 @@ def _cut_png(content: bytes, rows: int) -> bytes:
 def may_turn_png(content: bytes) -> bool:
     """Whether a PNG file says anything that Pillow might read an EXIF orientation from."""
     keywords = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+    for kind, at in _png_chunks(content):
+        is_text = kind in {b"tEXt", b"zTXt", b"iTXt"}
+        if kind == b"eXIf" or (is_text and content.startswith(keywords, at)):
+            return True
+    return False
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """Kind of each chunk of a PNG file, and where its data begin."""
     at = 8
     while at + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, at)
-        is_text = kind in {b"tEXt", b"zTXt", b"iTXt"}
-        if kind == b"eXIf" or (is_text and content.startswith(keywords, at + 8)):
-            return True
+        yield kind, at + 8
         at += 12 + length
-    return False
 
 
 def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -240,11 +248,20 @@ def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     return pixels
 
 
+_SPREAD = {"L;2": 85, "L;4": 17}
+"""By what Pillow multiplies grey values of 2 and 4 bits, which masks mean as they are."""
+
+
 def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
     """Ids (H, W) or colours (H, W, 3)."""
     is_jpeg = image.info.get("compression") in {"jpeg", "tiff_jpeg"}  # within a TIFF
     if is_jpeg or image.format in {"JPEG", "MPO"}:
         raise DataError("mask is a JPEG, which changes ids; save it as PNG from what it came from")
+    tiles = getattr(image, "tile", ())
+    raw = str(tiles[0][3]) if tiles else ""
+    if image.mode in {"RGB", "RGBA"} and ";16" in raw:
+        raise DataError("mask has colours of 16 bits per channel; save it with 8, or class ids")
+    ImageOps.exif_transpose(image, in_place=True)  # a TIFF is turned already
     if image.mode in {"RGB", "RGBA"}:
         return np.asarray(image)[..., :3]
     if image.mode not in {"1", "L", "P", "I", "I;16", "I;16L", "I;16B"}:
@@ -255,7 +272,7 @@ def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
     ids = np.asarray(image)
     if image.mode == "I" and not 0 <= ids.min() <= ids.max() <= MAX_FILE_VALUE:
         raise DataError(f"mask holds ids outside 0 to {MAX_FILE_VALUE}")
-    return ids.astype(np.uint8) if image.mode == "1" else ids
+    return ids.astype(np.uint8) if image.mode == "1" else ids // _SPREAD.get(raw, 1)
 
 
 def _palette(image: Image.Image) -> dict[int, Colour]:
@@ -274,7 +291,7 @@ def _verified(image: Image.Image) -> Verified:
     image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
     image.load()
     # Asked for after loading, since Pillow itself turns TIFF (size and all) and then forgets it.
-    facts = f"{size} {image.mode} {_orientation(image)}".encode()
+    facts = f"{size} {image.mode} {orientation_of(image)}".encode()
     content = bytes(image.getpalette() or ()) + image.tobytes()
     return Verified(_upright(image, size), blake2b(facts + content, digest_size=16).digest())
 
@@ -291,14 +308,14 @@ def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:
 
 def _upright(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width after the EXIF turn, of a width and height before it."""
-    quarter_turned = _orientation(image) >= 5
+    quarter_turned = orientation_of(image) >= 5
     return size if quarter_turned else (size[1], size[0])
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 where it says nothing."""
-    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's number of how an image lies, 1 where it says nothing or what it does not know."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(2, 9) else 1
 
 
 def _check_depth(image: Image.Image) -> None:

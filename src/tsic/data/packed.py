@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -188,13 +189,14 @@ def pack_split(
         Whether it was written; ``False`` if the same source had been packed there before.
 
     Raises:
-        DataError: If a pair cannot be read, the disk is too small, or another source lies there.
+        DataError: If a pair cannot be read, the disk is too small, or another source or what is no
+            pack lies there.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = {
         "reader": dataset.name,
-        "root": os.path.relpath(dataset.root, out),  # so that both can move together
-        "classes": os.path.relpath(classes, out) if classes else "",
+        "root": _from(out, dataset.root),  # so that both can move together
+        "classes": _from(out, classes) if classes else "",
         "fingerprint": fingerprint(dataset),
     }
     held = _whole_pack(out, dataset.split)
@@ -219,8 +221,11 @@ def pack_split(
 
 def _whole_pack(out: Path, split: str) -> Pack | None:
     """The pack that lies there; ``None`` where a part is missing or damaged."""
+    file = out / f"{split}.json"
+    if file.is_file() and not re.match(rb'\s*(\{\s*"format"|$)', file.read_bytes()):
+        raise DataError(f"{file} is no pack's, and would be overwritten; choose another folder")
     try:
-        pack = Pack.read(out / f"{split}.json")
+        pack = Pack.read(file)
     except CheckpointError:
         return None
     return pack if not pack.cut_short(out, split) else None
@@ -251,6 +256,11 @@ def _write_pairs(
             start += height * width
             if on_progress is not None:
                 on_progress(index + 1, len(dataset))
+
+
+def _from(folder: Path, path: str | Path) -> str:
+    """A path as the system finds it from a folder, which may be a link."""
+    return os.path.relpath(Path(path).resolve(), folder.resolve())
 
 
 _AHEAD = 8

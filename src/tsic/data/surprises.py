@@ -5,12 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from PIL import ExifTags, Image
+from PIL import Image
 
-from tsic.data.images import may_turn_png
+from tsic.data.images import may_turn_png, orientation_of
 
 SurpriseKind = Literal[
-    "grey", "palette", "transparency", "CMYK", "colour space", "16 bits", "EXIF rotation"
+    "grey",
+    "palette",
+    "transparency",
+    "CMYK",
+    "colour space",
+    "16 bits",
+    "several pictures",
+    "EXIF rotation",
+    "no label file",
 ]
 Surprise = tuple[SurpriseKind, str]
 """What sort of surprise, and what reading does about it."""
@@ -43,7 +51,9 @@ def image_surprises(file: Path | io.BytesIO) -> Iterator[Surprise]:
             yield _MODES.get(image.mode, ("colour space", other))
         if any(";16" in str(tile) for tile in image.tile):  # Pillow reads such colours as 8 bits
             yield "16 bits", "has 16 bits per channel; the lower 8 are dropped"
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if may_turn else 1
+        if getattr(image, "n_frames", 1) > 1:
+            yield "several pictures", "is a file of several pictures; the first is read"
+        orientation = orientation_of(image) if may_turn else 1
     if orientation != 1:
         yield (
             "EXIF rotation",

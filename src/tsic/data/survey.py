@@ -105,6 +105,7 @@ def survey(
     *,
     trained_on: Collection[str],
     scored_on: Collection[str] = (),
+    problems: Sequence[Finding] = (),
     notes: Sequence[Finding] = (),
     on_progress: OnProgress | None = None,
 ) -> Survey:
@@ -114,7 +115,8 @@ def survey(
         datasets: Splits of one dataset.
         trained_on: Names of the splits that must hold every class.
         scored_on: Names of those that must hold any.
-        notes: What is known already.
+        problems: What is known already.
+        notes: Likewise.
         on_progress: Called with (pairs done, pairs in all) after each pair.
 
     Returns:
@@ -123,7 +125,7 @@ def survey(
     """
     jobs = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
     seen = on_threads(lambda job: _look(*job), jobs, on_progress)
-    counts, problems, known = {}, [], list(notes)
+    counts, found, known = {}, list(problems), list(notes)
     copies = _Copies()
     for dataset in datasets:
         of_split = [next(seen) for _ in range(len(dataset))]
@@ -140,9 +142,9 @@ def survey(
         within, elsewhere = copies.find(dataset, [one.content for one in of_split])
         faults += elsewhere
         surprises += within
-        problems += [Finding(dataset.split, fault) for fault in faults]
+        found += [Finding(dataset.split, fault) for fault in faults]
         known += [Finding(dataset.split, surprise) for surprise in surprises]
-    return Survey(datasets[0].classes.names, counts, tuple(problems), tuple(known))
+    return Survey(datasets[0].classes.names, counts, tuple(found), tuple(known))
 
 
 @dataclass(frozen=True)

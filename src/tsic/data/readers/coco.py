@@ -5,17 +5,19 @@ Source: "Data format" of the COCO dataset, https://cocodataset.org/#format-data.
 
 import json
 import pickle
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, Sample, SegmentationDataset, Store, Values
+from tsic.data.readers.pairs import locate
 from tsic.data.readers.polygons import (
     check_polygon,
     fill_polygon,
@@ -28,6 +30,11 @@ from tsic.files import read_text
 
 YEARS = ("", "2017", "2014")
 """What COCO appends to the name of a split."""
+
+MAX_SIDE = 1 << 17
+"""Pixels; a mask of such an image would not fit into memory anyway."""
+
+FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 
 ROBOFLOW = "_annotations.coco.json"
 """Name of the file that Roboflow puts beside the images of a split."""
@@ -139,7 +146,7 @@ def open_coco(root: Path, split: str, classes: ClassTable | None = None) -> Segm
     Pixels of no annotation, and images without one, are class 0, ``background``. The categories
     follow in the order of their ids and are numbered from 1, gaps or not; a class table of one's
     own refers to these numbers. A category called background is class 0 too. Roboflow's heading,
-    which has the supercategory "none" and names the supercategory of others, is not counted.
+    which has the supercategory "none", names that of others and has no annotation, is not counted.
     Where objects overlap, the smaller lies on top; crowds are drawn as any object is.
 
     Args:
@@ -200,8 +207,9 @@ def _find_file(root: Path, split: str) -> tuple[Path, str]:
 
 def _load(file: Path) -> dict[str, list[Any]]:
     """The three lists of a COCO file."""
+    text = read_text(file)
     try:
-        content = json.loads(read_text(file))
+        content = json.loads(text)
     except ValueError as error:
         raise DataError(f"{file}: not valid JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
@@ -219,10 +227,14 @@ def _categories(file: Path, content: Mapping[str, list[Any]]) -> tuple[dict[int,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{file}: categories must have an id (a number) and a name") from error
+    entries = (one for one in content["annotations"] if isinstance(one, dict))
+    used = [one.get("category_id") for one in entries]
     headings = {
         number
         for number, name, above in found
-        if above == "none" and any(other[2] == name for other in found if other[0] != number)
+        if above == "none"
+        and number not in used
+        and any(other[2] == name for other in found if other[0] != number)
     }
     kept = [(number, name) for number, name, _ in found if number not in headings]
     if len({number for number, _ in kept}) < len(kept):
@@ -237,21 +249,22 @@ def _images(
     samples, sizes, problems = {}, {}, []
     for i, entry in enumerate(content["images"]):
         try:
-            number, listed = entry["id"], Path(entry["file_name"])
+            number, listed = entry["id"], str(entry["file_name"]).replace("\\", "/")
             size = int(entry["height"]), int(entry["width"])
-            if min(size) < 1:
+            if not 1 <= min(size) <= max(size) <= MAX_SIDE:
                 raise ValueError(size)
-        except (KeyError, TypeError, ValueError) as error:
+            is_known = number in samples
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
-                f"{file}: images[{i}] must have id, file_name, height and width"
+                f"{file}: images[{i}] must have id, file_name, height and width, up to {MAX_SIDE}"
             ) from error
-        if number in samples:
+        if is_known:
             raise DataError(f"{file}: images[{i}] has the id {number!r} of another image")
-        candidates = [folder / listed for folder in folders or [root]]
-        image = next((path for path in candidates if path.is_file()), None)
-        if image is None or listed.is_absolute():
+        image = _find_image((*folders, root), listed)
+        if image is None:
             where = f"listed in {file.name}, but not there"
-            problems.append(Problem("missing image", candidates[0], where))
+            expected = (folders or [root])[0] / listed.lstrip("/")
+            problems.append(Problem("missing image", expected, where))
             continue
         name = image.relative_to(root).as_posix()
         if name in sizes:
@@ -260,6 +273,18 @@ def _images(
         sizes[name] = size
         samples[number] = Sample(image, file, name)
     return samples, sizes, problems
+
+
+def _find_image(folders: Sequence[Path], listed: str) -> Path | None:
+    """Where an image lies: as it is listed, else with the front of its path dropped."""
+    # A file system may take an accent apart from its letter, or put them together.
+    forms = dict.fromkeys([listed, *(unicodedata.normalize(form, listed) for form in FORMS)])
+    for find in (lambda folder, name: folder / name.lstrip("/"), locate):
+        for folder in folders:
+            for name in forms:
+                if (file := find(folder, name)).is_file():
+                    return file
+    return None
 
 
 def _annotations(

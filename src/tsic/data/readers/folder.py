@@ -90,6 +90,9 @@ def _folders(root: Path, split: str) -> tuple[Path, Path]:
             f"{root}: both {min(lists)}.txt and the key splits of classes.yaml say which image "
             "belongs to which split; remove one"
         )
+    by_folder = not (lists or shares or _loose_image(root))
+    if by_folder and (root / "images" / split).is_dir() and not (root / "masks" / split).is_dir():
+        raise SplitError(f"{root}: images/{split} is there, but its masks/{split} is not")
     choices = outer | (lists or set(shares) or _inner(root))
     if not choices:
         _refuse(root, split)
@@ -179,7 +182,7 @@ def _listed(
         if not line.strip():
             continue
         path = PurePosixPath(line.strip().replace("\\", "/"))
-        if path.parts[0] == images.name and not (images / images.name).exists():
+        if path.parts[:1] == (images.name,) and not (images / images.name).exists():
             path = path.relative_to(images.name)  # counted from the root
         stem = _find(path, image_files)
         where = f"listed in {list_file.name}, line {number}"

@@ -20,6 +20,7 @@ from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.images import Verified, read_image, read_mask, verify_image
 from tsic.data.surprises import Surprise, image_surprises
 from tsic.errors import ConfigError, DataError, SplitError, nearest
+from tsic.files import read_text
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
 """Names of the column of images, the likeliest first."""
@@ -221,8 +222,9 @@ def _classes(root: Path) -> ClassTable:
             f"{root}: nothing names the classes; give a class table with --data.classes, or put "
             "classes.yaml or id2label.json into the folder"
         )
+    text = read_text(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text)
         by_id = sorted((int(value), name) for value, name in content.items())
         ids = [value for value, _ in by_id]
         label_map = {IGNORE: IGNORE} | {value: i for i, value in enumerate(ids)}
@@ -230,5 +232,5 @@ def _classes(root: Path) -> ClassTable:
         return ClassTable(names, default_palette(len(names)), label_map)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise DataError(f'{file}: must hold a name by id, as in {{"0": "road"}}') from error

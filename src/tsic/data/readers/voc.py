@@ -7,6 +7,7 @@ import numpy as np
 
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
+from tsic.data.images import SUFFIXES
 from tsic.data.readers.matching import listed_names, pair_expected
 from tsic.data.readers.pairs import Pairs
 from tsic.errors import DataError, SplitError, nearest
@@ -81,7 +82,7 @@ def open_voc(root: Path, split: str, classes: ClassTable | None = None) -> Segme
         root: The folder ``VOC2012``, or ``VOCdevkit`` above it, or the folder that contains that.
             SBD may lie below or beside it, as ``benchmark_RELEASE/dataset``, ``SBD``,
             ``VOCaug/dataset``, ``dataset``, or with ``cls`` and ``img`` in a folder itself.
-        split: ``train``, ``val``, ``trainval`` or ``train_aug``.
+        split: ``train``, ``val``, ``trainval``, any other with a list, or ``train_aug``.
         classes: Another class table than VOC's background and 20 classes.
 
     Returns:
@@ -97,7 +98,7 @@ def open_voc(root: Path, split: str, classes: ClassTable | None = None) -> Segme
     voc = _find_voc(root)
     sbd = _find_sbd(root, voc)
     lists = voc / "ImageSets" / "Segmentation"
-    splits = {s for s in ("train", "val", "trainval") if (lists / f"{s}.txt").is_file()}
+    splits = {file.stem for file in lists.glob("*.txt")} - {"trainaug"}
     if _aug_list(lists) or (sbd and {"train", "val"} <= splits):
         splits.add("train_aug")
     if split not in splits:
@@ -154,8 +155,15 @@ def _aug_list(lists: Path) -> Path | None:
 def _plain_pairs(root: Path, voc: Path, list_file: Path) -> Pairs:
     """Pairs of one of VOC's own lists."""
     images, masks = voc / "JPEGImages", voc / "SegmentationClass"
-    expected = [(images / f"{n}.jpg", masks / f"{n}.png") for n in listed_names(list_file)]
+    expected = [(_image(images, n), masks / f"{n}.png") for n in listed_names(list_file)]
     return pair_expected(root, expected, f"listed in {list_file.name}, but not there")
+
+
+def _image(folder: Path, name: str) -> Path:
+    """VOC's JPEG of that name, or what another tool has put there in VOC's layout."""
+    jpeg = folder / f"{name}.jpg"
+    others = (jpeg.with_name(name + suffix) for suffix in sorted(SUFFIXES))
+    return next((file for file in (jpeg, *others) if file.is_file()), jpeg)
 
 
 def _augmented_pairs(root: Path, voc: Path, sbd: Path | None) -> Pairs:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from typing_extensions import override
 
 from tsic.data.class_file import read_classes
 from tsic.data.classes import ClassTable
@@ -23,6 +24,7 @@ from tsic.data.readers.polygons import (
     polygon_area,
     table_with_background,
 )
+from tsic.data.surprises import Surprise
 from tsic.errors import DataError, SplitError, nearest, one_line
 from tsic.files import read_text
 from tsic.yaml_text import load_yaml
@@ -44,6 +46,13 @@ class YoloStore(Store):
 
     ids: frozenset[int]
 
+    @override
+    def surprises(self, sample: Sample) -> Iterator[Surprise]:
+        yield from super().surprises(sample)
+        if not sample.mask.exists():
+            yield "no label file", f"has no label file {sample.mask}; all of it is background"
+
+    @override
     def mask(self, sample: Sample) -> Values:
         """Draw the mask: ids ``(H, W)``, smaller objects on top of larger ones."""
         height, width = read_size(sample.image)
@@ -178,12 +187,11 @@ def _sources(file: Path, settings: Mapping[str, Any], split: str) -> list[Path]:
     sources = []
     for as_written, source in _found(file, settings, split):
         if not source.exists():
-            raise DataError(
-                f"{file}: {split}: neither {as_written} nor {source} is there; correct the path"
-            )
+            paths = " and ".join(dict.fromkeys(map(str, (as_written, source))))
+            raise SplitError(f"{file}: {split}: {paths} not there; correct the path")
         others = [path for key in splits - {split} for _, path in _found(file, settings, key)]
         if source != as_written and any(path.is_relative_to(source) for path in others):
-            raise DataError(
+            raise SplitError(
                 f"{file}: {split}: {as_written} is not there, and {source} holds another split as "
                 "well; correct the path"
             )
@@ -224,6 +232,8 @@ def _images(root: Path, sources: list[Path]) -> tuple[list[Path], list[Problem]]
             more += _lonely_labels(source, found)
         else:
             found, more = _listed_images(root, source)
+            for folder in sorted({image.parent for image in found}):
+                more += _lonely_labels(folder, list(files_by_stem(folder)[0].values()))
         images += found
         problems += more
     return list(dict.fromkeys(images)), problems
@@ -254,8 +264,8 @@ def _lonely_labels(folder: Path, images: list[Path]) -> list[Problem]:
     expected = {_label(image) for image in images}
     return [
         Problem("missing image", file, f"no image of this name in {folder}")
-        for file in sorted(labels.rglob("[!.]*.txt"))
-        if file not in expected and file.name != "classes.txt"
+        for file in sorted(labels.rglob("[!.]*"))
+        if file.suffix.lower() == ".txt" and file not in expected and file.name != "classes.txt"
     ]
 
 
