@@ -126,8 +126,9 @@ def test_a_name_of_the_zoo_without_its_prefix_is_recognised() -> None:
 
 
 def test_find_student_of_a_path_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no student at '.*nowhere': nowhere.safetensors is"):
-        load_student(tmp_path / "nowhere")
+    for name in ("nowhere", "student.json"):
+        with pytest.raises(CheckpointError, match=f"no student at '.*{name}': there is no such"):
+            load_student(tmp_path / name)
 
 
 def test_load_student_refuses_a_newer_format(saved: StudentFiles) -> None:
