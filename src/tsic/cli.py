@@ -1,6 +1,5 @@
 """The command line: a thin table from verb to function."""
 
-import errno
 import io
 import os
 import re
@@ -9,13 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from tsic.errors import ConfigError, TsicError, nearest
-
-_NO_ROOM = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota of the disk is used up",
-    errno.EFBIG: "a file would be larger than this system allows",
-}
+from tsic.errors import NO_ROOM, ConfigError, TsicError, nearest
 
 CLOSED_PIPE = 141
 """Exit code where nobody reads the output any more, as of a process that SIGPIPE ends."""
@@ -100,10 +93,10 @@ def _told(error: OSError | RuntimeError | MemoryError, verb: str) -> str | None:
             )
         return f"out of memory{more}; ask for less at a time: {less}"
     file = error.filename2 or error.filename
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         again = "--resume auto" if verb in ("train", "pretrain") else "try again"
         return (
-            f"{_NO_ROOM[error.errno]}{f' ({file})' if file else ''}; what was written before is "
+            f"{NO_ROOM[error.errno]}{f' ({file})' if file else ''}; what was written before is "
             f"whole: make room, then {again}"
         )
     return f"cannot use '{file}': {error.strerror}" if file else None

@@ -34,12 +34,14 @@ class Schema(Generic[C]):
         verb: The command that takes it.
         rules: What types do not express.
         recipes: Presets by the value of the key ``recipe``; none if there is no such key.
+        gone: Keys that earlier versions wrote into every run, and the only value they could have.
     """
 
     kind: type[C]
     verb: str
     rules: Callable[[C], Rules]
     recipes: Mapping[str, Mapping[str, Any]]
+    gone: Mapping[str, Any]
 
 
 def known_keys(config_class: type = RunConfig, prefix: str = "") -> list[str]:
@@ -90,6 +92,10 @@ def read_config(
     for name in sections:
         if not isinstance(written[name], Mapping):
             raise ConfigError(f"{name} must hold keys and values, got {written[name]!r}")
+    for key, value in schema.gone.items():
+        section, _, name = key.partition(".")
+        if written[section].get(name) == value:
+            written[section] = {k: v for k, v in written[section].items() if k != name}
     words = normalised(overrides)
     typed = [word[2:] for word in words[::2]]
     _refuse_unknown(schema, [key for key, _ in _leaves(written)], typed, path, options)
@@ -302,4 +308,4 @@ def _type_of(here: Any, key: str) -> Any:
     return here
 
 
-RUN = Schema(RunConfig, "tsic train", run_rules, RECIPES)
+RUN = Schema(RunConfig, "tsic train", run_rules, RECIPES, {"objective.ignore_index": 255})

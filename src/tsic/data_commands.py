@@ -112,9 +112,11 @@ def pack_command(words: Sequence[str]) -> int:
     config = _data_config(options)
     make_room(options.out / "train.json")
     from tsic.data.check import require_clean
-    from tsic.data.packed import pack_split
+    from tsic.data.packed import pack_split, require_room
 
     datasets, left_out = _open_splits(options, config)
+    for dataset in datasets:
+        require_room(options.out, dataset.split)
     for one in left_out:
         sys.stderr.write(f"tsic: warning: not packed: {one.problem}\n")
     with progress("check") as on_progress:

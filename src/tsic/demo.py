@@ -16,7 +16,7 @@ from tsic.data.readers import open_dataset
 from tsic.data.sampling import spread
 from tsic.data.scenes import SCENE_CLASSES, write_scenes
 from tsic.errors import ConfigError
-from tsic.files import write_json
+from tsic.files import read_text, write_json
 from tsic.options import Objective
 from tsic.pictures import panel, save_png
 from tsic.report import write_report
@@ -26,6 +26,7 @@ from tsic.training.folder import RunFolder
 from tsic.training.precision import resolve_precision
 from tsic.training.report import RunResult, curves
 from tsic.training.run import train
+from tsic.yaml_text import load_yaml
 
 _VAL_SCENES = 60
 _HEIGHT, _WIDTH = 128, 176
@@ -78,6 +79,8 @@ def run_demo(out: Path, *, steps: int, scenes: int, seed: int) -> str:
         What to print: both students' and the teacher's mIoU and the gain.
     """
     start = time.monotonic()
+    for name in ("alone", "cycle"):
+        _clear(out, name)
     data = out / "data" / f"seed{seed}_{scenes}"
     write_scenes(
         data,
@@ -91,7 +94,6 @@ def run_demo(out: Path, *, steps: int, scenes: int, seed: int) -> str:
     precision = resolve_precision(TrainerConfig())
     results: dict[str, RunResult] = {}
     for name, teacher in (("alone", "none"), ("cycle", _TEACHER)):
-        _clear(out, name)
         config = demo_config(data, steps=steps, seed=seed, teacher=teacher)
         config = replace(config, trainer=replace(config.trainer, precision=precision))
         results[name] = train(config, out / name, label=f"student {name}")
@@ -118,11 +120,13 @@ def run_demo(out: Path, *, steps: int, scenes: int, seed: int) -> str:
 
 
 def _clear(out: Path, name: str) -> None:
-    """Remove what an earlier demo trained, and nothing else."""
+    """Remove what an earlier demo trained; a run of the user's stops the demo."""
     held = RunFolder(out / name).config
-    # As text: an earlier version's keys may be unknown to this one.
-    if held.is_file() and not re.search(r"(?m)^  root: .*data/seed\d+_\d+'?$", held.read_text()):
-        raise ConfigError(f"'{out / name}' holds a run that is none of a demo's; change --out")
+    if held.is_file():
+        # An earlier version's keys may be unknown to this one.
+        scenes = Path(str(load_yaml(read_text(held))["data"]["root"]))
+        if not (scenes.parent.name == "data" and re.fullmatch(r"seed\d+_\d+", scenes.name)):
+            raise ConfigError(f"'{out / name}' holds a run that is none of a demo's; change --out")
     shutil.rmtree(out / name, ignore_errors=True)
 
 

@@ -1,7 +1,15 @@
 """Mistakes a user can make, each told in one sentence with a way out."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "a file would be larger than this system allows",
+}
+"""What the system says where no more can be written, in words."""
 
 
 class TsicError(Exception):

@@ -494,15 +494,17 @@ class TestCoco:
         assert len(open_coco(tmp_path, "train")) == 1
 
     @pytest.mark.parametrize(
-        "wrong", [{"id": [1]}, {"width": float("inf")}, {"height": 1e9}, {"file_name": None}]
+        "wrong",
+        [{"id": [1]}, {"width": float("inf")}, {"height": 1e9}, {"file_name": None}],
     )
     def test_odd_entries_are_named(self, tmp_path: Path, wrong: dict[str, Any]) -> None:
         file = tmp_path / "train.json"
         _coco(file, [])
         content = json.loads(file.read_text())
-        content["images"][0] |= wrong
+        content["images"] = [content["images"][0] | wrong]
         file.write_text(json.dumps(content))
-        with pytest.raises(DataError, match=r"images\[0\] must have id|no image with a mask"):
+        _save(tmp_path / "train" / "a.png")
+        with pytest.raises(DataError, match=r"images\[0\] must have id"):
             open_coco(tmp_path, "train")
 
     def test_missing_images_and_empty_ones(self, tmp_path: Path) -> None:
@@ -663,6 +665,14 @@ class TestYolo:
         assert [problem.file for problem in dataset.unpaired] == [lonely]
         *_, (kind, said) = dataset.store.surprises(dataset.samples[1])
         assert (kind, said.split(";")[1]) == ("no label file", " all of it is background")
+
+    def test_other_text_files_beside_images_are_no_labels(self, tmp_path: Path) -> None:
+        """Darknet keeps images, labels and lists in one folder."""
+        (tmp_path / "data.yaml").write_text("train: train.txt\n" + NAMES)
+        (tmp_path / "train.txt").write_text("a.png\n")
+        (tmp_path / "a.txt").write_text(LINE)
+        _save(tmp_path / "a.png")
+        assert open_yolo(tmp_path, "train").unpaired == ()
 
     def test_a_split_that_is_not_there_stops_no_other(self, tmp_path: Path) -> None:
         _yolo(tmp_path, "train: images/train\ntest: ../test/images\n" + NAMES)

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from tsic.checkpoint import load_student
 from tsic.cli import main
-from tsic.config_file import load_config
+from tsic.config_file import load_config, read_config
 from tsic.errors import CheckpointError, ConfigError, NonFiniteLossError
+from tsic.pretrain.config import PRETRAIN
 from tsic.teacher import HintEncoder, build_hint_encoder
 from tsic.training.build import load_run
 from tsic.training.callbacks import read_metrics
@@ -363,6 +364,18 @@ def test_stretched_images_are_told(
     )
 
 
+def test_keys_that_earlier_versions_wrote_are_read_over(tmp_path: Path) -> None:
+    """Else no run of theirs could be resumed."""
+    held = tmp_path / "config.yaml"
+    held.write_text("objective: {ignore_index: 255, kl_weight: 3.0}\n")
+    assert load_config(held).objective.kl_weight == 3.0
+    held.write_text("objective: {ignore_index: 0}\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'objective\.ignore_index'"):
+        load_config(held)
+    held.write_text("trainer: {graph: false, compile: false, log_every: 7}\n")
+    assert read_config(PRETRAIN, held).trainer.log_every == 7
+
+
 def test_resume_refuses_another_configuration(config_file: Path, tmp_path: Path) -> None:
     config = load_config(config_file, ["--max_steps", "2"])
     train(config, tmp_path / "run")
@@ -629,7 +642,8 @@ def test_a_gradient_that_is_not_finite_leaves_weights_that_are(
     words = ["--student.name", f"{__name__}:Flat", "--student.options", "{}"]
     words += ["--teacher.name", "none", "--optim.clip", "1", "--trainer.save_every", "1"]
     with pytest.raises(
-        NonFiniteLossError, match="the gradient of the student is not finite at step 0 on images"
+        NonFiniteLossError,
+        match="the norm of the gradient of the student is not finite at step 0 on images",
     ):
         train(load_config(config_file, words), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,8 @@ def test_images_of_both_splits_are_told(
     require_clean(train, val, trained_on=train)
     told = f"1 of the {len(val)} images of split 'val' are trained on, too, which flatters its"
     assert told in capsys.readouterr().err
+    require_clean(train, replace(train), trained_on=train)
+    assert "all images of split 'train' are trained on, too" in capsys.readouterr().err
 
 
 def test_a_class_alone_is_nothing_to_train_on(
@@ -163,7 +166,8 @@ def test_a_palette_that_says_other_classes_than_its_indices_is_found(folder_data
     assert "palette index 0 means ground, but has the colour of square" in told
     assert problems(0, 2, 1) == [
         "mask palette: palette index 1 means square, but has the colour of disc; "
-        "save the mask as RGB, or class ids as its indices"
+        "save the mask as RGB, or class ids as its indices, or correct the colours of the class "
+        "table"
     ]
 
 

@@ -154,3 +154,8 @@ def test_a_colour_of_ours_is_none_of_yours(tmp_path: Path) -> None:
     classes = read_classes(tmp_path / "classes.yaml")
     assert classes.palette[0] == second
     assert classes.palette[1] not in (first, second)
+
+
+def test_ignore_may_be_one_number(tmp_path: Path) -> None:
+    classes = read_classes(_write(tmp_path, "classes: [a, b]\nignore: 7"))
+    assert classes.label_map == {0: 0, 1: 1, 7: IGNORE}

@@ -142,12 +142,18 @@ def test_read_mask_refuses_colours_of_16_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_read_mask_is_upright_as_its_image(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("orientation", "upright"), [(3, [[5, 4, 3], [2, 1, 0]]), (6, [[3, 0], [4, 1], [5, 2]])]
+)
+def test_read_mask_is_upright_as_its_image(
+    tmp_path: Path, suffix: str, orientation: int, upright: list[list[int]]
+) -> None:
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 3
-    mask = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    exif[ExifTags.Base.Orientation] = orientation
+    mask = Image.fromarray(np.array([[0, 1, 2], [3, 4, 5]], np.uint8))
     mask.save(tmp_path / f"m.{suffix}", exif=exif)
-    assert read_mask(tmp_path / f"m.{suffix}").tolist() == [[2, 1, 0]]
+    assert read_mask(tmp_path / f"m.{suffix}").tolist() == upright
+    assert read_image(tmp_path / f"m.{suffix}")[0].tolist() == upright
 
 
 @pytest.mark.parametrize("orientation", [0, 9])

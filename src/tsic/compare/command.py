@@ -87,10 +87,11 @@ def _require_teachers(unfinished: Sequence[Job], *, loads: bool) -> None:
     from tsic.teacher.sam import check_name, load_foundation
     from tsic.teacher.teacher import require_levels
 
-    for name, mapping in sorted({(one.name, one.mapping) for one in asked}):
+    for name in sorted({one.name for one in asked}):
         check_name(name)
-        if loads and mapping != "light":
-            require_levels(load_foundation(name), mapping, name)
+        kinds = {one.mapping for one in asked if one.name == name and not one.hints_only}
+        if loads and kinds - {"light"}:
+            require_levels(load_foundation(name), min(kinds - {"light"}), name)
 
 
 def _require_photos(unfinished: Sequence[Job]) -> None:

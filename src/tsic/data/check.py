@@ -127,11 +127,18 @@ def _warn_of_copies(
     known = set(contents[trained_on])
     for split, digests in contents.items():
         copies = sum(digest in known for digest in digests)
-        if split is not trained_on and copies:
-            sys.stderr.write(
-                f"tsic: warning: {copies} of the {len(digests)} images of split '{split.split}' "
-                "are trained on, too, which flatters its scores; tsic data check names them\n"
-            )
+        if split is trained_on or not copies:
+            continue
+        what, names = (
+            f"{copies} of the {len(digests)} images of split",
+            "; tsic data check names them",
+        )
+        if split.split == trained_on.split:
+            what, names = "all images of split", ""
+        sys.stderr.write(
+            f"tsic: warning: {what} '{split.split}' are trained on, too, which flatters its "
+            f"scores{names}\n"
+        )
 
 
 def count_pixels(dataset: SegmentationDataset) -> Tensor:

@@ -126,13 +126,14 @@ def _parse(content: Any) -> ClassTable:
         raise ConfigError("key 'classes' must hold a list of classes, as in classes: [road, sky]")
     _check_keys("", content, ("classes", "ignore", "splits"))
     _require_all_or_no_ids(content["classes"])
+    entries = [one if isinstance(one, dict) else {"name": one} for one in content["classes"]]
+    for i, settings in enumerate(entries):
+        _check_keys(f"classes[{i}].", settings, ("name", "id", "color"))
     names: list[Any] = []
     palette: list[Colour] = []
     table: dict[int | Colour, int] = {}
-    defaults = _free_colours(content)
-    for i, entry in enumerate(content["classes"]):
-        settings = entry if isinstance(entry, dict) else {"name": entry}
-        _check_keys(f"classes[{i}].", settings, ("name", "id", "color"))
+    defaults = _free_colours(entries, _ignored(content.get("ignore", [])))
+    for i, settings in enumerate(entries):
         names.append(settings.get("name"))
         colours = _colours(f"classes[{i}].color", settings.get("color", [defaults[i]]))
         palette.append(colours[0])
@@ -154,20 +155,17 @@ def _parse(content: Any) -> ClassTable:
     return ClassTable(tuple(names), tuple(palette), label_map, colour_map)
 
 
-def _free_colours(content: Mapping[str, Any]) -> list[Colour]:
+def _free_colours(
+    entries: Sequence[Mapping[str, Any]], ignored: Sequence[int | Colour]
+) -> list[Colour]:
     """A colour for each class that names none, which the file does not use for another."""
-    classes = content["classes"]
-    written = [
-        colour
-        for i, entry in enumerate(classes)
-        if isinstance(entry, dict) and "color" in entry
-        for colour in _colours(f"classes[{i}].color", entry["color"])
-    ]
-    ignored = content.get("ignore", [])
-    written += [tuple(one) for one in ignored if isinstance(one, list)] if ignored else []
-    palette = default_palette(2 * len(classes) + len(written))
-    spare = (colour for colour in palette[len(classes) :] if colour not in written)
-    return [one if one not in written else next(spare) for one in palette[: len(classes)]]
+    written = [one for one in ignored if isinstance(one, tuple)]
+    for i, settings in enumerate(entries):
+        if "color" in settings:
+            written += _colours(f"classes[{i}].color", settings["color"])
+    palette = default_palette(2 * len(entries) + len(written))
+    spare = (colour for colour in palette[len(entries) :] if colour not in written)
+    return [one if one not in written else next(spare) for one in palette[: len(entries)]]
 
 
 def _require_all_or_no_ids(entries: list[Any]) -> None:

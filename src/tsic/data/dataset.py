@@ -276,7 +276,8 @@ class SegmentationDataset:
         read = names.get(int(self._by_id[wrong[0]]), "nothing")
         return (
             f"palette index {wrong[0]} means {read}, but has the colour of "
-            f"{names[shown[wrong[0]]]}; save the mask as RGB, or class ids as its indices"
+            f"{names[shown[wrong[0]]]}; save the mask as RGB, or class ids as its indices, or "
+            "correct the colours of the class table"
         )
 
     def _train_ids(self, values: Values) -> npt.NDArray[np.uint8]:

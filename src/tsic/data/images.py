@@ -175,6 +175,10 @@ def _decode(path: Path, extract: Callable[[Image.Image], T], rows: int | None = 
             content = _cut_png(path.read_bytes(), rows)
             with Image.open(io.BytesIO(content)) as image:
                 return extract(image)
+        if isinstance(path, Path) and path.suffix.lower() in (".tif", ".tiff"):
+            # Pillow maps such a file, and mistakes its rows where it turns it by a quarter.
+            with Image.open(io.BytesIO(path.read_bytes())) as image:
+                return extract(image)
         with Image.open(path) as image:
             return extract(image)
     except DataError as error:
@@ -258,7 +262,8 @@ def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
     if is_jpeg or image.format in {"JPEG", "MPO"}:
         raise DataError("mask is a JPEG, which changes ids; save it as PNG from what it came from")
     tiles = getattr(image, "tile", ())
-    raw = str(tiles[0][3]) if tiles else ""
+    layout = tiles[0][3] if tiles else ""
+    raw = layout if isinstance(layout, str) else str(layout[0])
     if image.mode in {"RGB", "RGBA"} and ";16" in raw:
         raise DataError("mask has colours of 16 bits per channel; save it with 8, or class ids")
     ImageOps.exif_transpose(image, in_place=True)  # a TIFF is turned already

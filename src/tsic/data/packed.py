@@ -219,13 +219,22 @@ def pack_split(
     return True
 
 
+def require_room(out: Path, split: str) -> None:
+    """Refuse to write over a file that is no pack's: `coco` has annotations of this name.
+
+    Raises:
+        DataError: If there is one.
+    """
+    file = out / f"{split}.json"
+    if file.is_file() and not re.match(rb'\s*(\{\s*"format": \d|$)', file.read_bytes()):
+        raise DataError(f"{file} is no pack's, and would be overwritten; choose another folder")
+
+
 def _whole_pack(out: Path, split: str) -> Pack | None:
     """The pack that lies there; ``None`` where a part is missing or damaged."""
-    file = out / f"{split}.json"
-    if file.is_file() and not re.match(rb'\s*(\{\s*"format"|$)', file.read_bytes()):
-        raise DataError(f"{file} is no pack's, and would be overwritten; choose another folder")
+    require_room(out, split)
     try:
-        pack = Pack.read(file)
+        pack = Pack.read(out / f"{split}.json")
     except CheckpointError:
         return None
     return pack if not pack.cut_short(out, split) else None

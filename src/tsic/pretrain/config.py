@@ -128,4 +128,6 @@ def _rules(config: PretrainConfig) -> Rules:
     ]
 
 
-PRETRAIN = Schema(PretrainConfig, "tsic pretrain", _rules, {})
+_GONE = {"trainer.graph": False, "trainer.compile": False}
+
+PRETRAIN = Schema(PretrainConfig, "tsic pretrain", _rules, {}, _GONE)

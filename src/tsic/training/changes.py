@@ -6,7 +6,7 @@ from typing import NamedTuple
 from tsic.config import RunConfig
 from tsic.config_file import differences
 from tsic.data.readers import open_dataset
-from tsic.errors import DataError
+from tsic.errors import TsicError
 
 _FREE = (
     "data.root",
@@ -63,14 +63,14 @@ def moved(key: str, held: Labelled, asked: Labelled) -> list[str]:
     """
     if held.root == asked.root or Path(held.root).resolve() == Path(asked.root).resolve():
         return []
-    other = [f"{key}: {held.root} -> {asked.root}, which holds other files"]
+    change = f"{key}: {held.root} -> {asked.root}"
     if held.name == "hub":
-        return other
+        return [f"{change}, whose rows cannot be compared"]
     try:
         known = _listing(held)
-    except DataError:
+    except TsicError:
         return []  # it is there no more
-    return other if known != _listing(asked) else []
+    return [f"{change}, which holds other files"] if known != _listing(asked) else []
 
 
 def _listing(data: Labelled) -> list[tuple[str, int]]:

@@ -63,7 +63,7 @@ def limit_gradients(
     found = torch.stack(list(norms.values())).tolist()
     bad = [name for name, norm in zip(norms, found, strict=True) if not math.isfinite(norm)]
     if bad:
-        raise _stopped(f"the gradient of the {' and the '.join(bad)}", step, images)
+        raise _stopped(f"the norm of the gradient of the {' and the '.join(bad)}", step, images)
 
 
 def _stopped(what: str, step: int, images: Sequence[str]) -> NonFiniteLossError:

@@ -153,10 +153,9 @@ class CycleModule(LightningModule):
                 **seen,
             )
         total = out.total
-        if batch_idx % accumulate == 0:
-            self._names = []
-        self._names += batch["names"]
-        require_finite(out.losses, total, self.global_step, self._names)
+        require_finite(out.losses, total, self.global_step, batch["names"])
+        before = self._names if batch_idx % accumulate else []
+        self._names = [*before, *batch["names"]]
         rows = {f"train/{name}": loss.detach() for name, loss in out.losses.items()}
         self.log_dict({**rows, "train/total": total.detach()}, batch_size=len(batch["names"]))
         if isinstance(out, Answer):

@@ -233,8 +233,8 @@ def _categories(file: Path, content: Mapping[str, list[Any]]) -> tuple[dict[int,
         number
         for number, name, above in found
         if above == "none"
-        and number not in used
         and any(other[2] == name for other in found if other[0] != number)
+        and number not in used
     }
     kept = [(number, name) for number, name, _ in found if number not in headings]
     if len({number for number, _ in kept}) < len(kept):
@@ -249,12 +249,12 @@ def _images(
     samples, sizes, problems = {}, {}, []
     for i, entry in enumerate(content["images"]):
         try:
-            number, listed = entry["id"], str(entry["file_name"]).replace("\\", "/")
+            number, listed = entry["id"], entry["file_name"].replace("\\", "/")
             size = int(entry["height"]), int(entry["width"])
             if not 1 <= min(size) <= max(size) <= MAX_SIDE:
                 raise ValueError(size)
             is_known = number in samples
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"{file}: images[{i}] must have id, file_name, height and width, up to {MAX_SIDE}"
             ) from error
@@ -276,14 +276,15 @@ def _images(
 
 
 def _find_image(folders: Sequence[Path], listed: str) -> Path | None:
-    """Where an image lies: as it is listed, else with the front of its path dropped."""
+    """Where an image lies; of a path of another machine the end counts."""
+    is_absolute = listed.startswith("/") or listed[1:3] == ":/"
     # A file system may take an accent apart from its letter, or put them together.
     forms = dict.fromkeys([listed, *(unicodedata.normalize(form, listed) for form in FORMS)])
-    for find in (lambda folder, name: folder / name.lstrip("/"), locate):
-        for folder in folders:
-            for name in forms:
-                if (file := find(folder, name)).is_file():
-                    return file
+    for folder in folders:
+        for name in forms:
+            file = locate(folder, name) if is_absolute else folder / name
+            if file.is_file():
+                return file
     return None
 
 

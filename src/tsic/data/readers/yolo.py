@@ -184,14 +184,15 @@ def _sources(file: Path, settings: Mapping[str, Any], split: str) -> list[Path]:
     splits = {key for key in SPLITS if settings.get(key)}
     if split not in splits:
         raise SplitError(f"{file}: no split '{split}'; {nearest(split, splits)}")
+    missing = SplitError if split == "test" else DataError  # Roboflow names one that it lacks
     sources = []
     for as_written, source in _found(file, settings, split):
         if not source.exists():
             paths = " and ".join(dict.fromkeys(map(str, (as_written, source))))
-            raise SplitError(f"{file}: {split}: {paths} not there; correct the path")
+            raise missing(f"{file}: {split}: {paths} not there; correct the path")
         others = [path for key in splits - {split} for _, path in _found(file, settings, key)]
         if source != as_written and any(path.is_relative_to(source) for path in others):
-            raise SplitError(
+            raise missing(
                 f"{file}: {split}: {as_written} is not there, and {source} holds another split as "
                 "well; correct the path"
             )
@@ -232,11 +233,17 @@ def _images(root: Path, sources: list[Path]) -> tuple[list[Path], list[Problem]]
             more += _lonely_labels(source, found)
         else:
             found, more = _listed_images(root, source)
-            for folder in sorted({image.parent for image in found}):
+            for folder in _outermost({image.parent for image in found}):
                 more += _lonely_labels(folder, list(files_by_stem(folder)[0].values()))
         images += found
         problems += more
     return list(dict.fromkeys(images)), problems
+
+
+def _outermost(folders: set[Path]) -> list[Path]:
+    """Folders that lie in no other of them, and whose labels lie elsewhere."""
+    outer = sorted(one for one in folders if not folders.intersection(one.parents))
+    return [one for one in outer if _label(one / "any.png").parent != one]
 
 
 def _listed_images(root: Path, list_file: Path) -> tuple[list[Path], list[Problem]]:

@@ -1,6 +1,5 @@
 """Videos with the colours of their classes, streamed frame by frame."""
 
-import errno
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from tsic.data.classes import ClassTable
-from tsic.errors import ConfigError, DataError
+from tsic.errors import NO_ROOM, ConfigError, DataError
 from tsic.files import replacing
 from tsic.pictures import Pixels, draw_entry, overlay, place_legend
 from tsic.progress import OnProgress
@@ -99,7 +98,7 @@ def label_video(
                 raise DataError(f"{source}: no pictures in it")
             painter.finish()
     except av.FFmpegError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise DataError(
             f"{source}: cannot be decoded ({error.strerror}); replace the file"
