@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
+from yaml import YAMLError
 
 from tsic.config import DataConfig, OptimConfig, RunConfig, TeacherConfig, TrainerConfig
 from tsic.data.dataset import SegmentationDataset
@@ -122,12 +123,18 @@ def run_demo(out: Path, *, steps: int, scenes: int, seed: int) -> str:
 def _clear(out: Path, name: str) -> None:
     """Remove what an earlier demo trained; a run of the user's stops the demo."""
     held = RunFolder(out / name).config
-    if held.is_file():
-        # An earlier version's keys may be unknown to this one.
-        scenes = Path(str(load_yaml(read_text(held))["data"]["root"]))
-        if not (scenes.parent.name == "data" and re.fullmatch(r"seed\d+_\d+", scenes.name)):
-            raise ConfigError(f"'{out / name}' holds a run that is none of a demo's; change --out")
+    if held.is_file() and not _is_of_a_demo(held):
+        raise ConfigError(f"'{out / name}' holds a run that is none of a demo's; change --out")
     shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _is_of_a_demo(config: Path) -> bool:
+    """Whether a run, perhaps of an earlier version with other keys, saw a demo's scenes."""
+    try:
+        scenes = Path(load_yaml(read_text(config))["data"]["root"])
+    except (KeyError, TypeError, YAMLError):
+        return False
+    return scenes.parent.name == "data" and bool(re.fullmatch(r"seed\d+_\d+", scenes.name))
 
 
 def _draw_panel(out: Path, dataset: SegmentationDataset) -> Image.Image:

@@ -129,15 +129,10 @@ def _warn_of_copies(
         copies = sum(digest in known for digest in digests)
         if split is trained_on or not copies:
             continue
-        what, names = (
-            f"{copies} of the {len(digests)} images of split",
-            "; tsic data check names them",
-        )
-        if split.split == trained_on.split:
-            what, names = "all images of split", ""
+        some = "all" if split.split == trained_on.split else f"{copies} of the {len(digests)}"
         sys.stderr.write(
-            f"tsic: warning: {what} '{split.split}' are trained on, too, which flatters its "
-            f"scores{names}\n"
+            f"tsic: warning: {some} images of split '{split.split}' are trained on, too, which "
+            "flatters its scores\n"
         )
 
 
