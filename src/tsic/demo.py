@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
-from yaml import YAMLError
 
 from tsic.config import DataConfig, OptimConfig, RunConfig, TeacherConfig, TrainerConfig
+from tsic.config_file import load_config
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.data.sampling import spread
 from tsic.data.scenes import SCENE_CLASSES, write_scenes
 from tsic.errors import ConfigError
-from tsic.files import read_text, write_json
+from tsic.files import write_json
 from tsic.options import Objective
 from tsic.pictures import panel, save_png
 from tsic.report import write_report
@@ -27,7 +27,6 @@ from tsic.training.folder import RunFolder
 from tsic.training.precision import resolve_precision
 from tsic.training.report import RunResult, curves
 from tsic.training.run import train
-from tsic.yaml_text import load_yaml
 
 _VAL_SCENES = 60
 _HEIGHT, _WIDTH = 128, 176
@@ -129,10 +128,10 @@ def _clear(out: Path, name: str) -> None:
 
 
 def _is_of_a_demo(config: Path) -> bool:
-    """Whether a run, perhaps of an earlier version with other keys, saw a demo's scenes."""
+    """Whether a run saw a demo's scenes."""
     try:
-        scenes = Path(load_yaml(read_text(config))["data"]["root"])
-    except (KeyError, TypeError, YAMLError):
+        scenes = Path(load_config(config).data.root)
+    except ConfigError:
         return False
     return scenes.parent.name == "data" and bool(re.fullmatch(r"seed\d+_\d+", scenes.name))
 

@@ -188,7 +188,7 @@ def test_demo_compares_and_reports(
     out = tmp_path / "demo"
     for name in ("alone", "cycle"):  # an earlier demo's, to be replaced
         (out / name).mkdir(parents=True)
-        (out / name / "config.yaml").write_text("gone: 1\ndata:\n  root: a/data/seed0_4\n")
+        (out / name / "config.yaml").write_text("data: {root: a/data/seed0_4}")
     code, text = said(capsys, "demo", "--out", out, "--steps", "4", "--scenes", "4")
     assert code == 0
     metrics = json.loads((out / "metrics.json").read_text())
