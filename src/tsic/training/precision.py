@@ -74,6 +74,6 @@ def _times_as_fast() -> float:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    times = [seconds(mixed=False) / seconds(mixed=True) for _ in range(15)]
+    times = [seconds(mixed=False) / seconds(mixed=True) for _ in range(9)]
     torch.set_num_threads(threads)
     return statistics.median(times)
