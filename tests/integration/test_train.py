@@ -177,6 +177,7 @@ def test_a_stopped_run_says_how_to_go_on(
         (["--optim.lr_warmup_steps", "-1"], "optim.lr_warmup_steps must be >= 0, got -1"),
         (["--optim.power", "-1"], "optim.power must be >= 0, got -1"),
         (["--optim.clip", "0"], "optim.clip must be > 0, or null for no limit, got 0"),
+        (["--objective.ohem_threshold", "70"], "ohem_threshold is a probability from 0 to 1"),
         (["--objective.ohem_min_kept", "-5"], "objective.ohem_min_kept must be >= 1, got -5"),
         (["--optim.lr", "null"], "optim.lr must be of type float, got 'null'"),
         (["--data.workers", "-1"], "data.workers must be >= 0, got -1"),

@@ -37,6 +37,7 @@ from tsic.deploy.export.proof import (
 from tsic.deploy.export.writers import capture, write
 from tsic.deploy.inference import WHOLE, label_images
 from tsic.deploy.labelling import fitting_view
+from tsic.deploy.opening import open_model
 from tsic.errors import CheckpointError, ConfigError, DataError
 from tsic.evaluation.metrics import to_labels
 from tsic.networks import Network
@@ -487,3 +488,10 @@ def test_int8_file_is_kept_if_it_loses_little(
     assert (told["format"], told["precision"]) == ("onnx", "int8")
     assert told["left_in_float"] == ["the last layer"]
     assert told["calibration"] == "one image"
+
+
+def test_an_exported_file_runs_nowhere_but_on_the_cpu() -> None:
+    with pytest.raises(ConfigError, match="exported files run on the CPU, not on 'cuda'"):
+        open_model("student.onnx", device="cuda")
+    with pytest.raises(CheckpointError, match="no exported file at"):
+        open_model("student.onnx", device="cpu")

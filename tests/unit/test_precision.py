@@ -71,3 +71,11 @@ def test_compiling_needs_a_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     with pytest.raises(ConfigError, match=r"trainer\.compile needs an NVIDIA GPU"):
         resolve_precision(TrainerConfig("32-true", accelerator, compile=True))
+
+
+def test_more_devices_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"trainer\.devices must be at most the 1 GPUs .* got 2"):
+        resolve_precision(TrainerConfig("32-true", devices=2))
+    assert resolve_precision(TrainerConfig("32-true", "cpu", devices=2)) == "32-true"

@@ -31,7 +31,7 @@ def changes(held: RunConfig, asked: RunConfig) -> list[str]:
         DataError: If the root that is asked for holds no such dataset.
     """
     changed = [one for one in differences(held, asked) if not one.startswith(_FREE)]
-    return changed + moved("data.root", labelled(held), labelled(asked))
+    return changed + moved("data.root", _labelled(held), _labelled(asked))
 
 
 class Labelled(NamedTuple):
@@ -50,7 +50,7 @@ class Labelled(NamedTuple):
     splits: tuple[str, ...]
 
 
-def labelled(config: RunConfig) -> Labelled:
+def _labelled(config: RunConfig) -> Labelled:
     """Where a run's are."""
     data = config.data
     return Labelled(data.name, data.root, data.classes, (data.train_split, data.val_split))

@@ -32,7 +32,7 @@ YEARS = ("", "2017", "2014")
 """What COCO appends to the name of a split."""
 
 MAX_SIDE = 1 << 17
-"""Pixels; a mask of such an image would not fit into memory anyway."""
+"""Pixels; more is taken for a mistake in the file."""
 
 FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 

@@ -31,6 +31,7 @@ BAND_PIXELS = 2**20
 
 JPEG_QUALITY = 90
 JPEG_SIDE = 65_500
+"""Most pixels of a side that libjpeg writes."""
 
 
 @dataclass(frozen=True)
