@@ -41,9 +41,11 @@ class LoraQkv(nn.Module):
         up_q, up_v = F.pad(self.up_q, (0, rank)), F.pad(self.up_v, (rank, 0))
         parts = [up_q, up_q.new_zeros(size, 2 * rank), up_v]
         up = torch.cat([part.unflatten(0, (self.heads, -1)) for part in parts], 1).flatten(0, 1)
-        low = F.linear(tokens, self.down)
-        frozen = self.qkv(tokens)
-        return torch.addmm(frozen.flatten(0, -2), low.flatten(0, -2), up.T).view_as(frozen)
+        cells = tokens.flatten(0, -2)
+        low, frozen = F.linear(cells, self.down), self.qkv(cells)
+        # In place: a sum of its own would first copy what it adds to.
+        answer: Tensor = frozen.addmm_(low, up.T.to(low.dtype))
+        return answer.unflatten(0, tokens.shape[:-1])
 
 
 class LoraConv(nn.Module):
