@@ -25,10 +25,10 @@ from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
 
 from tsic.pretrain.data import PromptedBatch, PromptedImages, collate
+from tsic.pretrain.leaves import draw_leaves
 from tsic.pretrain.losses import answer_loss
 from tsic.pretrain.module import iou_on
 from tsic.pretrain.promptable import Promptable, PromptBatch
-from tsic.pretrain.sources import leaves
 from tsic.teacher.foundation import Foundation
 from tsic.teacher.refiner import Refiner
 from tsic.teacher.sam import EdgeTam, Sam, Sam2
@@ -114,7 +114,7 @@ def ask(
 def images(purpose: str) -> PromptedImages:
     """Dead leaves."""
     sizes = [(SIZE, SIZE)]
-    return PromptedImages([(leaves, 1.0)], 0, purpose, sizes=sizes, per_step=BATCH, prompts=8)
+    return PromptedImages([(draw_leaves, 1.0)], 0, purpose, sizes=sizes, per_step=BATCH, prompts=8)
 
 
 def load(shown: PromptedImages, first: int) -> PromptedBatch:

@@ -31,12 +31,13 @@ from torch import Tensor
 
 from tsic.data.readers import open_dataset
 from tsic.pictures import panel, save_png, to_pixels
+from tsic.pretrain.leaves import draw_leaves
 from tsic.pretrain.losses import iou_of
 from tsic.pretrain.pictures import tinted
 from tsic.pretrain.promptable import Promptable
 from tsic.pretrain.prompts import choose_targets, drop, merge, shift, student_logits, swell
 from tsic.pretrain.regions import Regions, regions_of_classes
-from tsic.pretrain.sources import leaves, streets
+from tsic.pretrain.sources import streets
 from tsic.teacher.sam import load_foundation
 
 FAULTS = {fault.__name__: fault for fault in (swell, shift, drop, merge)}
@@ -87,7 +88,7 @@ def images(options: argparse.Namespace) -> Iterator[tuple[str, int, Regions]]:
     """Images that the embedded model never saw: their kind, their number, their regions."""
     height, width = options.size
     for i in range(options.images):
-        yield "leaves", i, leaves(np.random.default_rng((9, i)), height, width)
+        yield "leaves", i, draw_leaves(np.random.default_rng((9, i)), height, width)
         yield "streets", i, streets(np.random.default_rng((9, i)), height, width)
     sets = {"camvid": options.camvid, "ade20k": options.ade20k}
     for name, root in sets.items():

@@ -32,6 +32,18 @@ def add_allow_code(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def require_least(options: argparse.Namespace, least: int, *names: str) -> None:
+    """Refuse options of those names that are given and smaller.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    for name in names:
+        value = getattr(options, name.replace("-", "_"))
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} must be at least {least}, got {value}")
+
+
 def make_room(file: Path) -> None:
     """Make a file's folder before the work starts.
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tsic.command_line import Parser, name_of
+from tsic.command_line import Parser, name_of, require_least
 from tsic.config import RunConfig
 from tsic.config_file import RUN, Schema, load_config, parser, read_config, with_values
-from tsic.errors import ConfigError
 
 # PyTorch, Lightning and transformers are imported inside the verbs, once the words are right.
 
@@ -137,9 +136,7 @@ def demo_command(words: Sequence[str]) -> int:
     own.add_argument("--scenes", type=int, default=400, help="training scenes to draw")
     own.add_argument("--seed", type=int, default=0, help="of scenes, weights and batches")
     options = own.parse_args(list(words))
-    for name in ("steps", "scenes"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    require_least(options, 1, "steps", "scenes")
     from tsic.demo import run_demo
 
     sys.stdout.write(

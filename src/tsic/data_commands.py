@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsic.command_line import Parser, make_room
+from tsic.command_line import Parser, make_room, require_least
 from tsic.config import DataConfig
 from tsic.config_file import load_config
 from tsic.errors import ConfigError, EmptySplitError, SplitError, nearest
@@ -52,8 +52,7 @@ def check_command(words: Sequence[str]) -> int:
     own.add_argument("--json", type=Path, metavar="FILE", help="also write all findings as JSON")
     own.add_argument("--max-listed", type=int, default=10, help="files listed of each kind")
     options = own.parse_args(list(words))
-    if options.max_listed < 0:
-        raise ConfigError(f"--max-listed must be at least 0, got {options.max_listed}")
+    require_least(options, 0, "max-listed")
     config = _data_config(options)
     if options.json:
         make_room(options.json)
@@ -85,8 +84,7 @@ def preview_command(words: Sequence[str]) -> int:
     own.add_argument("--count", type=int, default=12, help="images on the picture")
     own.add_argument("--seed", type=int, default=0, help="decides which images")
     options = own.parse_args(list(words))
-    if options.count < 1:
-        raise ConfigError(f"--count must be at least 1, got {options.count}")
+    require_least(options, 1, "count")
     if options.out.suffix.lower() != ".png":
         raise ConfigError(f"'{options.out}' must end in .png")
     config = _data_config(options)

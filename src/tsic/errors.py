@@ -2,7 +2,8 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 NO_ROOM = {
     errno.ENOSPC: "the disk is full",
@@ -49,6 +50,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, at most 200 letters; its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Finish an error message about a wrong name with the nearest right one and all choices.
 
@@ -70,3 +77,19 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     question = f"did you mean '{close[0]}'? " if close else ""
     return f"{question}choices: {', '.join(choices)}"
+
+
+def no_split(
+    where: Path, split: str, found: Collection[str], *, of: str = "", expected: str = ""
+) -> SplitError:
+    """The error about a split that is not there.
+
+    Args:
+        where: The dataset's folder or file.
+        split: What the user wrote.
+        found: Splits that are there.
+        of: Name of the dataset's kind.
+        expected: What would make it a dataset, where there is no split at all.
+    """
+    way_out = nearest(split, found) if found or not expected else expected
+    return SplitError(f"{where}: no {f'{of} split'.strip()} '{split}'; {way_out}")

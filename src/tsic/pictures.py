@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn import functional as F
 
 from tsic.data.classes import IGNORE, ClassTable
 from tsic.errors import ShapeError
 from tsic.files import replacing
+from tsic.grid import resize
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[Any]
@@ -21,8 +21,8 @@ Array = NDArray[Any]
 VOID_COLOUR = (16, 16, 20)
 """Nearly black: where there is no label, or one that no class has."""
 
-_PAPER = (250, 250, 248)
-_INK = (34, 34, 38)
+PAPER = (250, 250, 248)
+INK = (34, 34, 38)
 _GAP = 6
 
 
@@ -156,8 +156,7 @@ def colour_masks(
         ground += pixels.mean(axis=2, keepdims=True, dtype=np.float32) * np.float32(0.6)
     if not ids:
         return np.rint(ground).astype(np.uint8)
-    logits = masks.detach().to("cpu", torch.float32)[None]
-    logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)[0]
+    logits = resize(masks.detach().cpu()[None], size)[0]
     opacity: NDArray[np.float32] = logits.sigmoid().numpy()  # (P, H, W)
     colours = np.asarray([classes.palette[class_id] for class_id in ids], dtype=np.float32)
     total = np.maximum(opacity.sum(axis=0), np.float32(1e-6))[..., None]
@@ -197,7 +196,7 @@ def panel(
                 f"row {number} must hold {len(titles)} pictures, one per title, got {len(row)}"
             )
     width = tile_width or _to_image(rows[0][0]).width
-    tiles = [[_fit(_to_image(picture), width) for picture in row] for row in rows]
+    tiles = [[fit_width(_to_image(picture), width) for picture in row] for row in rows]
     font_size = int(min(22, max(11, width * 0.062)))
     lines = _wrap_titles(titles, width, font_size)
     title_height = len(lines[0]) * int(1.3 * font_size) + _GAP
@@ -206,14 +205,14 @@ def panel(
     heights = [max(tile.height for tile in row) for row in tiles]
     legend_height = (entries[-1][1] + int(1.9 * font_size)) if entries else 0
     height = title_height + sum(heights) + _GAP * (len(rows) + 1) + legend_height
-    canvas = Image.new("RGB", (total, height), _PAPER)
+    canvas = Image.new("RGB", (total, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(font_size)
     for column, text_lines in enumerate(lines):
         x = _GAP + column * (width + _GAP)
         for number, line in enumerate(text_lines):
             y = _GAP + number * int(1.3 * font_size)
-            draw.text((x + width / 2, y), line, font=font, fill=_INK, anchor="ma")
+            draw.text((x + width / 2, y), line, font=font, fill=INK, anchor="ma")
     y = title_height + _GAP
     for tile_row, row_height in zip(tiles, heights, strict=True):
         for column, tile in enumerate(tile_row):
@@ -252,7 +251,7 @@ def _to_image(picture: Image.Image | Pixels) -> Image.Image:
     return picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
 
 
-def _fit(picture: Image.Image, width: int) -> Image.Image:
+def fit_width(picture: Image.Image, width: int) -> Image.Image:
     """Scale a picture to a width; enlarged pixels stay visible as squares."""
     if picture.width == width:
         return picture
@@ -303,4 +302,4 @@ def draw_entry(
     box = (x, y + 0.25 * font_size, x + font_size, y + 1.25 * font_size)
     draw.rounded_rectangle(box, radius=0.2 * font_size, fill=colour, outline=(120, 120, 124))
     font = ImageFont.load_default(font_size)
-    draw.text((x + 1.4 * font_size, y + 0.75 * font_size), name, font=font, fill=_INK, anchor="lm")
+    draw.text((x + 1.4 * font_size, y + 0.75 * font_size), name, font=font, fill=INK, anchor="lm")

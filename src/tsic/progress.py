@@ -11,7 +11,7 @@ OnProgress = Callable[[int, int], None]
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress(label: str) -> Iterator[OnProgress]:
     """A bar on a terminal; nothing elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:

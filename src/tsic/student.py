@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tsic.data.classes import MAX_CLASSES
 from tsic.errors import ConfigError, ShapeError, nearest
-from tsic.grid import fit_to_image
+from tsic.grid import fit_to_image, size_of
 from tsic.networks import Network
 from tsic.networks.compact import Compact
 from tsic.networks.hugging_face import build_hugging_face
@@ -132,7 +132,7 @@ class Student(nn.Module):
                 "student images must be float RGB (B, 3, H, W) in [0, 1], got "
                 f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
             )
-        size = (images.shape[2], images.shape[3])
+        size = size_of(images)
         padded = (self._padded(size[0]), self._padded(size[1]))
         normalised = (images - self.mean) / self.std
         normalised = F.pad(normalised, (0, padded[1] - size[1], 0, padded[0] - size[0]))

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from tsic.pretrain.leaves import draw_leaves
 from tsic.pretrain.losses import iou_of
 from tsic.pretrain.promptable import Promptable
 from tsic.pretrain.prompts import choose_targets, coarse_masks
-from tsic.pretrain.sources import Source, leaves, streets
+from tsic.pretrain.sources import Source, streets
 from tsic.teacher import build_teacher
 from tsic.teacher.sam import EMBEDDED, load_foundation
 
@@ -37,7 +38,7 @@ def test_it_is_of_the_architecture_that_pretraining_starts_from(embedded: Prompt
     assert all(tensor.isfinite().all() for tensor in shipped.values())
 
 
-@pytest.mark.parametrize("source", [leaves, streets])
+@pytest.mark.parametrize("source", [draw_leaves, streets])
 @torch.no_grad()
 def test_its_answers_are_better_than_their_prompts(embedded: Promptable, source: Source) -> None:
     """On drawn images that neither training nor validation saw."""

@@ -1,6 +1,5 @@
-"""What a process says of its memory, and a training of its time."""
+"""What a training says of its time."""
 
-import multiprocessing
 from typing import Any
 
 import pytest
@@ -11,18 +10,9 @@ from torch.utils.data import Dataset
 from tsic.data.batches import Item, collate
 from tsic.data.loader import Loader
 from tsic.errors import DataError
-from tsic.machine import peak_resident_mib
-from tsic.training.cost import Cost, peak_mib
+from tsic.training.cost import Cost
 
 CPU = torch.device("cpu")
-
-
-def test_a_large_parent_is_not_counted() -> None:
-    held = torch.ones(2**30, dtype=torch.uint8)  # a GiB
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        child = pool.apply(peak_resident_mib)  # of a module that imports little
-    assert held[-1] == 1  # held to here
-    assert 0 < child < peak_mib(CPU) - 600
 
 
 class Machine:

@@ -467,7 +467,7 @@ def test_int8_file_is_kept_if_it_loses_little(
         with_bias(source, target, change)
         return ["the last layer"]
 
-    int8 = SimpleNamespace(quantise_onnx=quantise, quantise_openvino=quantise)
+    int8 = SimpleNamespace(quantise=quantise)
     monkeypatch.setitem(sys.modules, "tsic.deploy.export.int8", int8)
     images = one_image(size=(48, 56))
     arguments: Any = (trained, tmp_path, ["onnx"], Layout(), images)

@@ -1,6 +1,5 @@
 """Int8 files: what is quantised, what stays in float, and what a file that loses much becomes."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from tsic.data.classes import ClassTable
 from tsic.deploy.export.engines import open_exported
 from tsic.deploy.export.exported import Array
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
-from tsic.deploy.export.int8 import quantise_onnx, quantise_openvino
+from tsic.deploy.export.int8 import quantise
 from tsic.deploy.export.writers import SUFFIXES, Format, capture, write
 from tsic.errors import ConfigError
 from tsic.networks import Network
@@ -27,13 +26,8 @@ LAYERS = 6
 SENSITIVE = 2
 """Number of the convolution whose input spans so much that 8 bits cannot hold it."""
 
-QUANTISE: dict[Format, Callable[..., list[str]]] = {
-    "onnx": quantise_onnx,
-    "openvino": quantise_openvino,
-}
 
-
-@pytest.fixture(scope="module", params=list(QUANTISE))
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
 def kind(request: pytest.FixtureRequest) -> Format:
     found: Format = request.param
     return found
@@ -91,7 +85,7 @@ def test_every_layer_is_quantised_and_the_file_says_so(
     kind: Format, source: Path, batches: list[Array], tmp_path: Path
 ) -> None:
     target = tmp_path / f"int8{source.suffix}"
-    assert QUANTISE[kind](source, target, batches) == []
+    assert quantise(source, target, batches) == []
     assert count_quantisers(source) == 0
     assert count_quantisers(target) >= LAYERS
     before, after = open_exported(source).metadata, open_exported(target).metadata
@@ -106,7 +100,7 @@ def test_sensitive_layer_stays_in_float_and_the_rest_does_not(
         return -100 * distance(path, source, batches)
 
     target = tmp_path / f"int8{source.suffix}"
-    left = QUANTISE[kind](source, target, batches, score=score, max_drop=20)
+    left = quantise(source, target, batches, score=score, max_drop=20)
     layer = {"onnx": f"model.{2 * SENSITIVE}", "openvino": f"convolution_{SENSITIVE}/"}[kind]
     assert layer in left[0]
     assert len(left) <= 2  # it, and at most the one before, whose range it is
@@ -131,7 +125,7 @@ def test_a_drop_that_no_layer_mends_fails_with_the_numbers(
         match=r"int8 loses 30.00 of 80.00 points, and 30.00 with the 3 most sensitive of 6 layers "
         r"in float, more than 1; give more calibration images",
     ):
-        QUANTISE[kind](source, target, batches, score=score)
+        quantise(source, target, batches, score=score)
     assert asked[0] == 0
     assert asked[-1] < asked[1]  # layers were taken out of int8 in between
     assert list(target.parent.iterdir()) == []
@@ -140,4 +134,4 @@ def test_a_drop_that_no_layer_mends_fails_with_the_numbers(
 
 def test_no_image_to_calibrate_on_is_refused(kind: Format, source: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one calibration image; give --calibration"):
-        QUANTISE[kind](source, tmp_path / f"int8{source.suffix}", [])
+        quantise(source, tmp_path / f"int8{source.suffix}", [])

@@ -1,12 +1,14 @@
 """What a machine tells of its cores and memory."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tsic import machine
-from tsic.machine import available_mib, total_mib, usable_cores
+from tsic.machine import available_mib, peak_resident_mib, total_mib, usable_cores
 
 
 def test_copies_of_files_count_as_available(
@@ -38,3 +40,14 @@ def test_cores_of_others_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert usable_cores() == 2
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores() == 8
+
+
+def test_a_large_parent_is_not_counted() -> None:
+    held = torch.ones(2**30, dtype=torch.uint8)  # a GiB
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        child = pool.apply(peak_resident_mib)
+    own = peak_resident_mib()
+    assert held[-1] == 1  # held to here
+    assert own
+    assert child
+    assert child < own - 600

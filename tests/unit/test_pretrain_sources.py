@@ -15,9 +15,11 @@ from tsic.data.scenes import scene_seed
 from tsic.errors import ConfigError, DataError
 from tsic.pretrain import sources
 from tsic.pretrain.data import PretrainData, PromptedImages, collate
+from tsic.pretrain.leaves import draw_leaves
 from tsic.pretrain.prompts import PromptedSample
+from tsic.pretrain.region_cache import RegionCache, propose_all
 from tsic.pretrain.regions import Regions
-from tsic.pretrain.sources import find_images, leaves, random_crop, streets
+from tsic.pretrain.sources import find_images, random_crop, streets
 
 
 @pytest.mark.parametrize("size", [(40, 60), (200, 300), (31, 500)])
@@ -70,7 +72,7 @@ def test_find_images_looks_into_subfolders_and_refuses_what_holds_none(tmp_path:
 
 def prompted(seed: int = 0, purpose: str = "train") -> PromptedImages:
     sizes = [(32, 32), (32, 64), (64, 32)]
-    mix = [(leaves, 0.5), (streets, 0.5)]
+    mix = [(draw_leaves, 0.5), (streets, 0.5)]
     return PromptedImages(mix, seed, purpose, sizes=sizes, per_step=3, prompts=2)
 
 
@@ -126,4 +128,4 @@ def test_unlabelled_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     Image.new("RGB", (40, 40)).save(tmp_path / "b.png")
     with pytest.raises(DataError, match=r"a\.png"):
-        sources.propose(find_images(tmp_path), tmp_path / "regions", lambda done, total: None)
+        propose_all(find_images(tmp_path), RegionCache(tmp_path / "regions"), lambda *_: None)

@@ -1,6 +1,5 @@
 """``tsic compare``."""
 
-import argparse
 import os
 import shlex
 import sys
@@ -9,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tsic.command_line import Parser, name_of
+from tsic.command_line import Parser, name_of, require_least
 from tsic.compare.plan import (
     ABLATIONS,
     ALONE,
@@ -36,7 +35,7 @@ def compare_command(words: Sequence[str]) -> int:
     """Train what a comparison lacks, then compare; any key can follow as ``--key value``."""
     parser = _parser()
     options, overrides = parser.parse_known_args(list(words))
-    _require_sense(options)
+    require_least(options, 1, "seeds", "processes")
     if options.ablate and (options.methods or options.offline):
         raise ConfigError("--ablate varies the cycle alone: it goes without --methods, --offline")
     base = load_config(options.config, overrides, parser.options)
@@ -180,12 +179,6 @@ def _parser() -> Parser:
         "--devices", nargs="+", default=[], help="numbers of the GPUs, which runs take in turns"
     )
     return parser
-
-
-def _require_sense(options: argparse.Namespace) -> None:
-    for name in ("seeds", "processes"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {getattr(options, name)}")
 
 
 def _offline(

@@ -1,6 +1,5 @@
 """Which runs a comparison needs, each as a configuration of its own."""
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -291,7 +290,7 @@ def _values(name: str) -> Sequence[Mapping[str, Any]]:
 def jobs(variants: Sequence[Variant], seeds: int) -> list[Job]:
     """One run per variant and seed, seed by seed, so that an early look is a fair one."""
     return [
-        Job(run_name(one.name, seed), dataclasses.replace(one.config, seed=one.config.seed + seed))
+        Job(run_name(one.name, seed), replace(one.config, seed=one.config.seed + seed))
         for seed in range(seeds)
         for one in variants
     ]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tsic.data.classes import IGNORE, ClassTable
 from tsic.data.dataset import SegmentationDataset
-from tsic.pictures import Pixels, overlay, panel, to_pixels
+from tsic.pictures import INK, PAPER, Pixels, fit_width, overlay, panel, to_pixels
 
 TILE_WIDTH = 320
 """Width of each picture on the sheet, in pixels."""
@@ -17,7 +17,6 @@ PAIRS_PER_ROW = 2
 """Images, each with its overlay, side by side."""
 
 _CAPTION = 18  # height in pixels of an image's name above it
-_PAPER, _INK = (250, 250, 248), (34, 34, 38)
 
 
 def contact_sheet(dataset: SegmentationDataset, *, count: int = 12, seed: int = 0) -> Image.Image:
@@ -42,7 +41,7 @@ def contact_sheet(dataset: SegmentationDataset, *, count: int = 12, seed: int = 
         present |= set(label.unique().tolist())
         pairs.append(_pair(image, label, dataset.classes, dataset.samples[index].name))
     per_row = min(PAIRS_PER_ROW, len(pairs))
-    blank = Image.new("RGB", (TILE_WIDTH, 1), _PAPER)
+    blank = Image.new("RGB", (TILE_WIDTH, 1), PAPER)
     tiles = [tile for pair in pairs for tile in pair]
     tiles += [blank] * (-len(tiles) % (2 * per_row))
     rows = [tiles[start : start + 2 * per_row] for start in range(0, len(tiles), 2 * per_row)]
@@ -59,15 +58,12 @@ def _pair(
 
 def _tile(pixels: Pixels, caption: str) -> Image.Image:
     """Scale a picture to the width of a tile and write a caption above it."""
-    picture = Image.fromarray(pixels)
-    height = max(1, round(picture.height * TILE_WIDTH / picture.width))
-    shrinks = picture.width > TILE_WIDTH
-    method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
-    tile = Image.new("RGB", (TILE_WIDTH, _CAPTION + height), _PAPER)
-    tile.paste(picture.resize((TILE_WIDTH, height), method), (0, _CAPTION))
+    picture = fit_width(Image.fromarray(pixels), TILE_WIDTH)
+    tile = Image.new("RGB", (TILE_WIDTH, _CAPTION + picture.height), PAPER)
+    tile.paste(picture, (0, _CAPTION))
     draw = ImageDraw.Draw(tile)
     font = ImageFont.load_default(11)
-    draw.text((1, _CAPTION / 2), _shortened(caption, font), font=font, fill=_INK, anchor="lm")
+    draw.text((1, _CAPTION / 2), _shortened(caption, font), font=font, fill=INK, anchor="lm")
     return tile
 
 

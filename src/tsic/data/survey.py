@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsic.data.check import MAX_LISTED, check_sample, on_threads, one_class, unlabelled
+from tsic.data.check import MAX_LISTED, Checked, check_sample, on_threads, one_class, unlabelled
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Problem, SegmentationDataset
-from tsic.data.survey_table import class_table, listing
+from tsic.markdown import to_markdown
 from tsic.progress import OnProgress
 
 
@@ -88,13 +88,9 @@ class Survey:
         Returns:
             Lines of text.
         """
-        counts = {
-            split: (one.images, one.shares, one.images_with.tolist())
-            for split, one in self.splits.items()
-        }
-        parts = [class_table(self.class_names, counts)]
+        parts = [_class_table(self.class_names, self.splits)]
         for heading, findings in (("problem", self.problems), ("note", self.notes)):
-            parts += listing(heading, [finding.problem for finding in findings], max_listed)
+            parts += _listing(heading, [finding.problem for finding in findings], max_listed)
         number = len(self.problems)
         verdict = {0: "nothing", 1: "1 problem"}.get(number, f"{number} problems")
         return "\n\n".join([*parts, f"{verdict} that would hurt a training"])
@@ -129,9 +125,9 @@ def survey(
     copies = _Copies()
     for dataset in datasets:
         of_split = [next(seen) for _ in range(len(dataset))]
-        counts[dataset.split] = _sum(dataset.classes, of_split)
-        faults = [*dataset.unpaired, *(problem for one in of_split for problem in one.problems)]
-        surprises = [note for one in of_split for note in one.notes]
+        counts[dataset.split] = _sum(dataset.classes, [one for one, _ in of_split])
+        faults = [*dataset.unpaired, *(fault for one, _ in of_split for fault in one.problems)]
+        surprises = [note for _, notes_of_one in of_split for note in notes_of_one]
         pixels, absent = counts[dataset.split].pixels, _absent(dataset, counts[dataset.split])
         if dataset.split in trained_on:
             faults += [*absent, *one_class(dataset, pixels)]
@@ -139,7 +135,7 @@ def survey(
             bare = unlabelled(dataset, pixels)
             (faults if dataset.split in scored_on else surprises).extend(bare)
             surprises += absent
-        within, elsewhere = copies.find(dataset, [one.content for one in of_split])
+        within, elsewhere = copies.find(dataset, [one.digest for one, _ in of_split])
         faults += elsewhere
         surprises += within
         found += [Finding(dataset.split, fault) for fault in faults]
@@ -147,28 +143,17 @@ def survey(
     return Survey(datasets[0].classes.names, counts, tuple(found), tuple(known))
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What one pair showed: findings, its image's digest, and pixels of each class ``(K,)``."""
-
-    problems: list[Problem]
-    notes: list[Problem]
-    content: bytes | None
-    pixels: Tensor | None
-
-
-def _look(dataset: SegmentationDataset, index: int) -> _Seen:
+def _look(dataset: SegmentationDataset, index: int) -> tuple[Checked, list[Problem]]:
     """Check, count and describe one pair; what cannot be read is left out of the counts."""
-    sample = dataset.samples[index]
     checked = check_sample(dataset, index)
     if checked.digest is None:
-        return _Seen(checked.problems, [], None, checked.pixels)
+        return checked, []
+    sample = dataset.samples[index]
     surprises = dataset.store.surprises(sample)
-    notes = [Problem(kind, sample.image, detail) for kind, detail in surprises]
-    return _Seen(checked.problems, notes, checked.digest, checked.pixels)
+    return checked, [Problem(kind, sample.image, detail) for kind, detail in surprises]
 
 
-def _sum(classes: ClassTable, seen: Sequence[_Seen]) -> SplitCounts:
+def _sum(classes: ClassTable, seen: Sequence[Checked]) -> SplitCounts:
     """Add up the pairs of a split."""
     none = torch.zeros(classes.num_classes, dtype=torch.int64)
     pixels = torch.stack([none, *(one.pixels for one in seen if one.pixels is not None)])
@@ -221,3 +206,42 @@ def _plain(finding: Finding) -> dict[str, str]:
         "detail": problem.detail,
         "split": finding.split,
     }
+
+
+def _class_table(class_names: Sequence[str], splits: Mapping[str, SplitCounts]) -> str:
+    """All splits side by side, one class a row; the last row counts all images."""
+    columns = [["class", *class_names, "all"]]
+    for split, counts in splits.items():
+        columns.append([f"{split} px %", *map(_percent, counts.shares), ""])
+        with_class = counts.images_with.tolist()
+        columns.append([f"{split} images", *map(str, with_class), str(counts.images)])
+    return to_markdown(list(zip(*columns, strict=True)))
+
+
+def _listing(heading: str, problems: Sequence[Problem], max_listed: int) -> list[str]:
+    """List problems by kind.
+
+    Args:
+        heading: Stands before each kind.
+        problems: What to list; kinds come in the order of their first problem.
+        max_listed: How many of each kind are listed.
+
+    Returns:
+        A paragraph per kind.
+    """
+    paragraphs = []
+    for kind in dict.fromkeys(problem.kind for problem in problems):
+        of_kind = [problem for problem in problems if problem.kind == kind]
+        lines = [f"{heading}: {kind} ({len(of_kind)})"]
+        lines += [f"  {problem}" for problem in of_kind[:max_listed]]
+        if len(of_kind) > max_listed:
+            lines.append(f"  and {len(of_kind) - max_listed} more")
+        paragraphs.append("\n".join(lines))
+    return paragraphs
+
+
+def _percent(share: float) -> str:
+    """Two digits; a dash for nothing, so that a little is not taken for nothing."""
+    if not share:
+        return "-"
+    return "<0.01" if share < 0.005 else f"{share:.2f}"

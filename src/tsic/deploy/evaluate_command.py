@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsic.command_line import Parser, add_allow_code, make_room
+from tsic.command_line import Parser, add_allow_code, make_room, require_least
 from tsic.config_file import load_config
 from tsic.errors import ConfigError
 from tsic.files import write_json, write_text
@@ -59,10 +59,7 @@ def _evaluate_parser() -> Parser:
 def evaluate_command(words: Sequence[str]) -> int:
     """Score a student, a teacher or an exported file at the images' own size."""
     options = _evaluate_parser().parse_args(list(words))
-    for key in ("threads", "trimap"):
-        value = getattr(options, key)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{key} must be at least 1, got {value}")
+    require_least(options, 1, "threads", "trimap")
     import torch
 
     from tsic.data.check import require_clean

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsic.errors import CheckpointError, ConfigError, nearest
+from tsic.errors import CheckpointError, ConfigError, first_line, nearest
 from tsic.files import replacing, write_text
 
 PREFIX = "hf:"
@@ -193,5 +193,6 @@ def _told(error: Exception, what: str) -> CheckpointError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403) or isinstance(error, errors.LocalTokenNotFoundError):
         return CheckpointError(f"{what}: the hub does not let you; log in with `hf auth login`")
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return CheckpointError(f"{what} ({reason[:200]}); check the name, the login and the connection")
+    return CheckpointError(
+        f"{what} ({first_line(error)}); check the name, the login and the connection"
+    )

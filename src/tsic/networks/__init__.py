@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tsic.errors import first_line
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -50,5 +52,5 @@ class Network(nn.Module):
 
 def not_fetched(what: str, error: Exception) -> str:
     """Say in one line what could not be had and why."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     return f"{what} could not be read or fetched ({reason}); check the name and the connection"

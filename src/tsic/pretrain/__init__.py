@@ -1,1 +1,1 @@
-"""Pretraining of the promptable segmenter on photographs without labels."""
+"""Pretraining of a promptable segmenter on regions: drawn, proposed in photographs, or labelled."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -12,7 +11,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from tsic.data.sampling import position_seed
-from tsic.grid import size_of
+from tsic.grid import resize, size_of
 from tsic.pretrain.config import PretrainConfig
 from tsic.pretrain.data import PromptedBatch
 from tsic.pretrain.losses import answer_loss, iou_of
@@ -205,7 +204,4 @@ when asked again, and of the answers to points and boxes."""
 
 def iou_on(logits: Tensor, targets: Tensor) -> Tensor:
     """IoU ``(P,)`` of masks ``(P, h, w)``, resized bilinearly, with truth ``(P, H, W)``."""
-    sized = F.interpolate(
-        logits[:, None].float(), size_of(targets), mode="bilinear", align_corners=False
-    )
-    return iou_of(sized[:, 0], targets.float())
+    return iou_of(resize(logits[:, None], size_of(targets))[:, 0], targets.float())

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from tsic.errors import DataError
+from tsic.grid import resize, size_of
 from tsic.pictures import Pixels, panel, save_png, to_pixels
 from tsic.pretrain.data import PromptedImages, collate
 from tsic.pretrain.module import PretrainModule
@@ -73,8 +73,6 @@ def tinted(image: Tensor, logits: Tensor) -> Pixels:
         image: RGB uint8 ``(3, H, W)``.
         logits: Mask logits ``(h, w)``.
     """
-    size = (image.shape[-2], image.shape[-1])
-    sized = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)
-    share = sized[0, 0].sigmoid().numpy()[..., None]
+    share = resize(logits[None, None], size_of(image))[0, 0].sigmoid().numpy()[..., None]
     grey = to_pixels(image).mean(2, keepdims=True) * 0.6
     return ((1 - 0.75 * share) * grey + 0.75 * share * _TINT).astype(np.uint8)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
+from tsic.grid import resize, size_of
 from tsic.pretrain.prompts import NEGATIVE, NO_POINT, POINTS, POSITIVE
 from tsic.prompt import LOGIT_RANGE
 from tsic.teacher.foundation import Embedding, Foundation
@@ -120,8 +121,8 @@ def corrected(
         answer's unthresholded logits and a point drawn from the error region.
     """
     logits = answers.detach().float().clamp(-LOGIT_RANGE, LOGIT_RANGE)[:, None]
-    size = (targets.shape[-2], targets.shape[-1])
-    shown = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0] > 0
+    size = size_of(targets)
+    shown = resize(logits, size)[:, 0] > 0
     wrong = (shown != targets).flatten(1)
     # A draw from the wrong pixels: the largest of random numbers that are zero elsewhere.
     draw = torch.rand(wrong.shape, generator=generator).to(wrong.device) * wrong

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsic.grid import resize
 from tsic.pretrain.regions import Regions
 
 POINTS = 2
@@ -173,7 +174,7 @@ def student_logits(rng: np.random.Generator, mask: Tensor, stride: int) -> Tenso
         rng.uniform(0.0, 0.5) * sureness
     )
     size = (mask.shape[0] // 4, mask.shape[1] // 4)
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0]
+    return resize(logits, size)[0, 0]
 
 
 def swell(rng: np.random.Generator, mask: Tensor, other: Tensor) -> Tensor:

@@ -10,16 +10,16 @@ from tsic.errors import ConfigError
 from tsic.files import write_json
 from tsic.pretrain.config import PRETRAIN, PretrainConfig, SourceConfig
 from tsic.pretrain.data import PretrainData, PromptedImages
+from tsic.pretrain.leaves import draw_leaves
 from tsic.pretrain.module import SCORES, PretrainModule
 from tsic.pretrain.pictures import Answers
 from tsic.pretrain.promptable import Promptable
+from tsic.pretrain.region_cache import RegionCache, propose_all
 from tsic.pretrain.sources import (
     LabelledImages,
     Source,
     UnlabelledImages,
     find_images,
-    leaves,
-    propose,
     streets,
 )
 from tsic.progress import progress
@@ -117,13 +117,17 @@ def _sources(
 ) -> tuple[list[tuple[Source, float]], dict[str, Source]]:
     """What to train on, with shares, and what to score on."""
     source = config.source
-    train: list[tuple[Source, float]] = [(leaves, source.leaves), (streets, source.streets)]
-    val: dict[str, Source] = {"leaves": leaves, "streets": streets}
-    val = {name: one for (name, one), (_, share) in zip(val.items(), train, strict=True) if share}
+    train: list[tuple[Source, float]] = [(draw_leaves, source.leaves), (streets, source.streets)]
+    val: dict[str, Source] = {}
+    if source.leaves:
+        val["leaves"] = draw_leaves
+    if source.streets:
+        val["streets"] = streets
     if source.images:
         paths = find_images(Path(source.images))
         with progress("propose regions") as on_progress:
-            cache = propose(paths, files.path / "regions", on_progress)
+            cache = RegionCache(files.path / "regions")
+            propose_all(paths, cache, on_progress)
         if not any(cache.known(path).any() for path in paths[:: max(1, len(paths) // 100)]):
             raise ConfigError(
                 f"no region was found in the images of source.images '{source.images}': nothing in "

@@ -1,13 +1,12 @@
 """Where images with regions come from: drawn, unlabelled or labelled."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from tsic.data.colours import distort_colours, draw_colours
 from tsic.data.dataset import SegmentationDataset
@@ -15,8 +14,8 @@ from tsic.data.images import SUFFIXES, image_names, read_image
 from tsic.data.scenes import draw_scene
 from tsic.data.transforms import seeded
 from tsic.errors import ConfigError
-from tsic.pretrain.leaves import draw_leaves
-from tsic.pretrain.region_cache import RegionCache, propose_all
+from tsic.grid import resize_images
+from tsic.pretrain.region_cache import RegionCache
 from tsic.pretrain.regions import Regions, regions_of_classes
 
 _FIRST_STREET = 2**62
@@ -29,11 +28,6 @@ class Source(Protocol):
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> Regions:
         """Give one image of a size; the generator decides which and everything about it."""
         ...
-
-
-def leaves(rng: np.random.Generator, height: int, width: int) -> Regions:
-    """Draw dead leaves."""
-    return draw_leaves(rng, height, width)
 
 
 def streets(rng: np.random.Generator, height: int, width: int) -> Regions:
@@ -109,15 +103,6 @@ def find_images(folder: Path) -> list[Path]:
     return paths
 
 
-def propose(
-    paths: Sequence[Path], folder: Path, on_progress: Callable[[int, int], None]
-) -> RegionCache:
-    """Propose regions in all images, once; they are kept in a folder."""
-    cache = RegionCache(folder)
-    propose_all(paths, cache, on_progress)
-    return cache
-
-
 def random_crop(
     rng: np.random.Generator,
     image: npt.NDArray[np.uint8],
@@ -146,9 +131,7 @@ def random_crop(
     top, left = int(rng.integers(high - tall + 1)), int(rng.integers(wide - broad + 1))
     window = slice(top, top + tall), slice(left, left + broad)
     pixels = torch.from_numpy(np.ascontiguousarray(image[window])).permute(2, 0, 1)[None]
-    resized = F.interpolate(
-        pixels.float() / 255, size, mode="bilinear", align_corners=False, antialias=True
-    )
+    resized = resize_images(pixels.float() / 255, size)
     with seeded(int(rng.integers(2**62))):
         colours = draw_colours()
     coloured = distort_colours(resized, colours[None])[0]

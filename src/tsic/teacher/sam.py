@@ -17,7 +17,7 @@ from transformers.models.sam2.modeling_sam2 import Sam2Model
 from transformers.utils import CONFIG_NAME, cached_file, logging
 from typing_extensions import override
 
-from tsic.errors import CheckpointError, ConfigError, nearest
+from tsic.errors import CheckpointError, ConfigError, first_line, nearest
 from tsic.files import replacing, write_text
 from tsic.grid import Size
 from tsic.teacher.foundation import Embedding, Foundation, Seen
@@ -46,20 +46,16 @@ class Sam(Foundation):
 
     @override
     def see(self, images: Tensor) -> Seen:
+        encoder, kept = self.model.vision_encoder, []
         with self.encoder_gradient():
-            return self._see(images)
-
-    def _see(self, images: Tensor) -> Seen:
-        encoder = self.model.vision_encoder
-        hidden = encoder.patch_embed.projection(images).permute(0, 2, 3, 1)
-        if encoder.pos_embed is not None:
-            hidden = hidden + _alike(self._positions_at(hidden.shape[1:3]), hidden)
-        kept = []
-        for depth, layer in enumerate(encoder.layers):
-            hidden = self._run(layer, hidden)
-            if depth in self._depths:
-                kept.append(hidden)
-        return Seen(tuple(kept), (encoder.neck(hidden),))
+            hidden = encoder.patch_embed.projection(images).permute(0, 2, 3, 1)
+            if encoder.pos_embed is not None:
+                hidden = hidden + _alike(self._positions_at(hidden.shape[1:3]), hidden)
+            for depth, layer in enumerate(encoder.layers):
+                hidden = self._run(layer, hidden)
+                if depth in self._depths:
+                    kept.append(hidden)
+            return Seen(tuple(kept), (encoder.neck(hidden),))
 
     @override
     def read(self, seen: Seen, *, with_levels: bool) -> Embedding:
@@ -232,10 +228,9 @@ def load_foundation(name: str) -> Foundation:
     except ConfigError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).splitlines()[:1])
         raise CheckpointError(
-            f"teacher.name '{name}' could not be loaded ({reason}); give the folder of a "
-            "downloaded checkpoint, or go online once so that it can be fetched"
+            f"teacher.name '{name}' could not be loaded ({first_line(error)}); give the folder of "
+            "a downloaded checkpoint, or go online once so that it can be fetched"
         ) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -292,10 +287,9 @@ def _load_refiner(refiner: Refiner, name: str) -> None:
         assert file is not None
         refiner.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).splitlines()[:1])
         raise CheckpointError(
             f"teacher.name '{name}' has a refiner, but its {REFINER} could not be loaded "
-            f"({reason}); copy or download the folder again"
+            f"({first_line(error)}); copy or download the folder again"
         ) from error
 
 

@@ -19,6 +19,7 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.data.sampling import spread
 from tsic.evaluation.metrics import to_labels
 from tsic.files import replacing
+from tsic.grid import size_of
 from tsic.pictures import Pixels, colour_labels, colour_masks, panel, save_png, to_pixels
 from tsic.training.module import CycleModule
 from tsic.training.stopping import ends_step
@@ -227,7 +228,7 @@ def tiles(
     Returns:
         Pictures by title.
     """
-    size = (labels.shape[-2], labels.shape[-1])
+    size = size_of(labels)
     images = image[None].to(module.device).float() / 255
     logits, answer = module.answer(images, with_teacher=with_teacher)
     shown = {

@@ -32,13 +32,13 @@ class Part:
         name: Of the part.
         parameters: All of them.
         trained: Those that train.
-        multiply_adds: Of one forward pass of one crop; ``None`` where they were not counted.
+        multiply_adds: Of one forward pass of one crop.
     """
 
     name: str
     parameters: int
     trained: int
-    multiply_adds: int | None
+    multiply_adds: int
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,12 @@ class Rehearsal:
         config = self.config
         rows = [["part", "parameters", "trained", "G multiply-adds"]]
         for part in self.parts:
-            count = part.multiply_adds
             rows.append(
                 [
                     part.name,
                     f"{part.parameters:,}",
                     f"{part.trained / max(1, part.parameters):.0%}",
-                    "-" if count is None else f"{count / 1e9:.2f}",
+                    f"{part.multiply_adds / 1e9:.2f}",
                 ]
             )
         height, width = config.data.crop

@@ -6,7 +6,7 @@ from tsic.data.classes import IGNORE, ClassTable
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers.ade20k_classes import ADE20K_NAMES_AND_COLOURS
 from tsic.data.readers.pairs import pair_folders
-from tsic.errors import SplitError, nearest
+from tsic.errors import no_split
 
 ADE20K_CLASSES = ClassTable(
     tuple(name for name, _ in ADE20K_NAMES_AND_COLOURS),
@@ -51,8 +51,6 @@ def open_ade20k(root: Path, split: str, classes: ClassTable | None = None) -> Se
         found = {"val"}
     if split not in found:
         expected = "expected images/training + annotations/training"
-        raise SplitError(
-            f"{root}: no ADE20K split '{split}'; {nearest(split, found) if found else expected}"
-        )
+        raise no_split(root, split, found, of="ADE20K", expected=expected)
     pairs = pair_folders(root, images, masks)
     return SegmentationDataset("ade20k", root, split, classes or ADE20K_CLASSES, *pairs)

@@ -5,9 +5,15 @@ from pathlib import Path
 
 from tsic.data.classes import IGNORE, ClassTable, Colour
 from tsic.data.dataset import SegmentationDataset
-from tsic.data.readers.matching import join_pairs, listed_names, pair_by_tail, pair_expected
-from tsic.data.readers.pairs import Pairs, listed_pairs, pair_folders
-from tsic.errors import DataError, SplitError, nearest
+from tsic.data.readers.pairs import (
+    Pairs,
+    join_pairs,
+    listed_names,
+    listed_pairs,
+    pair_expected,
+    pair_folders,
+)
+from tsic.errors import DataError, no_split
 
 _COLOURS: dict[str, tuple[Colour, ...]] = {
     "sky": ((128, 128, 128),),
@@ -89,12 +95,8 @@ def open_camvid(root: Path, split: str, classes: ClassTable | None = None) -> Se
     splits = {s for s in _SPLITS if _has(root, s)}
     choices = splits | ({"trainval"} if {"train", "val"} <= splits else set())
     if split not in choices and not _has(root, split):
-        found = (
-            nearest(split, choices)
-            if choices
-            else f"expected train.txt or train/ + trainannot/ or train_labels/, or {_IMAGES}/"
-        )
-        raise SplitError(f"{root}: no CamVid split '{split}'; {found}")
+        expected = f"expected train.txt or train/ + trainannot/ or train_labels/, or {_IMAGES}/"
+        raise no_split(root, split, choices, of="CamVid", expected=expected)
     parts = ("train", "val") if split == "trainval" and not _has(root, split) else (split,)
     pairs = join_pairs(_pairs(root, part) for part in parts)
     return SegmentationDataset("camvid", root, split, classes or CAMVID_CLASSES, *pairs)
@@ -116,10 +118,10 @@ def _pairs(root: Path, part: str) -> Pairs:
     if (root / _IMAGES).is_dir():
         return _original_pairs(root, part, list_file)
     if list_file.is_file():
-        return listed_pairs(root, list_file)
+        return pair_expected(root, listed_pairs(root, list_file))
     if (root / f"{part}annot").is_dir():
         return pair_folders(root, root / part, root / f"{part}annot")
-    return pair_by_tail(root, root / part, root / f"{part}_labels", mask_tail="_L")
+    return pair_folders(root, root / part, root / f"{part}_labels", mask_tail="_L")
 
 
 def _original_pairs(root: Path, part: str, list_file: Path) -> Pairs:
@@ -131,8 +133,9 @@ def _original_pairs(root: Path, part: str, list_file: Path) -> Pairs:
         found |= {path.stem.removesuffix("_L") for path in (root / _MASKS).glob("[!.]*_L.png")}
         names = tuple(sorted(name for name in found if _standard_split(root, name) == part))
         detail = "not there, though the other file of the pair is"
-    expected = ((root / _IMAGES / f"{n}.png", root / _MASKS / f"{n}_L.png") for n in names)
-    return pair_expected(root, expected, detail)
+    images, masks = root / _IMAGES, root / _MASKS
+    expected = ((images / f"{n}.png", masks / f"{n}_L.png", detail) for n in names)
+    return pair_expected(root, expected)
 
 
 def _standard_split(root: Path, name: str) -> str:

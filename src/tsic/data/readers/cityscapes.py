@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tsic.data.classes import IGNORE, ClassTable, Colour
 from tsic.data.dataset import SegmentationDataset
-from tsic.data.readers.matching import join_pairs, pair_by_tail
-from tsic.errors import SplitError, nearest
+from tsic.data.readers.pairs import join_pairs, pair_folders
+from tsic.errors import no_split
 
 _CLASSES: tuple[tuple[str, int, Colour], ...] = (
     ("road", 7, (128, 64, 128)),
@@ -82,12 +82,11 @@ def open_cityscapes(
     splits |= {"trainval"} if {"train", "val"} <= splits else set()
     if split not in splits:
         expected = f"expected leftImg8bit/{split}/<city> + gtFine/{split}/<city>"
-        found = nearest(split, splits) if splits else expected
-        raise SplitError(f"{root}: no Cityscapes split '{split}'; {found}")
+        raise no_split(root, split, splits, of="Cityscapes", expected=expected)
     parts = ("train", "val") if split == "trainval" else (split,)
     tail = _mask_tail(root, parts)
     pairs = join_pairs(
-        pair_by_tail(
+        pair_folders(
             root,
             root / "leftImg8bit" / part,
             root / "gtFine" / part,

@@ -25,7 +25,7 @@ from tsic.data.readers.polygons import (
     table_with_background,
 )
 from tsic.data.readers.rle import check_counts, counts_to_mask, decode_counts
-from tsic.errors import DataError, SplitError, nearest
+from tsic.errors import DataError, no_split
 from tsic.files import read_text
 
 YEARS = ("", "2017", "2014")
@@ -197,12 +197,8 @@ def _find_file(root: Path, split: str) -> tuple[Path, str]:
     others = {file.stem for file in (*root.glob("annotations/*.json"), *root.glob("*.json"))}
     found = {stem.removeprefix("instances_") for stem in instances or others}
     found |= {file.parent.name for file in root.glob(f"*/{ROBOFLOW}")}
-    way_out = (
-        nearest(split, found)
-        if found
-        else f"expected annotations/instances_{split}.json, {split}.json or {split}/{ROBOFLOW}"
-    )
-    raise SplitError(f"{root}: no split '{split}'; {way_out}")
+    expected = f"expected annotations/instances_{split}.json, {split}.json or {split}/{ROBOFLOW}"
+    raise no_split(root, split, found, expected=expected)
 
 
 def _load(file: Path) -> dict[str, list[Any]]:

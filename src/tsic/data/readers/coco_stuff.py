@@ -5,8 +5,8 @@ from pathlib import Path
 from tsic.data.classes import IGNORE, ClassTable, default_palette
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers.coco_stuff_classes import COCO_STUFF_NAMES
-from tsic.data.readers.matching import pair_by_tail
-from tsic.errors import SplitError, nearest
+from tsic.data.readers.pairs import pair_folders
+from tsic.errors import no_split
 
 _NAMES = tuple(COCO_STUFF_NAMES.values())
 # COCO-Stuff publishes no fixed colours.
@@ -61,15 +61,14 @@ def open_coco_stuff(
     }
     if split not in image_folders:
         expected = "expected images/train2017 + annotations/train2017"
-        found = nearest(split, image_folders) if image_folders else expected
-        raise SplitError(f"{root}: no COCO-Stuff split '{split}'; {found}")
+        raise no_split(root, split, image_folders, of="COCO-Stuff", expected=expected)
     images, part = image_folders[split], _FOLDERS[split]
     masks = _first_folder(root / "annotations" / part, root / "stuffthingmaps" / part)
     if _has_pixel_maps(masks):
-        pairs = pair_by_tail(root, images, masks, skip_tail=_TRAIN_IDS)
+        pairs = pair_folders(root, images, masks, skip_tail=_TRAIN_IDS)
         table = COCO_STUFF_CLASSES
     else:
-        pairs = pair_by_tail(root, images, masks, mask_tail=_TRAIN_IDS)
+        pairs = pair_folders(root, images, masks, mask_tail=_TRAIN_IDS)
         table = COCO_STUFF_TRAIN_ID_CLASSES
     return SegmentationDataset("coco_stuff", root, split, classes or table, *pairs)
 

@@ -13,7 +13,7 @@ from tsic.data.classes import ClassTable, Colour
 from tsic.data.dataset import Problem, Sample, SegmentationDataset, Store
 from tsic.data.images import SUFFIXES, read_palette
 from tsic.data.readers.pairs import files_by_stem, pair_files, stem_of
-from tsic.errors import DataError, SplitError, nearest
+from tsic.errors import DataError, SplitError, no_split
 from tsic.files import read_text
 
 MASK_SUFFIXES = ("_mask", "_label", "_L", "_gt", "_labelIds")
@@ -97,7 +97,7 @@ def _folders(root: Path, split: str) -> tuple[Path, Path]:
     if not choices:
         _refuse(root, split)
     if split not in choices:
-        raise SplitError(f"{root}: no split '{split}'; {nearest(split, choices)}")
+        raise no_split(root, split, choices)
     if lists or shares:
         return root / "images", root / "masks"
     return root / "images" / split, root / "masks" / split

@@ -6,7 +6,7 @@ Source: https://huggingface.co/docs/datasets, "Load" and "Process image data".
 import importlib
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from tsic.data.classes import IGNORE, ClassTable, default_palette
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.images import Verified, read_image, read_mask, verify_image
 from tsic.data.surprises import Surprise, image_surprises
-from tsic.errors import ConfigError, DataError, SplitError, nearest
+from tsic.errors import ConfigError, DataError, SplitError, no_split, one_line
 from tsic.files import read_text
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
@@ -149,7 +149,7 @@ def _open(source: str, split: str) -> Any:
         raise
     except Exception as error:  # the library, the network and the files raise many kinds
         kind = "" if root.is_dir() else "no such folder, and on the Hugging Face hub: "
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         if reason.startswith("Unknown split"):
             raise SplitError(f"{source}: no split '{split}' ({reason})") from error
         raise DataError(f"{source}: {kind}cannot be opened ({reason})") from error
@@ -167,11 +167,11 @@ def _saved(datasets: Any, root: Path, split: str) -> Any:
     if (root / "dataset_dict.json").is_file():
         splits = {file.parent.name for file in root.glob("*/state.json")}
         if split not in splits:
-            raise _unknown_split(root, split, splits)
+            raise no_split(root, split, splits)
         return datasets.load_from_disk(str(root / split))
     opened = datasets.load_from_disk(str(root))
     if opened.split is not None and str(opened.split) != split:
-        raise _unknown_split(root, split, {str(opened.split)})
+        raise no_split(root, split, {str(opened.split)})
     return opened
 
 
@@ -188,13 +188,8 @@ def _parquet_files(root: Path, split: str) -> list[str]:
             f"data/{split}-*.parquet"
         )
     if split not in by_split:
-        raise _unknown_split(root, split, by_split)
+        raise no_split(root, split, by_split)
     return by_split[split]
-
-
-def _unknown_split(root: Path, split: str, splits: Iterable[str]) -> SplitError:
-    """The error about a split that is not there."""
-    return SplitError(f"{root}: no split '{split}'; {nearest(split, splits)}")
 
 
 def _columns(root: Path, opened: Any) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Sample, SegmentationDataset
 from tsic.data.packed import Pack, PackedStore
-from tsic.errors import DataError, SplitError, nearest
+from tsic.errors import DataError, no_split
 
 
 def open_packed(root: Path, split: str, classes: ClassTable | None = None) -> SegmentationDataset:
@@ -26,7 +26,7 @@ def open_packed(root: Path, split: str, classes: ClassTable | None = None) -> Se
     described = root / f"{split}.json"
     if not described.is_file():
         packed = [path.stem for path in root.glob("*.json")]
-        raise SplitError(f"{root}: no packed split '{split}'; {nearest(split, packed)}")
+        raise no_split(root, split, packed, of="packed")
     if classes is not None:
         raise DataError(f"{root}: masks are mapped already; give the class table when packing")
     pack = Pack.read(described)

@@ -8,9 +8,8 @@ import numpy as np
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.images import SUFFIXES
-from tsic.data.readers.matching import listed_names, pair_expected
-from tsic.data.readers.pairs import Pairs
-from tsic.errors import DataError, SplitError, nearest
+from tsic.data.readers.pairs import Pairs, listed_names, pair_expected
+from tsic.errors import DataError, no_split
 
 VOC_CLASSES = ClassTable.from_names(
     (
@@ -102,10 +101,10 @@ def open_voc(root: Path, split: str, classes: ClassTable | None = None) -> Segme
     if _aug_list(lists) or (sbd and {"train", "val"} <= splits):
         splits.add("train_aug")
     if split not in splits:
-        found = nearest(split, splits) if splits else f"expected {split}.txt in {lists}"
         if split == "train_aug":
-            found = f"it needs {lists / 'train_aug.txt'}, or SBD in {root / _SBD_FOLDERS[0]}"
-        raise SplitError(f"{root}: no VOC split '{split}'; {found}")
+            needs = f"it needs {lists / 'train_aug.txt'}, or SBD in {root / _SBD_FOLDERS[0]}"
+            raise no_split(root, split, (), of="VOC", expected=needs)
+        raise no_split(root, split, splits, of="VOC", expected=f"expected {split}.txt in {lists}")
     pairs = (
         _augmented_pairs(root, voc, sbd)
         if split == "train_aug"
@@ -155,8 +154,9 @@ def _aug_list(lists: Path) -> Path | None:
 def _plain_pairs(root: Path, voc: Path, list_file: Path) -> Pairs:
     """Pairs of one of VOC's own lists."""
     images, masks = voc / "JPEGImages", voc / "SegmentationClass"
-    expected = [(_image(images, n), masks / f"{n}.png") for n in listed_names(list_file)]
-    return pair_expected(root, expected, f"listed in {list_file.name}, but not there")
+    detail = f"listed in {list_file.name}, but not there"
+    expected = [(_image(images, n), masks / f"{n}.png", detail) for n in listed_names(list_file)]
+    return pair_expected(root, expected)
 
 
 def _image(folder: Path, name: str) -> Path:
@@ -178,8 +178,11 @@ def _augmented_pairs(root: Path, voc: Path, sbd: Path | None) -> Pairs:
         wanted |= {*listed_names(sbd / "train.txt"), *listed_names(sbd / "val.txt")}
         names = tuple(sorted(wanted - {*listed_names(lists / "val.txt")}))
         detail = "listed in train.txt of VOC, or in train.txt or val.txt of SBD, but not there"
-    expected = [(_augmented_image(voc, sbd, n), _augmented_mask(voc, sbd, n)) for n in names]
-    return pair_expected(root, expected, detail)
+    expected = [
+        (_augmented_image(voc, sbd, name), _augmented_mask(voc, sbd, name), detail)
+        for name in names
+    ]
+    return pair_expected(root, expected)
 
 
 def _augmented_image(voc: Path, sbd: Path | None, name: str) -> Path:

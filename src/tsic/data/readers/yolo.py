@@ -25,7 +25,7 @@ from tsic.data.readers.polygons import (
     table_with_background,
 )
 from tsic.data.surprises import Surprise
-from tsic.errors import DataError, SplitError, nearest, one_line
+from tsic.errors import DataError, SplitError, no_split, one_line
 from tsic.files import read_text
 from tsic.yaml_text import load_yaml
 
@@ -183,7 +183,7 @@ def _sources(file: Path, settings: Mapping[str, Any], split: str) -> list[Path]:
     """Folders of images and list files of a split, as far as they can be found."""
     splits = {key for key in SPLITS if settings.get(key)}
     if split not in splits:
-        raise SplitError(f"{file}: no split '{split}'; {nearest(split, splits)}")
+        raise no_split(file, split, splits)
     missing = SplitError if split == "test" else DataError  # Roboflow names one that it lacks
     sources = []
     for as_written, source in _found(file, settings, split):
@@ -218,7 +218,7 @@ def _inner_folder(root: Path, split: str) -> Path:
     if not splits:
         raise DataError(f"{root}: expected data.yaml, or images/{split} and labels/{split}")
     if split not in splits:
-        raise SplitError(f"{root}: no split '{split}'; {nearest(split, splits)}")
+        raise no_split(root, split, splits)
     return root / "images" / split
 
 

@@ -85,8 +85,7 @@ class _Exporter:
 
     def write_int8(self, engine: str, source: Path, target: Path) -> None:
         """Quantise every layer that the engine can."""
-        from tsic.deploy.export.int8 import quantise_onnx, quantise_openvino
+        from tsic.deploy.export.int8 import quantise
 
         batches = CalibrationBatches(open_exported(source), self.calibration)
-        quantise = quantise_onnx if engine == "onnxruntime" else quantise_openvino
         quantise(source, target, batches)

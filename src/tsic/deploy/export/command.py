@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsic.command_line import Parser, add_allow_code, make_room
+from tsic.command_line import Parser, add_allow_code, make_room, require_least
 from tsic.errors import ConfigError, TsicError
 from tsic.files import read_text
 from tsic.progress import progress
@@ -148,8 +148,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _check_numbers(options: argparse.Namespace) -> None:
     """Refuse numbers that cannot be."""
-    if options.max_images < 1:
-        raise ConfigError(f"--max-images must be at least 1, got {options.max_images}")
+    require_least(options, 1, "max-images")
     for value, word in ((options.tolerance, "--tolerance"), (options.max_drop, "--max-drop")):
         if not value >= 0:
             raise ConfigError(f"{word} must be 0 or more, got {value}")

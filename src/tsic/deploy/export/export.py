@@ -15,12 +15,11 @@ from tsic.deploy.export.writers import (
     SUFFIXES,
     Format,
     capture,
-    first_line,
     is_of_the_machine,
     require_format,
     write,
 )
-from tsic.errors import CheckpointError, ConfigError, DataError, nearest
+from tsic.errors import CheckpointError, ConfigError, DataError, first_line, nearest
 from tsic.files import write_json
 from tsic.progress import OnProgress
 
@@ -175,7 +174,7 @@ def _prove(job: _Job, kind: str, path: Path) -> Exported:
 def _quantise(job: _Job, kind: str, fp32: Exported, place: Path, calibration: Images) -> Exported:
     """Write int8 from a float32 file, and compare it with the student."""
     source = fp32.path
-    from tsic.deploy.export.int8 import quantise_onnx, quantise_openvino
+    from tsic.deploy.export.int8 import quantise
 
     target = place / f"student.int8{source.suffix}"
 
@@ -184,7 +183,6 @@ def _quantise(job: _Job, kind: str, fp32: Exported, place: Path, calibration: Im
         return 100 * found.label_agreement if found.miou_exported is None else found.miou_exported
 
     batches = CalibrationBatches(open_exported(source), calibration)
-    quantise = quantise_onnx if kind == "onnx" else quantise_openvino
     left = quantise(source, target, batches, score=score, max_drop=job.limits.max_drop)
     found = _compare(job, kind, target)
     if not found.drop <= job.limits.max_drop:

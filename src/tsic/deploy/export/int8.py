@@ -21,7 +21,17 @@ RANKING_BATCHES = 2
 """Batches that the error of each layer is measured on."""
 
 
-def quantise_onnx(
+class Quantiser(Protocol):
+    """One engine's way from a float32 file to an int8 one."""
+
+    def write(self, target: Path, left_out: Collection[str], batches: Batches) -> None:
+        """Write the network in int8 but for some layers."""
+
+    def layers(self, quantised: Path) -> list[str]:
+        """Name the layers that a file holds in int8."""
+
+
+def quantise(
     source: Path,
     target: Path,
     batches: Batches,
@@ -29,11 +39,12 @@ def quantise_onnx(
     score: Score | None = None,
     max_drop: float = 1.0,
 ) -> list[str]:
-    """Write an ONNX file in int8, for ONNX Runtime on CPUs.
+    """Write a file in int8: ONNX for ONNX Runtime on CPUs, OpenVINO with NNCF.
 
     Args:
-        source: The float32 file that `tsic export` wrote.
-        target: Where the int8 file is written.
+        source: The float32 file that `tsic export` wrote: ``.onnx``, or ``.xml`` with its ``.bin``
+            beside it.
+        target: Where the int8 file is written, of the same kind.
         batches: Calibration images.
         score: Points of a file. Layers are left in float until it loses no more than
             ``max_drop``; ``None`` quantises every layer and asks nothing.
@@ -46,58 +57,29 @@ def quantise_onnx(
         ConfigError: If the drop stays larger with the more sensitive half of the layers in float,
             there are no batches, or a package is missing. No file is left.
     """
-    import_engine("onnx", "onnx")
-    import_engine("onnxruntime", "onnx")
-    from tsic.deploy.export.int8_onnx import OnnxQuantiser
+    if not len(batches):
+        raise ConfigError("int8 needs at least one calibration image; give --calibration DIR")
+    with tempfile.TemporaryDirectory(prefix=".int8-", dir=target.parent) as name:
+        place = Path(name)
+        return _Search(_quantiser(source, place), source, target, batches, place).run(
+            score, max_drop
+        )
 
-    _require_batches(batches)
-    with tempfile.TemporaryDirectory(prefix=".int8-", dir=target.parent) as place:
-        quantiser = OnnxQuantiser(source, Path(place))
-        return _Search(quantiser, source, target, batches, Path(place)).run(score, max_drop)
 
+def _quantiser(source: Path, place: Path) -> Quantiser:
+    """Of the engine that reads the file; its packages are imported here alone."""
+    if source.suffix == ".onnx":
+        import_engine("onnx", "onnx")
+        import_engine("onnxruntime", "onnx")
+        from tsic.deploy.export.int8_onnx import OnnxQuantiser
 
-def quantise_openvino(
-    source: Path,
-    target: Path,
-    batches: Batches,
-    *,
-    score: Score | None = None,
-    max_drop: float = 1.0,
-) -> list[str]:
-    """Write an OpenVINO file in int8 with NNCF.
-
-    Args:
-        source: The ``.xml`` that `tsic export` wrote, the ``.bin`` beside it.
-        target: Where the ``.xml`` is written, the ``.bin`` beside it.
-        batches: As for `quantise_onnx`.
-        score: As for `quantise_onnx`.
-        max_drop: As for `quantise_onnx`.
-
-    Returns:
-        Names of the layers left in float, the most sensitive first.
-
-    Raises:
-        ConfigError: As `quantise_onnx` does.
-    """
+        return OnnxQuantiser(source, place)
     with quiet(), without_telemetry():
         import_engine("openvino", "openvino")
         import_engine("nncf", "openvino")
     from tsic.deploy.export.int8_openvino import OpenVinoQuantiser
 
-    _require_batches(batches)
-    with tempfile.TemporaryDirectory(prefix=".int8-", dir=target.parent) as place:
-        quantiser = OpenVinoQuantiser(source)
-        return _Search(quantiser, source, target, batches, Path(place)).run(score, max_drop)
-
-
-class Quantiser(Protocol):
-    """One engine's way from a float32 file to an int8 one."""
-
-    def write(self, target: Path, left_out: Collection[str], batches: Batches) -> None:
-        """Write the network in int8 but for some layers."""
-
-    def layers(self, quantised: Path) -> list[str]:
-        """Name the layers that a file holds in int8."""
+    return OpenVinoQuantiser(source)
 
 
 @dataclass(frozen=True)
@@ -188,11 +170,6 @@ def _distance(answer: NDArray[Any], expected: NDArray[Any]) -> float:
     if np.issubdtype(expected.dtype, np.integer):
         return float(np.mean(answer != expected))
     return float(np.mean(np.square(answer - expected, dtype=np.float64)))
-
-
-def _require_batches(batches: Batches) -> None:
-    if not len(batches):
-        raise ConfigError("int8 needs at least one calibration image; give --calibration DIR")
 
 
 def _move(source: Path, target: Path) -> None:

@@ -40,8 +40,9 @@ def export_executorch(program: ExportedProgram, target: Path, metadata: str) -> 
         "executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch"
     )
     lowered = lower(program, partitioner=[backend.XnnpackPartitioner()])
-    content = lowered.to_executorch().buffer
-    _write(target, bytes(content), metadata)
+    with replacing(target) as part:
+        part.write_bytes(bytes(lowered.to_executorch().buffer))
+    write_text(metadata_beside(target), metadata)
 
 
 def export_litert(program: ExportedProgram, target: Path, metadata: str) -> None:
@@ -130,9 +131,3 @@ def _without_whole_splits(program: ExportedProgram) -> GraphModule:
     module.recompile()
     module.training = False  # it was traced for inference and knows no other mode
     return module
-
-
-def _write(target: Path, content: bytes, metadata: str) -> None:
-    with replacing(target) as part:
-        part.write_bytes(content)
-    write_text(metadata_beside(target), metadata)

@@ -18,7 +18,7 @@ from tsic.deploy.export.exported import ExportedModel
 from tsic.errors import DataError
 from tsic.evaluation.metrics import confusion_matrix, mean_iou, to_labels
 from tsic.files import public_name
-from tsic.grid import Size, resize_images, resize_labels
+from tsic.grid import Size, resize_images, resize_labels, size_of
 
 ReadImage = Callable[[int], tuple[Tensor, Tensor | None]]
 """Image, RGB uint8 ``(3, H, W)``, and its label, uint8 ``(H, W)``, where there is one."""
@@ -174,12 +174,12 @@ def compare(trained: TrainedStudent, exported: ExportedModel, images: Images) ->
         largest.append(ours.abs().max())
         if exported.gives == "scores":
             differences.append((ours - theirs).abs().max())
-        size = (fitted.shape[2], fitted.shape[3])
+        size = size_of(fitted)
         eager_labels, labels = (_labels(one[0], size) for one in (ours, theirs))
         equal += int((eager_labels == labels).sum())
         pixels += labels.numel()
         if label is not None:
-            own = (label.shape[0], label.shape[1])
+            own = size_of(label)
             for confusion, one in zip(confusions, (ours, theirs), strict=True):
                 confusion += confusion_matrix(
                     _labels(one[0], own), label, exported.classes.num_classes

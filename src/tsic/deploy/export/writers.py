@@ -11,7 +11,7 @@ from torch import nn
 from tsic.deploy.export.exported import import_engine
 from tsic.deploy.export.graph import DeployGraph, Layout
 from tsic.deploy.export.mobile import export_executorch, export_litert
-from tsic.errors import NO_ROOM, ConfigError, TsicError
+from tsic.errors import NO_ROOM, ConfigError, TsicError, first_line
 
 Format = Literal["onnx", "openvino", "torch", "executorch", "litert"]
 SUFFIXES: dict[str, str] = {
@@ -200,9 +200,3 @@ def _unknown_operator(program: torch.export.ExportedProgram, error: Exception) -
 def is_of_the_machine(error: Exception) -> bool:
     """Whether an error is a full disk's or memory's, of which no format is to blame."""
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in NO_ROOM
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the rest of its page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

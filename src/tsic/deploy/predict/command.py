@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsic.command_line import Parser, add_allow_code, make_room
+from tsic.command_line import Parser, add_allow_code, make_room, require_least
 from tsic.errors import ConfigError
 from tsic.progress import progress
 
@@ -91,10 +91,7 @@ def predict_command(words: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse numbers that cannot work."""
-    for name in ("batch", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {value}")
+    require_least(options, 1, "batch", "threads")
     if not 0 <= options.opacity <= 1:
         raise ConfigError(f"--opacity must be from 0 to 1, got {options.opacity:g}")
     if options.out.exists() and not options.out.is_dir():

@@ -14,7 +14,7 @@ from torch import Tensor
 from tsic.data.classes import ClassTable
 from tsic.errors import NO_ROOM, ConfigError, DataError
 from tsic.files import replacing
-from tsic.pictures import Pixels, draw_entry, overlay, place_legend
+from tsic.pictures import PAPER, Pixels, draw_entry, overlay, place_legend
 from tsic.progress import OnProgress
 
 LabelFrames = Callable[[Tensor], Tensor]
@@ -211,7 +211,7 @@ def legend_strip(classes: ClassTable, width: int) -> Pixels:
     """
     font_size = min(22, max(11, width // 40))
     entries = place_legend(classes, width, font_size)
-    picture = Image.new("RGB", (width, entries[-1][1] + 2 * font_size), (250, 250, 248))
+    picture = Image.new("RGB", (width, entries[-1][1] + 2 * font_size), PAPER)
     draw = ImageDraw.Draw(picture)
     for x, y, name, colour in entries:
         draw_entry(draw, (x, y + font_size // 4), name, colour, font_size)
