@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tsic import losses
 from tsic.data.classes import IGNORE, UNLABELLED
+from tsic.errors import ConfigError
 from tsic.grid import resize, resize_labels, size_of
 from tsic.options import Objective
 from tsic.student import Student, StudentOutput
@@ -49,6 +50,9 @@ class Cycle(nn.Module):
         teacher_ema: Decay of the moving average of the teacher's weights that teaches the student;
             by default the teacher as it stands. Whoever trains calls ``average_teacher`` each step.
         encoder: In the teacher's place, an encoder that gives hints and nothing else.
+
+    Raises:
+        ConfigError: If features count and the student gives none.
     """
 
     class_weights: Tensor | None
@@ -71,6 +75,11 @@ class Cycle(nn.Module):
         rules = self.objective
         self.hint: nn.Conv2d | None = None
         looks = encoder or teacher
+        if looks is not None and rules.feature_weight and not student.feature_channels:
+            raise ConfigError(
+                f"student '{student.spec.name}' gives no features to be taught; set "
+                "objective.feature_weight: 0, or let it return some"
+            )
         if looks is not None and rules.feature_weight and rules.feature_loss == "hint":
             self.hint = nn.Conv2d(student.feature_channels[-1], looks.foundation.dim, 1)
         self.averaged: AveragedTeacher | None = None

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from tsic.cycle import Cycle
 from tsic.data.classes import UNLABELLED
+from tsic.errors import ConfigError
 from tsic.grid import Size, resize, resize_labels, size_of
 from tsic.options import Objective
 from tsic.rivals import Rival, Signals
@@ -39,7 +40,7 @@ class Offline(nn.Module):
         """Answer images ``(B, 3, H, W)`` without looking at the student that learns."""
         own: StudentOutput = self.student(images)
         if self.teacher is None:
-            return TeacherOutput(own.logits, own.features[-1])
+            return TeacherOutput(own.logits, own.coarsest)
         answer: TeacherOutput = self.teacher(images, own.logits)
         return answer
 
@@ -69,7 +70,7 @@ class Peer(nn.Module):
     def forward(self, images: Tensor, student_logits: Tensor) -> PeerOutput:
         """Answer images ``(B, 3, H, W)`` without looking at the other student."""
         own: StudentOutput = self.student(images)
-        return PeerOutput(own.logits, own.features[-1], auxiliary=own.auxiliary)
+        return PeerOutput(own.logits, own.coarsest, auxiliary=own.auxiliary)
 
 
 class Distilled(Cycle):
@@ -82,6 +83,9 @@ class Distilled(Cycle):
         weight: Factor on the method's own weights.
         objective: Rules of the cross-entropies.
         class_weights: Weight of each class in cross-entropies, float ``(K,)``.
+
+    Raises:
+        ConfigError: If the method compares features and a student gives none.
     """
 
     def __init__(
@@ -94,6 +98,14 @@ class Distilled(Cycle):
         objective: Objective | None = None,
         class_weights: Tensor | None = None,
     ) -> None:
+        # A SAM teacher gives features, whatever the student that prompts it does.
+        sam = isinstance(teacher, Offline) and teacher.teacher is not None
+        for one in [student] if sam else [student, teacher.student]:
+            if rival.reads_features and not one.feature_channels:
+                raise ConfigError(
+                    f"distill.method: this one compares features, and student '{one.spec.name}' "
+                    "gives none; take one that compares logits: kd, cwd, dist, mutual"
+                )
         super().__init__(student, None, objective, class_weights)
         self.teacher = teacher  # type: ignore[assignment] # it answers like one
         self.rival = rival
@@ -115,7 +127,7 @@ class Distilled(Cycle):
     def _distillation(
         self, student: StudentOutput, teacher: TeacherOutput, labels: Tensor
     ) -> dict[str, Tensor]:
-        grid, feature_grid = size_of(student.logits), size_of(student.features[-1])
+        grid, feature_grid = size_of(student.logits), size_of(student.coarsest)
         said = teacher.logits.argmax(1)
 
         def told(size: Size) -> Tensor:
@@ -127,7 +139,7 @@ class Distilled(Cycle):
             student.logits.float(),
             resize(teacher.logits, grid),
             told(grid),
-            student.features[-1].float(),
+            student.coarsest.float(),
             resize(teacher.features, feature_grid),
             told(feature_grid),
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsic.data.classes import MAX_CLASSES
-from tsic.errors import ConfigError, ShapeError, nearest
+from tsic.errors import ConfigError, ShapeError, first_line, nearest
 from tsic.grid import fit_to_image, size_of
 from tsic.networks import Network
 from tsic.networks.compact import Compact
@@ -32,6 +32,11 @@ class StudentOutput:
     """The encoder's maps from the pass that made the logits, coarsest last."""
     auxiliary: Tensor | None = None
     """The auxiliary head's class scores ``(B, K, h', w')``; only in training mode."""
+
+    @property
+    def coarsest(self) -> Tensor:
+        """The last of the features; the logits of a network that gives none."""
+        return self.features[-1] if self.features else self.logits
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,11 @@ class Student(nn.Module):
         self.eval()
         try:
             logits, features = self.network(torch.zeros(1, 3, side, side))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"student '{self.spec.name}' cannot be run ({first_line(error)}); check it and "
+                "student.options"
+            ) from error
         except AssertionError as error:  # timm's way to refuse a size
             raise ConfigError(
                 f"student '{self.spec.name}' with encoder '{self.spec.encoder}' does not take "

@@ -188,6 +188,8 @@ def teacher(tensors: dict[str, Tensor]) -> Teacher:
 class GivenStudent(nn.Module):
     """Answers with the reference's logits and features."""
 
+    feature_channels = (1,)
+
     def __init__(self, tensors: dict[str, Tensor], mode: str) -> None:
         super().__init__()
         self.answer = StudentOutput(

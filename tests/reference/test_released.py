@@ -237,7 +237,7 @@ def test_sams_own_file_tells_its_size_and_fills_it(tmp_path: Path) -> None:
     del state["image_encoder.blocks.1.attn.rel_pos_h"]
     torch.save(state, file)
     with pytest.raises(
-        CheckpointError, match=r"is no file of SAM.* \('image_encoder.blocks.1.attn"
+        CheckpointError, match=r"is no file of SAM.* \(KeyError 'image_encoder.blocks.1.attn"
     ):
         load_foundation(str(file))
 
@@ -371,7 +371,8 @@ def test_files_of_another_kind_are_refused_in_one_sentence(
     torch.save({"model": {"image_encoder.trunk.pos_embed": torch.rand(1)}}, tmp_path / "sam2.pt")
     torch.save([1], tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("no weights")
-    for name in ("few", "sam2", "list", "text"):
+    (tmp_path / "empty.pt").touch()
+    for name in ("few", "sam2", "list", "text", "empty"):
         message = rf"^teacher.name '.*{name}.pt' is no file of SAM, SAM 2 or MobileSAM \([^\n]+\); "
         with pytest.raises(CheckpointError, match=message):
             load_foundation(str(tmp_path / f"{name}.pt"))

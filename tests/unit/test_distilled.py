@@ -1,18 +1,22 @@
 """A student under a published method: who gets a gradient, and who stands still."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsic.config import OptimConfig
+from tsic.cycle import Cycle
 from tsic.data.classes import UNLABELLED
 from tsic.distilled import Distilled, Offline, Peer
+from tsic.errors import ConfigError
 from tsic.grid import resize_labels
-from tsic.options import RIVALS
+from tsic.options import RIVALS, Objective
 from tsic.rivals import Sizes, rival_class
 from tsic.student import Student, build_student
+from tsic.teacher import build_teacher
 from tsic.training.optim import build_optimizer
 
 K = 3
@@ -49,6 +53,37 @@ def test_an_offline_teacher_stands_still_in_every_way(batch: tuple[Tensor, Tenso
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert set(out.losses) == {"student_ce", "kd"}
     assert all(p.grad is not None for p in model.student.parameters())
+
+
+class Logits(nn.Module):
+    """A network of a user's that gives no features."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, num_classes, 4, stride=4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.conv(images)
+        return logits
+
+
+def test_networks_without_features_are_taught_by_logits_alone(
+    batch: tuple[Tensor, Tensor],
+) -> None:
+    plain = partial(build_student, f"{__name__}:Logits", num_classes=K)
+    refused = f"compares features, and student '{__name__}:Logits' gives none; take one"
+    for method in RIVALS:
+        kind = rival_class(method)
+        for learner, other in ((plain(), student()), (student(), plain())):
+            teacher = Peer(other) if kind.teacher == "peer" else Offline(other)
+            rival = kind(Sizes(K, 8, 8))
+            if kind.reads_features:
+                with pytest.raises(ConfigError, match=refused):
+                    Distilled(learner, teacher, rival)
+            else:
+                Distilled(learner, teacher, rival)(*batch).total.backward()
+    with pytest.raises(ConfigError, match="gives no features to be taught"):
+        Cycle(plain(), build_teacher("tiny-sam", num_classes=K), Objective(feature_weight=1.0))
 
 
 def test_a_peer_learns_from_labels_and_student(batch: tuple[Tensor, Tensor]) -> None:

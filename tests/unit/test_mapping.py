@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsic.options import Attention
 from tsic.teacher.foundation import Embedding
@@ -49,6 +49,22 @@ def test_light_gives_logits_at_stride_4_and_features_at_8(
     logits, features = light(strides, mask_channels)(IMAGES, embedding_of(strides), masks)
     assert logits.shape == (2, 5, 16, 24)
     assert features.shape == (2, 16, 8, 12)
+
+
+def test_uper_s_levels_stay_registered_where_sides_are_odd() -> None:
+    """The place of each cell, kept by layers that change nothing."""
+    mapping = uper()
+    for level in range(4):
+        mapping.neck_lateral[level] = mapping.neck_out[level] = nn.Identity()
+    cells = torch.arange(23.0).view(1, 1, 23, 1).expand(1, 12, 23, 31)
+    for found in mapping.neck((cells,) * 4):
+        back = F.interpolate(found, (23, 31), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(back[..., 2:-2, :], cells[..., 2:-2, :])
+
+
+def test_uper_takes_images_of_a_single_cell() -> None:
+    maps = uper().neck((torch.rand(1, 12, 1, 1),) * 4)
+    assert [one.shape[-1] for one in maps] == [4, 2, 1, 1]
 
 
 @pytest.mark.parametrize("strides", [SAM, SAM2])

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from tsic.errors import CheckpointError, ConfigError
 from tsic.grid import fit_to_image
-from tsic.student import StudentOutput, StudentSpec, build_student
+from tsic.student import Student, StudentOutput, StudentSpec, Weights, build_student
 
 
 class Blocks(nn.Module):
@@ -23,6 +24,8 @@ class Blocks(nn.Module):
 
     def __init__(self, num_classes: int, returns: str = "output", stride: int = 8) -> None:
         super().__init__()
+        if not stride:
+            raise ValueError("no stride")
         self.num_classes = num_classes
         self.returns = returns
         self.stride = stride
@@ -34,6 +37,8 @@ class Blocks(nn.Module):
             return logits
         if self.returns in {"out", "logits"}:
             return {self.returns: logits, "features": [means]}
+        if self.returns == "broken":
+            raise RuntimeError("no such shape")
         if self.returns == "list":
             return [logits]
         return StudentOutput(logits, (means, F.avg_pool2d(images, 16)))
@@ -140,6 +145,9 @@ class TestBuildStudent:
         [
             ({"name": "deeplab"}, r"'deeplab' is unknown; did you mean 'deeplabv3'\?"),
             ({"name": "nowhere:Net"}, "cannot be imported: No module named 'nowhere'.*PYTHONPATH"),
+            ({"name": ":Net"}, "':Net' cannot be imported: Empty module name"),
+            ({"name": ".nets:Net"}, "'.nets:Net' cannot be imported: .*relative import"),
+            ({"name": BLOCKS, "options": {"stride": 0}}, "refuses its arguments: no stride"),
             ({"name": BLOCKS + "s"}, r"has no class 'Blockss'; did you mean 'Blocks'\?"),
             ({"name": BLOCKS, "options": {"width": 1}}, "refuses its arguments: .*'width'"),
             ({"name": BLOCKS, "options": {"returns": "list"}}, "must return a tensor, .* got list"),
@@ -171,6 +179,10 @@ class TestBuildStudent:
             (
                 {"name": "fpn", "options": {"encoder_depth": 2}},
                 "cannot be built .* choose another encoder or correct student.options",
+            ),
+            (
+                {"name": BLOCKS, "options": {"returns": "broken"}},
+                r"Blocks' cannot be run \(no such shape\); check it and student.options",
             ),
             (
                 {"name": BLOCKS, "options": {"returns": "tensor"}, "auxiliary": True},
@@ -328,6 +340,47 @@ class TestHuggingFace:
                 weights="imagenet",
                 options={"hidden_sizes": [8, 16, 24, 64]},
             )
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"hidden_sizs": [8]}, r"'segformer' has no hidden_sizs; did you mean 'hidden_sizes'"),
+            ({"hidden_sizes": [8]}, r"cannot be built \(IndexError: .*\); check student.options"),
+        ],
+    )
+    @pytest.mark.parametrize("weights", ["none", "imagenet"])
+    def test_options_that_cannot_be_are_refused(
+        self, folder: Path, options: dict[str, Any], message: str, weights: Weights
+    ) -> None:
+        if weights == "imagenet" and "hidden_sizes" in options:
+            message = "the weights of .* could not be read"
+        with pytest.raises((ConfigError, CheckpointError), match=message):
+            build_student(str(folder), num_classes=3, weights=weights, options=options)
+
+    def test_stored_weights_get_images_as_they_were_trained(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        """Normalised or not, and blue first, until the weights take red first."""
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        said = tmp_path / "preprocessor_config.json"
+
+        def built(text: str) -> Student:
+            said.write_text(text)
+            return build_student(str(tmp_path), num_classes=3, weights="imagenet").eval()
+
+        halves = '"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]'
+        student = built(f"{{{halves}}}")
+        assert student.mean.unique().tolist() == [0.5]
+        assert student.std.unique().tolist() == [0.25]
+        plain = built(f'{{"do_normalize": false, {halves}}}')
+        assert (plain.mean.unique().item(), plain.std.unique().item()) == (0, 1)
+        swapped = built('{"do_flip_channel_order": true, "do_normalize": false}')
+        image = torch.rand(1, 3, 64, 64)
+        found, expected = swapped(image).features, plain(image.flip(1)).features
+        torch.testing.assert_close(found, expected)
+        rebuilt = build_student(**swapped.spec.deployed().to_dict()).eval()
+        rebuilt.load_state_dict(swapped.deploy_state_dict())
+        torch.testing.assert_close(rebuilt(image).features, expected)
 
     def test_model_for_something_else_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')

@@ -16,7 +16,7 @@ from tsic.errors import NonFiniteLossError, TsicError
 from tsic.pretrain.config import PretrainConfig, PretrainOptimConfig
 from tsic.pretrain.module import PretrainModule
 from tsic.pretrain.promptable import Promptable
-from tsic.teacher.sam import load_foundation
+from tsic.teacher.sam import load_foundation, save_foundation
 from tsic.training import loop
 from tsic.training.finite import limit_gradients
 from tsic.training.folder import TrainingFolder
@@ -41,6 +41,15 @@ def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> 
     assert all(torch.equal(p.grad, torch.full_like(p, 1e-5)) for p in student if p.grad is not None)
     norm = get_total_norm([p.grad for p in teacher if p.grad is not None])
     assert norm.item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_pretraining_trains_every_part_wherever_it_comes_from(tmp_path: Path) -> None:
+    """What is read from a folder comes in evaluation mode, in which batch norms learn nothing."""
+    save_foundation(load_foundation("tiny-mobile-sam"), tmp_path)
+    promptable = Promptable(load_foundation(str(tmp_path)))
+    assert not promptable.foundation.model.training
+    module = PretrainModule(promptable, PretrainConfig(), [])
+    assert all(part.training for part in module.modules())
 
 
 def test_pretraining_clips_what_trains() -> None:

@@ -1,13 +1,18 @@
 """Semantic-segmentation models of transformers, by hub id or local folder."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tsic.errors import CheckpointError, ConfigError
-from tsic.networks import Maps, Network, not_fetched
+from tsic.errors import CheckpointError, ConfigError, first_line, nearest
+from tsic.networks import IMAGENET_MEAN, IMAGENET_STD, Maps, Network, not_fetched
+
+Colour = tuple[float, float, float]
+
+_REFUSALS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+"""How a library says that a network cannot be built."""
 
 
 def build_hugging_face(
@@ -41,21 +46,38 @@ def build_hugging_face(
             config = transformers.AutoConfig.from_pretrained(name, **changes)
     except Exception as e:
         raise CheckpointError(not_fetched(f"the configuration of '{name}'", e)) from e
+    known = {*type(config)().to_dict(), *config.attribute_map}
+    for key in changes.keys() - known:
+        raise ConfigError(
+            f"student.options: '{config.model_type}' has no {key}; {nearest(key, known)}"
+        )
     config.num_labels = num_classes
     family = transformers.AutoModelForSemanticSegmentation
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
     if weights == "imagenet":
         model = _load_hugging_face(name, config, family)
+        mean, std = _prepare(name, model)
     else:
         try:
             model = family.from_config(config, dtype=torch.float32)
-        except ValueError as e:
-            raise ConfigError(f"'{name}' is no semantic-segmentation model: {e}") from e
+        except _REFUSALS as e:
+            if "Unrecognized configuration class" in str(e):
+                raise ConfigError(f"'{name}' is no semantic-segmentation model: {e}") from e
+            reason = f"{type(e).__name__}: {first_line(e)}"
+            raise ConfigError(f"'{name}' cannot be built ({reason}); check student.options") from e
     described = {
         key: value
         for key, value in config.to_diff_dict().items()
         if key not in {"transformers_version", "architectures", "id2label", "label2id", "dtype"}
     }
-    return Network(model, _read_hugging_face, size_multiple=32, options={"config": described})
+    return Network(
+        model,
+        _read_hugging_face,
+        size_multiple=32,
+        mean=mean,
+        std=std,
+        options={"config": described},
+    )
 
 
 def _load_hugging_face(name: str, config: Any, family: Any) -> Any:
@@ -84,6 +106,23 @@ def _load_hugging_face(name: str, config: Any, family: Any) -> Any:
             f"{len(encoder) - 1} more); check student.options"
         )
     return model
+
+
+def _prepare(name: str, model: Any) -> tuple[Colour, Colour]:
+    """Mean and std of the images that stored weights were trained on; the model then takes RGB."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        said, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    except OSError:
+        return IMAGENET_MEAN, IMAGENET_STD  # most were; nothing says otherwise
+    if said.get("do_flip_channel_order"):
+        first = next(one for one in model.modules() if isinstance(one, nn.Conv2d))
+        first.weight.data = first.weight.data.flip(1)
+    if not said.get("do_normalize", "image_mean" in said):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = (tuple(map(float, said[key])) for key in ("image_mean", "image_std"))
+    return cast(Colour, mean), cast(Colour, std)
 
 
 def _read_hugging_face(model: Any, images: Tensor) -> Maps:

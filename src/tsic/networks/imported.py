@@ -28,7 +28,11 @@ def build_imported(path: str, *, num_classes: int, options: Mapping[str, object]
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as e:
+    except (
+        ImportError,
+        TypeError,
+        ValueError,
+    ) as e:  # of '.module:Class' and ':Class' the last two
         raise ConfigError(
             f"student.name '{path}' cannot be imported: {e}; is its folder on PYTHONPATH?"
         ) from e
@@ -39,7 +43,7 @@ def build_imported(path: str, *, num_classes: int, options: Mapping[str, object]
         )
     try:
         model = getattr(module, class_name)(num_classes=num_classes, **options)
-    except TypeError as e:
+    except (TypeError, ValueError) as e:
         raise ConfigError(f"student '{path}' refuses its arguments: {e}") from e
     if not isinstance(model, nn.Module):
         raise ConfigError(f"student '{path}' must be a torch.nn.Module")

@@ -64,6 +64,7 @@ class PretrainModule(LightningModule):
         self.sources = sources
         model = promptable.foundation.model
         promptable.requires_grad_(True)
+        promptable.train()  # a model read from a folder comes in evaluation mode
         model.shared_image_embedding.requires_grad_(False)
         model.prompt_encoder.shared_embedding.requires_grad_(False)
         self.averaged: AveragedModel | None = None

@@ -15,7 +15,7 @@ class Sizes:
 
     Attributes:
         classes: ``K``.
-        student: Channels ``C`` of the student's coarsest features.
+        student: Channels ``C`` of the student's coarsest features; ``K`` if it gives none.
         teacher: Channels ``D`` of the teacher's features.
     """
 
@@ -33,7 +33,7 @@ class Signals:
         teacher_logits: ``(B, K, h, w)``; carries no gradient unless the teacher learns.
         labels: Class ids on the logits' grid, int64 ``(B, h, w)``, 255 ignored; on images without
             labels those that the teacher says.
-        student_features: The coarsest map ``(B, C, h', w')``.
+        student_features: The coarsest map ``(B, C, h', w')``; the logits if there is none.
         teacher_features: ``(B, D, h', w')``.
         feature_labels: Class ids on the features' grid, int64 ``(B, h', w')``.
     """
@@ -59,6 +59,8 @@ class Rival(nn.Module, ABC):
 
     teacher: ClassVar[Literal["offline", "peer"]] = "offline"
     """``offline``: trained before, frozen; ``peer``: learns beside the student."""
+    reads_features: ClassVar[bool] = True
+    """Whether features count, or logits alone."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()

@@ -42,6 +42,8 @@ class Cwd(Rival):
     The script adds CWD of the features, here `cwd_features`, and an adversarial term, left out.
     """
 
+    reads_features = False
+
     @override
     def forward(self, signals: Signals) -> dict[str, Tensor]:
         loss = channel_wise(signals.student_logits, signals.teacher_logits, signals.labels)

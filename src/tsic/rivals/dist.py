@@ -41,6 +41,8 @@ def relations(logits: Tensor, target: Tensor, labels: Tensor) -> tuple[Tensor, T
 class Dist(Rival):
     """DIST by itself, both weights 1 as in the segmentation part of its public code."""
 
+    reads_features = False
+
     @override
     def forward(self, signals: Signals) -> dict[str, Tensor]:
         inter, intra = relations(signals.student_logits, signals.teacher_logits, signals.labels)

@@ -13,6 +13,7 @@ class Mutual(Rival):
     """Zhang et al., arXiv:1706.00384, at every labelled pixel: each is the other's fixed target."""
 
     teacher = "peer"
+    reads_features = False
 
     @override
     def forward(self, signals: Signals) -> dict[str, Tensor]:

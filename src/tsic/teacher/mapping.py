@@ -1,7 +1,8 @@
 """Mapping decoders: encoder features guided by prompted masks become class scores."""
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -116,10 +117,13 @@ class UperMapping(nn.Module):
         maps = []
         layers = zip(levels, self.scales, self.neck_lateral, self.neck_out, strict=True)
         for level, scale, lateral, out in layers:
-            resized = F.interpolate(
-                lateral(level), scale_factor=scale, mode="bilinear", align_corners=False
+            # By a factor, as the public code does, a map of odd sides would lose its last cells.
+            by: dict[str, Any] = {"scale_factor": scale}
+            if self.attention == "repaired":
+                by = {"size": [math.ceil(side * scale) for side in level.shape[-2:]]}
+            maps.append(
+                out(F.interpolate(lateral(level), **by, mode="bilinear", align_corners=False))
             )
-            maps.append(out(resized))
         return maps
 
     def decode(self, maps: list[Tensor]) -> Tensor:

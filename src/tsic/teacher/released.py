@@ -18,7 +18,7 @@ from transformers import (
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
 
-from tsic.errors import CheckpointError
+from tsic.errors import CheckpointError, one_line
 from tsic.teacher.mobile_sam import MobileSamModel, decoder_config, mobile_sam_config
 
 MOBILE = "mobile_sam.pt"
@@ -81,6 +81,7 @@ _UNREADABLE = (
     ValueError,
     TypeError,
     AttributeError,
+    EOFError,
     pickle.UnpicklingError,
 )
 
@@ -108,7 +109,8 @@ def load_released(path: Path) -> SamModel | Sam2Model:
             model = MobileSamModel(mobile_sam_config())
         model.load_state_dict(named)
     except _UNREADABLE as error:
-        reason = " ".join(" ".join(str(error).split())[:120].split(". ")[:1])
+        said = one_line(error)[:120].split(". ")[0]
+        reason = f"KeyError {said}" if isinstance(error, KeyError) else said
         raise CheckpointError(
             f"teacher.name '{path}' is no file of SAM, SAM 2 or MobileSAM ({reason}); download it "
             "from its authors again, or give the folder of a model in the hub's format"

@@ -82,7 +82,9 @@ def _build_distilled(
         teacher = load_offline(distill.teacher, distill.role, classes)
     torch.manual_seed(config.seed)
     sizes = Sizes(
-        classes.num_classes, student.feature_channels[-1], _feature_channels(teacher, classes)
+        classes.num_classes,
+        [classes.num_classes, *student.feature_channels][-1],
+        _feature_channels(teacher, classes),
     )
     return Distilled(
         student,
