@@ -88,7 +88,7 @@ def pretrain(
     refuse_other_run(PRETRAIN, config, files, resume=resume, changes=_changes)
     resumes = resume and files.last.is_file()
     train, val = _sources(config, files)
-    module = PretrainModule(Promptable(load_foundation(config.init)), config, list(val))
+    module = PretrainModule(Promptable(load_foundation(config.init, "init")), config, list(val))
     with begun(PRETRAIN, config, files, resume=resume, changes=_changes):
         data = PretrainData(
             _images(config, train, "train"),

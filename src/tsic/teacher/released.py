@@ -86,7 +86,7 @@ _UNREADABLE = (
 )
 
 
-def load_released(path: Path) -> SamModel | Sam2Model:
+def load_released(path: Path, key: str = "teacher.name") -> SamModel | Sam2Model:
     """Read a file that the authors of SAM, SAM 2, SAM 2.1 or MobileSAM publish.
 
     The size of the first three is read off the weights; what SAM 2 has for videos is left out.
@@ -112,7 +112,7 @@ def load_released(path: Path) -> SamModel | Sam2Model:
         said = one_line(error)[:120].split(". ")[0]
         reason = f"KeyError {said}" if isinstance(error, KeyError) else said
         raise CheckpointError(
-            f"teacher.name '{path}' is no file of SAM, SAM 2 or MobileSAM ({reason}); download it "
+            f"{key} '{path}' is no file of SAM, SAM 2 or MobileSAM ({reason}); download it "
             "from its authors again, or give the folder of a model in the hub's format"
         ) from error
     return model

@@ -184,7 +184,7 @@ REFINER = "refiner.safetensors"
 """The refiner's weights, beside the model's."""
 
 
-def load_foundation(name: str) -> Foundation:
+def load_foundation(name: str, key: str = "teacher.name") -> Foundation:
     """Load a promptable foundation model; ``embedded`` and ``tiny-*`` need no download.
 
     Args:
@@ -194,6 +194,7 @@ def load_foundation(name: str) -> Foundation:
             its folder; ``embedded``: the model that ships with the package; or ``tiny-sam``,
             ``tiny-sam2``, ``tiny-edgetam``, ``tiny-mobile-sam``: random weights that are the same
             every time, so that they need not be saved.
+        key: What the user gave it as, for messages.
 
     Returns:
         The model in float32.
@@ -210,16 +211,14 @@ def load_foundation(name: str) -> Foundation:
             return _FAMILIES[model.config.model_type][1](model)
     if name == "embedded":
         name = str(EMBEDDED)
-    check_name(name)
+    check_name(name, key)
     if released := _released(Path(name)):
-        model = load_released(released)
+        model = load_released(released, key)
         return _FAMILIES[model.config.model_type][1](model)
     try:
         family = transformers.AutoConfig.from_pretrained(name).model_type
         if family not in _FAMILIES:
-            raise ConfigError(
-                f"teacher.name '{name}' is a '{family}' model; {nearest(family, _FAMILIES)}"
-            )
+            raise ConfigError(f"{key} '{name}' is a '{family}' model; {nearest(family, _FAMILIES)}")
         model_class, foundation_class = _FAMILIES[family]
         with _quiet(name):
             model, report = model_class.from_pretrained(
@@ -229,22 +228,22 @@ def load_foundation(name: str) -> Foundation:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            f"teacher.name '{name}' could not be loaded ({first_line(error)}); give the folder of "
+            f"{key} '{name}' could not be loaded ({first_line(error)}); give the folder of "
             "a downloaded checkpoint, or go online once so that it can be fetched"
         ) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(
-            f"teacher.name '{name}' lacks {len(missing)} weights of a '{family}' model, first "
+            f"{key} '{name}' lacks {len(missing)} weights of a '{family}' model, first "
             f"{missing[0]}; download the checkpoint again"
         )
     foundation = foundation_class(model)
     if foundation.refiner is not None:
-        _load_refiner(foundation.refiner, name)
+        _load_refiner(foundation.refiner, name, key)
     return foundation
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, key: str = "teacher.name") -> None:
     """Refuse a name that cannot be one of a model, without loading anything.
 
     Raises:
@@ -257,17 +256,17 @@ def check_name(name: str) -> None:
     is_file_name = path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) > 2
     if not path.exists() and (path.is_absolute() or name.startswith(".") or is_file_name):
         raise ConfigError(
-            f"teacher.name '{name}': no such file or folder; check the path (docs/teachers.md "
+            f"{key} '{name}': no such file or folder; check the path (docs/teachers.md "
             "says where from)"
         )
     if "/" not in name and not path.exists():
         raise ConfigError(
-            f"teacher.name '{name}' is neither a file, a folder nor a Hugging Face id such as "
+            f"{key} '{name}' is neither a file, a folder nor a Hugging Face id such as "
             f"facebook/sam-vit-base; {nearest(name, ['embedded', *TINY, 'none'])}"
         )
     if (path / "config.yaml").is_file() and not ((path / CONFIG_NAME).is_file() or _released(path)):
         raise CheckpointError(
-            f"teacher.name '{name}' is a run that has not finished, or no pretraining; finish it "
+            f"{key} '{name}' is a run that has not finished, or no pretraining; finish it "
             "with tsic pretrain --resume auto"
         )
 
@@ -280,7 +279,7 @@ def _released(path: Path) -> Path | None:
     return inside if inside.is_file() and not (path / CONFIG_NAME).is_file() else None
 
 
-def _load_refiner(refiner: Refiner, name: str) -> None:
+def _load_refiner(refiner: Refiner, name: str, key: str) -> None:
     """Read its weights, which lie beside the model's."""
     try:
         file = cached_file(name, REFINER)
@@ -288,7 +287,7 @@ def _load_refiner(refiner: Refiner, name: str) -> None:
         refiner.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            f"teacher.name '{name}' has a refiner, but its {REFINER} could not be loaded "
+            f"{key} '{name}' has a refiner, but its {REFINER} could not be loaded "
             f"({first_line(error)}); copy or download the folder again"
         ) from error
 
