@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-model, source, target = sys.argv[1:]
+model, source, target = sys.argv[1:] if len(sys.argv) == 4 else sys.exit(__doc__)
 session = onnxruntime.InferenceSession(model)
 facts = json.loads(session.get_modelmeta().custom_metadata_map["tsic"])
 mean, std = np.float32(facts["mean"]), np.float32(facts["std"])

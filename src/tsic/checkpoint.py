@@ -226,9 +226,10 @@ def load_student(path: str | Path, *, allow_code: bool = False) -> TrainedStuden
     try:
         student = build_student(**facts.spec.to_dict())
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        # A class that is not on the path says so itself.
+        more = "" if isinstance(error.__cause__, ImportError) else f"; {AGAIN}"
         raise CheckpointError(
-            f"the network that '{files.facts}' describes cannot be built ({one_line(error)}); "
-            f"{AGAIN}"
+            f"the network that '{files.facts}' describes cannot be built ({one_line(error)}){more}"
         ) from error
     misfit = _misfit(student.state_dict(), tensors, facts)
     if misfit:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from tsic.errors import NO_ROOM, ConfigError, TsicError, nearest
+from tsic.files import at_home
 
 CLOSED_PIPE = 141
 """Exit code where nobody reads the output any more, as of a process that SIGPIPE ends."""
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code, as `USAGE` lists them.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
@@ -75,6 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"tsic: {told}\n")
         return 2
+
+
+def _at_home(word: str) -> str:
+    """``~/`` at the start of a word, or of an option's value, which no shell expands."""
+    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{at_home(value)}"
 
 
 def _told(error: OSError | RuntimeError | MemoryError, verb: str) -> str | None:

@@ -16,7 +16,7 @@ from tsic.config import RunConfig
 from tsic.config_rules import Rules, run_rules
 from tsic.config_words import last_value, near_key, normalised
 from tsic.errors import ConfigError, nearest
-from tsic.files import write_text
+from tsic.files import at_home, write_text
 from tsic.recipes import RECIPES
 from tsic.yaml_text import load_yaml
 
@@ -180,6 +180,8 @@ def parser(schema: Schema[C]) -> jsonargparse.ArgumentParser:
 
 def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A YAML mapping merged over its parent's; ``below`` are the files that have it as a base."""
+    if path.is_dir():
+        raise ConfigError(f"configuration '{path}' is a folder; name a YAML file")
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError(
@@ -195,7 +197,7 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"'{path}' is not valid YAML{why}") from error
     if not isinstance(written, dict):
         raise ConfigError(f"'{path}' must hold keys and values, got a {type(written).__name__}")
-    written = _nested(written, path)
+    written = _from_home(_nested(written, path))
     base = written.pop("base", None)
     if not base:
         return written
@@ -219,6 +221,18 @@ def _nested(written: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise ConfigError(f"'{path}': key {min(twice)} stands twice; remove one")
         nested = _merge(nested, value)
     return nested
+
+
+def _from_home(written: dict[str, Any]) -> dict[str, Any]:
+    """What is written, with paths in the user's folder spelled out."""
+    return {
+        key: _from_home(value)
+        if isinstance(value, dict)
+        else at_home(value)
+        if isinstance(value, str)
+        else value
+        for key, value in written.items()
+    }
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,10 +309,19 @@ def _why_wrong(schema: Schema[C], key: str, value: Any) -> str | None:
         if get_origin(expected) is Literal:
             rule = f"must be one of {', '.join(map(str, get_args(expected)))}"
         else:
-            plain = isinstance(expected, type) and not get_args(expected)
-            rule = f"must be of type {expected.__name__ if plain else expected}"
+            rule = f"must be {_words_of(expected)}"
         return f"{rule}, got {value!r}"
     return None
+
+
+def _words_of(kind: Any) -> str:
+    """A type as a user writes its values."""
+    inner = [one for one in get_args(kind) if one is not type(None)]
+    if len(inner) < len(get_args(kind)):
+        return f"{_words_of(inner[0])}, or null"
+    if get_origin(kind) is tuple:
+        return f"a list of {len(inner)} {inner[0].__name__}, quoted on the command line: '[1, 2]'"
+    return f"of type {kind.__name__ if isinstance(kind, type) and not inner else kind}"
 
 
 def _type_of(here: Any, key: str) -> Any:

@@ -180,7 +180,8 @@ def optim_rules(optim: object) -> list[tuple[bool, str]]:
 def _distill_rules(config: RunConfig) -> Rules:
     distill = config.distill
     if distill.method == "none":
-        return []
+        told = f"distill.teacher is for a distill.method; {nearest('', RIVALS)}"
+        return [(distill.teacher is None, told)]
     return [
         (
             distill.method in RIVALS,
@@ -207,7 +208,8 @@ def _unlabelled_rules(config: RunConfig) -> Rules:
         (
             0 < unlabelled_images(config) < micro_batch(config),
             f"data.unlabelled_share {data.unlabelled_share} leaves no image with labels, or none "
-            f"without, among the {micro_batch(config)} that a device sees at a time",
+            f"without, among the {micro_batch(config)} that a device sees at a time; change it, or "
+            "data.batch_size",
         ),
     ]
     if config.distill.method != "none":

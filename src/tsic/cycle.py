@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tsic import losses
 from tsic.data.classes import IGNORE, UNLABELLED
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, ShapeError
 from tsic.grid import resize, resize_labels, size_of
 from tsic.options import Objective
 from tsic.student import Student, StudentOutput
@@ -122,7 +122,15 @@ class Cycle(nn.Module):
 
         Returns:
             Named losses and both outputs.
+
+        Raises:
+            ShapeError: If the images are none, or the labels no class ids of theirs.
         """
+        if labels.dtype != torch.int64 or labels.shape != (len(images), *size_of(images)):
+            raise ShapeError(
+                f"labels must be int64 (B, H, W) of the images {tuple(images.shape)}, got "
+                f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+            )
         student: StudentOutput = self.student(images)
         known = labels.masked_fill(labels == UNLABELLED, IGNORE)
         named = self._student_losses(student, known)

@@ -66,8 +66,8 @@ def check_command(words: Sequence[str]) -> int:
             datasets,
             trained_on=trained_on,
             scored_on={config.val_split},
-            problems=[one for one in left_out if one.split == "train"],
-            notes=[one for one in left_out if one.split != "train"],
+            problems=[one for one in left_out if one.split != "test"],
+            notes=[one for one in left_out if one.split == "test"],
             on_progress=on_progress,
         )
     sys.stdout.write(f"{found.to_text(options.max_listed)}\n")
@@ -184,7 +184,7 @@ def _open_splits(
 def _open_usual(
     open_split: "Callable[[str], SegmentationDataset]", root: Path
 ) -> "tuple[list[SegmentationDataset], list[Finding]]":
-    """The usual splits that a folder has; a `test` may be without masks, as many are."""
+    """The usual splits that a folder has, and those without which no training starts."""
     from tsic.data.dataset import Problem
     from tsic.data.survey import Finding
 
@@ -194,10 +194,8 @@ def _open_usual(
             try:
                 return open_split(split)
             except SplitError as error:
-                if isinstance(error, EmptySplitError) and split != "test":
-                    raise
                 errors.append(error)
-        return errors[0]
+        return next((one for one in errors if isinstance(one, EmptySplitError)), errors[0])
 
     opened, left_out, errors = [], [], []
     for names in USUAL_SPLITS:
@@ -205,6 +203,8 @@ def _open_usual(
         if isinstance(found, SplitError):
             errors.append(found)
             detail = str(found).removeprefix(f"{root}: ")
+            if names[0] == "val":
+                detail += "; add it, or name another as data.val_split"
             left_out.append(Finding(names[0], Problem("split left out", root, detail)))
         else:
             opened.append(found)

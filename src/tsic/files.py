@@ -49,6 +49,11 @@ def public_name(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
 
 
+def at_home(path: str) -> str:
+    """A path that starts with ``~/`` in the user's folder; any other text as it is."""
+    return str(Path(path).expanduser()) if path.startswith("~/") else path
+
+
 def read_text(path: Path, what: str = "file") -> str:
     """Read a user's text file, UTF-8, with or without a byte order mark.
 

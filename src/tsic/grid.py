@@ -4,12 +4,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsic.errors import ShapeError
+
 Size = tuple[int, int]
 
 
 def size_of(maps: Tensor) -> Size:
     """Height and width of ``(..., H, W)``."""
     return maps.shape[-2], maps.shape[-1]
+
+
+def require_images(images: Tensor, who: str) -> None:
+    """Refuse what is no batch of RGB images in [0, 1], as far as type and shape tell.
+
+    Raises:
+        ShapeError: Naming who was given it.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ShapeError(
+            f"{who} images must be float RGB (B, 3, H, W) in [0, 1], got "
+            f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+        )
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
+
+from tsic.errors import ConfigError, nearest
 
 Average = Literal["valid", "all"]
 KlAverage = Literal["pixels", "elements"]
@@ -24,9 +26,24 @@ RIVALS = tuple(sorted(one.stem for one in Path(__file__).parent.glob("rivals/[a-
 """Names of the published methods that can stand in the cycle's place."""
 
 
+def require_choice(key: str, value: object, kind: Any) -> None:
+    """Refuse a value that a ``Literal`` does not list.
+
+    Raises:
+        ConfigError: Naming the key and the choices.
+    """
+    if value not in get_args(kind):
+        told = nearest(str(value), map(str, get_args(kind)))
+        raise ConfigError(f"{key} cannot be {value!r}; {told}")
+
+
 @dataclass(frozen=True)
 class Objective:
-    """Weights and rules of the cycle's losses; the defaults are the ``cycle`` recipe."""
+    """Weights and rules of the cycle's losses; the defaults are the ``cycle`` recipe.
+
+    Raises:
+        ConfigError: If a word is none of the choices.
+    """
 
     auxiliary_weight: float = 0.4
     """Cross-entropy of the student's auxiliary head, where it has one (paper: 0.4)."""
@@ -67,3 +84,9 @@ class Objective:
     """At least this many pixels per image are kept (public code: 100,000)."""
     average: Average = "valid"
     """Divide cross-entropies by the pixels that count, or by `all` (public code)."""
+
+    def __post_init__(self) -> None:
+        require_choice("objective.kl_where", self.kl_where, KlWhere)
+        require_choice("objective.kl_average", self.kl_average, KlAverage)
+        require_choice("objective.feature_loss", self.feature_loss, FeatureLoss)
+        require_choice("objective.average", self.average, Average)

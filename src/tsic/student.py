@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tsic.data.classes import MAX_CLASSES
 from tsic.errors import ConfigError, ShapeError, first_line, nearest
-from tsic.grid import fit_to_image, size_of
+from tsic.grid import fit_to_image, require_images, size_of
 from tsic.networks import Network
 from tsic.networks.compact import Compact
 from tsic.networks.hugging_face import build_hugging_face
@@ -132,11 +132,7 @@ class Student(nn.Module):
             ShapeError: If ``images`` is not such a batch, or is a single image in training mode
                 and the network pools to one cell before a batch norm.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ShapeError(
-                "student images must be float RGB (B, 3, H, W) in [0, 1], got "
-                f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-            )
+        require_images(images, "student")
         size = size_of(images)
         padded = (self._padded(size[0]), self._padded(size[1]))
         normalised = (images - self.mean) / self.std

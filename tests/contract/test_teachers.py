@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, ShapeError
 from tsic.options import Objective
 from tsic.prompt import LOGIT_RANGE, class_log_odds, class_prompts, index_prompt
 from tsic.recipes import network_of
@@ -496,6 +496,32 @@ def test_recompute_encoder_refuses_norms_that_would_count_a_step_twice() -> None
     cycle_of("tiny-sam", recompute_encoder=True, trains_encoder=True)
     with pytest.raises(ConfigError, match=r"recompute_encoder: this encoder's norms count"):
         cycle_of("tiny-mobile-sam", recompute_encoder=True, trains_encoder=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mapping": "uperr"}, r"teacher.mapping cannot be 'uperr'; did you mean 'uper'"),
+        ({"prompt": "clas"}, r"teacher.prompt cannot be 'clas'; did you mean 'class'"),
+        ({"gradient": "throguh"}, r"teacher.gradient cannot be 'throguh'; did you mean 'through'"),
+        ({"mask_stride": 8}, r"teacher.mask_stride cannot be 8; choices: 16, 4"),
+        ({"max_classes": 0}, r"teacher.max_classes must be at least 1, got 0"),
+        ({"rounds": 0}, r"teacher.rounds must be at least 1, got 0"),
+        ({"lora_rank": -1}, r"teacher.lora_rank must be at least 0, got -1"),
+        ({"name": "none"}, r"'none' is no teacher to build; a Cycle takes None instead"),
+    ],
+)
+def test_mistakes_are_told(arguments: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"name": "tiny-sam", "num_classes": 3}
+    with pytest.raises(ConfigError, match=message):
+        build_teacher(**given | arguments)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(1, 3, 8, 8).byte(), torch.rand(3, 8, 8)])
+def test_images_of_another_kind_are_refused(images: Tensor) -> None:
+    teacher = build_teacher("tiny-sam", num_classes=3)
+    with pytest.raises(ShapeError, match=r"teacher images must be float RGB \(B, 3, H, W\)"):
+        teacher(images, torch.zeros(1, 3, 2, 2))
 
 
 @teachers(("class", "light"), ("index", "uper"))

@@ -36,6 +36,13 @@ def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
         (["train", "--recipe", "papre"], "recipe 'papre' is unknown; did you mean 'paper'?"),
         (["train", "--data.name", "camvit"], "did you mean 'camvid'?"),
         (["train", "--config", "configs/camvid/nothing.yaml"], "does not exist"),
+        (["train", "--config", "."], "configuration '.' is a folder; name a YAML file"),
+        (["train", "--data.crop", "64,64"], "data.crop must be a list of 2 int, quoted on the"),
+        (["train", "--optim.clip", "none"], "optim.clip must be of type float, or null, got"),
+        (["train", "--distill.teacher", "x"], "distill.teacher is for a distill.method; choices"),
+        (["data", "check", "~/none"], "a-home/none: no such folder"),
+        (["train", "--data.root=~/none"], "a-home/none: no such folder"),
+        (["evaluate", "zoo:nope"], "the zoo has no student 'nope'; choices: camvid-compact"),
         (["train", "--max_steps"], "--max_steps must be followed by a value"),
         (["train", "--data.batch_size", "3", "--trainer.accumulate", "2"], "must be a multiple of"),
         (["train", "--resume", "maybe"], "invalid choice: 'maybe'"),
@@ -56,6 +63,7 @@ def test_mistakes_get_one_sentence(
     expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/a-home")
     code, text = said(capsys, *words)
     assert code == 2
     assert expected in text

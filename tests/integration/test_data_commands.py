@@ -125,8 +125,14 @@ def test_unlabelled_test_images_are_left_out_and_told(
     assert "split 'test' has no image with a mask; 1 files stand alone" in text
     shutil.rmtree(folder_dataset / "val/masks")
     code, text = said(capsys, "data", "check", folder_dataset)
-    assert code == 2
+    assert code == 1
     assert "split 'val' has no image with a mask" in text
+    shutil.rmtree(folder_dataset / "val")
+    code, text = said(capsys, "data", "check", folder_dataset)
+    assert code == 1
+    assert "problem: split left out (1)" in text
+    assert "no split 'val'; choices: test, train; add it, or name another as data.val_split" in text
+    assert "| all    |            |            6 |" in text, "the rest is looked at all the same"
 
 
 def test_preview_writes_a_picture(
@@ -152,7 +158,7 @@ def test_preview_writes_a_picture(
         (["check", "shapes", "--max-listed", "-1"], "--max-listed must be at least 0, got -1"),
         (["check", "shapes", "--json", "shapes"], "'shapes' is a folder; name a file to write"),
         (["check", "shapes", "--json", "shapes/classes.yaml/x"], "x' cannot be written ("),
-        (["check", "shapes", "--classes", "none.yaml"], "none.yaml: class table cannot be read"),
+        (["check", "shapes", "--classes", "none.yaml"], "none.yaml does not exist; write it"),
         (["check", "nothing.yaml"], "configuration file 'nothing.yaml' does not exist"),
         (["check", "shapes/train/images"], "no split found; expected train/images + train/masks"),
         (["preview", "shapes"], "the following arguments are required: OUT.png"),

@@ -57,7 +57,7 @@ def _all_masks(root: Path, value: int) -> None:
 FAULTS: dict[str, tuple[Break, str]] = {
     "missing folder": (
         lambda root: root.rename(root.with_name("shapez")),
-        r"shapes: no such folder; in .*: did you mean 'shapez'\? .*; set it to the dataset's root",
+        r"shapes: no such folder; in .*: did you mean 'shapez'\? .*; set data.root to",
     ),
     "no such split": (
         lambda root: (root / "train").rename(root / "trian"),

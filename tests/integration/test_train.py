@@ -238,6 +238,18 @@ def test_keys_with_dots_are_keys_of_sections(config_file: Path) -> None:
     assert config.student.options == {"width": 0.5}
 
 
+def test_paths_in_the_users_folder_are_found(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(config_file.parent))
+    above = config_file.with_name("above.yaml")
+    text = "data: {root: ~/shapes}\nteacher.name: ~/b.pt\n"
+    above.write_text(f"base: ~/{config_file.name}\n{text}")
+    config = load_config(above)
+    assert config.data.root == str(config_file.parent / "shapes")
+    assert config.teacher.name == str(config_file.parent / "b.pt")
+
+
 def test_checkpoints_do_not_go_through_the_temporary_folder(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,23 +356,32 @@ def state_step(path: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("resize", "said"),
+    ("words", "said"),
     [
-        ("[32,48]", ""),  # as the images are, 64x96
+        (["--data.resize", "[32,48]"], ""),  # as the images are, 64x96
         (
-            "[40,40]",
+            ["--data.resize", "[40,40]"],
             "tsic: warning: data.resize [40, 40] stretches images of [64, 96] pixels, here and "
             "wherever the student is used; [33, 49] keeps their proportions\n",
         ),
+        (
+            ["--data.crop", "[160,160]", "--data.scale", "[0.5,1.5]"],
+            "tsic: warning: crops of [160, 160] pixels are mostly padding: images of [64, 96] get "
+            "no larger than [96, 144]; set data.crop to their size\n",
+        ),
     ],
 )
-def test_stretched_images_are_told(
-    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], resize: str, said: str
+def test_images_that_do_not_fit_are_told(
+    config_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
 ) -> None:
-    words = ["--max_steps", "1", "--teacher.name", "none", "--data.resize", resize]
+    words = ["--max_steps", "1", "--teacher.name", "none", *words]
     train(load_config(config_file, words), tmp_path / "run")
     told = capsys.readouterr().err
-    assert [line for line in told.splitlines(keepends=True) if "stretches" in line] == (
+    assert [line for line in told.splitlines(keepends=True) if "warning" in line] == (
         [said] if said else []
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tsic import losses
 from tsic.cycle import Cycle, CycleOutput
+from tsic.errors import ConfigError, ShapeError
 from tsic.grid import resize, resize_labels
 from tsic.options import KlWhere, Objective
 from tsic.recipes import objective_of
@@ -381,6 +382,21 @@ def test_an_ignored_image_is_told_nothing(where: KlWhere) -> None:
     (taught,) = torch.autograd.grad(out.losses["kl"], scene.student.logits)
     assert taught[0].any()
     assert not taught[1].any()
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(2, 16, 24, dtype=torch.uint8), torch.zeros(2, 8, 12, dtype=torch.int64)]
+)
+def test_labels_that_are_not_the_images_are_refused(wrong: Tensor) -> None:
+    scene = Scene()
+    scene.labels = wrong
+    with pytest.raises(ShapeError, match=r"labels must be int64 \(B, H, W\) of the images"):
+        scene.run(Objective())
+
+
+def test_a_misspelt_rule_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"kl_where cannot be 'evrywhere'; did you mean 'everyw"):
+        Objective(kl_where="evrywhere")  # type: ignore[arg-type]
 
 
 def test_where_the_teacher_is_better_is_not_known_without_labels() -> None:

@@ -79,7 +79,7 @@ def test_read_classes_names_file_and_key(tmp_path: Path, text: str, message: str
 
 
 def test_read_classes_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.yaml: class table cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"none\.yaml does not exist; write it, one line will do: "):
         read_classes(tmp_path / "none.yaml")
 
 

@@ -19,7 +19,7 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
 from tsic.deploy.inference import View
 from tsic.deploy.model import Gives
-from tsic.errors import ConfigError, DataError
+from tsic.errors import ConfigError, DataError, ShapeError
 from tsic.evaluation.boundary import boundary_counts
 from tsic.evaluation.evaluate import Report, Trimap, evaluate
 from tsic.files import write_json
@@ -188,8 +188,17 @@ def test_views_reach_the_model(dataset: SegmentationDataset) -> None:
 
 
 def test_evaluate_refuses_what_cannot_be_scored(dataset: SegmentationDataset) -> None:
-    with pytest.raises(DataError, match="the network knows 2 classes"):
-        evaluate(Seeing(("a", "b")), dataset)
+    ours = "ground, square, disc"
+    for names in (("a", "b"), ("disc", "square", "ground")):
+        told = f"the model knows the classes {', '.join(names)}, but '.*shapes' has {ours}; "
+        with pytest.raises(DataError, match=told):
+            evaluate(Seeing(names), dataset)
+    for one, other in ((dataset.root, dataset), (Seeing(), str(dataset.root))):
+        with pytest.raises(ConfigError, match=r"shapes' is a path; open it with tsic\."):
+            evaluate(one, other)  # type: ignore[arg-type]
+    for answer, got in ((torch.zeros(3, 4, 4), r"\(3, 4, 4\)"), (score, "function")):
+        with pytest.raises(ShapeError, match=rf"with scores \(1, K, h, w\), got {got}; "):
+            evaluate(lambda images, answer=answer: answer, dataset)  # type: ignore[misc]
     with pytest.raises(ConfigError, match="trimap must be at least 1 pixel, got 0"):
         evaluate(Seeing(), dataset, trimap=0)
 

@@ -15,7 +15,7 @@ from tsic.data.classes import (
     is_int,
     read_colour,
 )
-from tsic.errors import ConfigError, nearest, one_line
+from tsic.errors import ConfigError, DataError, nearest, one_line
 from tsic.files import read_text, write_text
 from tsic.yaml_text import load_yaml
 
@@ -114,6 +114,11 @@ def write_classes(path: str | Path, classes: ClassTable) -> None:
 
 def _load_yaml(path: Path) -> Any:
     """Content of a class table's file."""
+    if not path.exists():
+        raise DataError(
+            f"{path} does not exist; write it, one line will do: 'classes: [road, sky]', or name "
+            "another as data.classes"
+        )
     try:
         return load_yaml(read_text(path, "class table"))
     except yaml.YAMLError as error:

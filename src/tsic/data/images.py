@@ -185,6 +185,8 @@ def _decode(path: Path, extract: Callable[[Image.Image], T], rows: int | None = 
         raise DataError(f"{path}: {error}") from None
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: is a folder; name a file in it") from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         unknown = isinstance(error, UnidentifiedImageError)  # its message shows Python's objects
         reason = (

@@ -46,7 +46,7 @@ def contact_sheet(dataset: SegmentationDataset, *, count: int = 12, seed: int = 
     tiles += [blank] * (-len(tiles) % (2 * per_row))
     rows = [tiles[start : start + 2 * per_row] for start in range(0, len(tiles), 2 * per_row)]
     legend = _only(dataset.classes, sorted(present - {IGNORE}))
-    return panel(rows, ["image", "label"] * per_row, legend, tile_width=TILE_WIDTH)
+    return panel(rows, ["image", "label over image"] * per_row, legend, tile_width=TILE_WIDTH)
 
 
 def _pair(

@@ -41,7 +41,7 @@ def unlabelled_names(folder: Path) -> list[str]:
         raise DataError(f"data.unlabelled: '{folder}' is no folder; give one with images")
     names = sorted(image_names(folder))
     if not names:
-        raise DataError(f"data.unlabelled: '{folder}' holds no image")
+        raise DataError(f"data.unlabelled: '{folder}' holds no image; give one with images")
     return names
 
 

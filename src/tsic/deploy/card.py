@@ -1,6 +1,7 @@
 """A student's model card: the README of its folder on the Hugging Face hub."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +141,7 @@ class Card:
             'labels = student.predict("image.jpg")  # class ids, (height, width)',
             "```",
             "",
-            f"    tsic predict {self.address} image.jpg --out labels",
+            f"    tsic predict {shlex.quote(self.address)} image.jpg --out labels",
         ]
         if self.exported:
             lines += ["", f"Exported files: {', '.join(f'`{name}`' for name in self.exported)}."]

@@ -13,7 +13,6 @@ from tsic.files import write_json, write_text
 from tsic.progress import progress
 
 if TYPE_CHECKING:
-    from tsic.data.classes import ClassTable
     from tsic.data.dataset import SegmentationDataset
     from tsic.deploy.inference import View
     from tsic.deploy.model import Model
@@ -115,6 +114,9 @@ def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
     name = options.name or (said.name if said else None)
     root = options.root or (said.root if said else None)
     if name is None or root is None:
+        from tsic.deploy.opening import open_model
+
+        open_model(options.model, allow_code=options.allow_code)  # or it says what is wrong with it
         missing = [
             key for key, value in (("--data.name", name), ("--data.root", root)) if value is None
         ]
@@ -130,6 +132,7 @@ def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":
 def _open(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model":
     """A student or an exported file that knows the dataset's classes."""
     from tsic.deploy.opening import open_model
+    from tsic.evaluation.evaluate import require_same_classes
 
     model = open_model(
         options.model,
@@ -137,14 +140,14 @@ def _open(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model
         threads=options.threads,
         allow_code=options.allow_code,
     )
-    _require_same(options.model, model.classes, dataset)
+    require_same_classes(f"'{options.model}'", model.classes, dataset)
     return model
 
 
 def _teacher(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Model":
     """A run's teacher that knows the dataset's classes."""
     from tsic.deploy.opening import on_device
-    from tsic.evaluation.evaluate import ScorerModel
+    from tsic.evaluation.evaluate import ScorerModel, require_same_classes
     from tsic.training.build import load_run, scorers
 
     if not options.model.is_dir():
@@ -157,15 +160,6 @@ def _teacher(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Mo
             f"the {options.checkpoint} checkpoint of '{options.model}' is from before its teacher "
             "joined; try --checkpoint last, or leave --role out"
         )
-    _require_same(options.model, classes, dataset)
+    require_same_classes(f"'{options.model}'", classes, dataset)
     module = on_device(module, options.device)
     return ScorerModel(scorers(module)["teacher"], dataset, module.device)
-
-
-def _require_same(path: Path, classes: "ClassTable", dataset: "SegmentationDataset") -> None:
-    """Classes must be the same, in the same order."""
-    if classes.names != dataset.classes.names:
-        raise ConfigError(
-            f"'{path}' knows the classes {', '.join(classes.names)}, but '{dataset.root}' has "
-            f"{', '.join(dataset.classes.names)}; evaluate on the same classes"
-        )

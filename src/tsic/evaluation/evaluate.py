@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
 from tsic.deploy.inference import WHOLE, View, label_image
 from tsic.deploy.model import Gives, Model
-from tsic.errors import ConfigError, DataError
+from tsic.errors import ConfigError, DataError, ShapeError
 from tsic.evaluation.boundary import boundary_counts, trimap_labels
 from tsic.evaluation.metrics import confusion_matrix
 from tsic.evaluation.scores import Report, Trimap
@@ -49,10 +51,21 @@ class ScorerModel:
         """Score a batch.
 
         Raises:
+            ShapeError: If the function answers with anything but scores.
             DataError: If it knows another number of classes.
         """
         scores = self._score(images)
-        _require_classes(scores.shape[1], self._dataset)
+        if not isinstance(scores, Tensor) or scores.ndim != 4:
+            raise ShapeError(
+                f"the function must answer images {tuple(images.shape)} with scores (1, K, h, w), "
+                f"got {_shape_of(scores)}; of a network that answers with more take its logits"
+            )
+        count = self.classes.num_classes
+        if scores.shape[1] != count:
+            raise DataError(
+                f"the network knows {scores.shape[1]} classes, but {self._dataset.root} has "
+                f"{count}; evaluate on data with the classes it was trained on"
+            )
         return scores
 
 
@@ -84,9 +97,13 @@ def evaluate(
         The scores.
 
     Raises:
-        DataError: If the model has another number of classes than the dataset, or a file is bad.
-        ConfigError: If the model does not take images so, or ``trimap`` is below 1.
+        DataError: If the model has other classes than the dataset, or a file is bad.
+        ConfigError: If the model does not take images so, is none, or ``trimap`` is below 1.
+        ShapeError: If a function answers with anything but scores.
     """
+    for one, way in ((model, "tsic.open_model"), (dataset, "tsic.data.readers.open_dataset")):
+        if isinstance(one, str | PathLike):
+            raise ConfigError(f"'{one}' is a path; open it with {way}")
     if trimap is not None and trimap < 1:
         raise ConfigError(f"trimap must be at least 1 pixel, got {trimap}")
     shown = _as_model(model, dataset, device)
@@ -118,20 +135,29 @@ def evaluate(
 def _as_model(
     model: Model | Scorer, dataset: SegmentationDataset, device: torch.device | str
 ) -> Model:
-    """A model of as many classes as the dataset has."""
+    """A model of the dataset's classes."""
     if not hasattr(model, "gives"):
         return ScorerModel(model, dataset, device)
     found = cast(Model, model)
-    _require_classes(found.classes.num_classes, dataset)
+    require_same_classes("the model", found.classes, dataset)
     return found
 
 
-def _require_classes(count: int, dataset: SegmentationDataset) -> None:
-    if count != dataset.classes.num_classes:
+def require_same_classes(who: str, classes: ClassTable, dataset: SegmentationDataset) -> None:
+    """Refuse a model whose classes are not the dataset's, in the same order.
+
+    Raises:
+        DataError: With both lists.
+    """
+    if classes.names != dataset.classes.names:
         raise DataError(
-            f"the network knows {count} classes, but {dataset.root} has "
-            f"{dataset.classes.num_classes}; evaluate on data with the classes it was trained on"
+            f"{who} knows the classes {', '.join(classes.names)}, but '{dataset.root}' has "
+            f"{', '.join(dataset.classes.names)}; evaluate on the same classes"
         )
+
+
+def _shape_of(answer: object) -> str:
+    return f"{tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
 
 
 def _read_ahead(dataset: SegmentationDataset) -> Iterator[tuple[Tensor, Tensor]]:

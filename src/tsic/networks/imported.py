@@ -34,7 +34,7 @@ def build_imported(path: str, *, num_classes: int, options: Mapping[str, object]
         ValueError,
     ) as e:  # of '.module:Class' and ':Class' the last two
         raise ConfigError(
-            f"student.name '{path}' cannot be imported: {e}; is its folder on PYTHONPATH?"
+            f"student.name '{path}' cannot be imported: {e}; put its folder on PYTHONPATH"
         ) from e
     if not hasattr(module, class_name):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import override
 
+from tsic.grid import require_images
 from tsic.networks import IMAGENET_MEAN, IMAGENET_STD
 from tsic.teacher.attention import fuse_attention
 from tsic.teacher.canvas import Canvas
@@ -95,7 +96,12 @@ class Foundation(nn.Module, ABC):
         return encoder
 
     def place(self, images: Tensor) -> tuple[Canvas, Tensor]:
-        """Normalise images ``(B, 3, H, W)``, RGB in [0, 1], and pad them to whole patches."""
+        """Normalise images ``(B, 3, H, W)``, RGB in [0, 1], and pad them to whole patches.
+
+        Raises:
+            ShapeError: If they are none.
+        """
+        require_images(images, "teacher")
         canvas = Canvas(images.shape[-2], images.shape[-1], self.multiple)
         return canvas, canvas.pad((images - self.mean) / self.std)
 

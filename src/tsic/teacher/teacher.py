@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tsic.errors import ConfigError
-from tsic.options import MAPPING_WIDTHS, Gradient, MappingKind, MaskStride, PromptKind
+from tsic.options import (
+    MAPPING_WIDTHS,
+    Gradient,
+    MappingKind,
+    MaskStride,
+    PromptKind,
+    require_choice,
+)
 from tsic.prompt import LOGIT_RANGE, Prompts, class_prompts, index_prompt
 from tsic.teacher.canvas import Canvas
 from tsic.teacher.foundation import Embedding, Foundation, Seen
@@ -247,9 +254,20 @@ def build_teacher(
         The teacher; its foundation model comes with the weights that ``name`` has.
 
     Raises:
-        ConfigError: If ``name`` is not a known kind of model, or has no maps for ``mapping``.
+        ConfigError: If ``name`` is not a known kind of model or has no maps for ``mapping``, or an
+            argument is none of its choices or too small.
         CheckpointError: If its files cannot be loaded.
     """
+    require_choice("teacher.mapping", mapping, MappingKind)
+    require_choice("teacher.prompt", prompt, PromptKind)
+    require_choice("teacher.gradient", gradient, Gradient)
+    require_choice("teacher.mask_stride", mask_stride, MaskStride)
+    least = {"max_classes": (max_classes, 1), "rounds": (rounds, 1), "lora_rank": (lora_rank, 0)}
+    for key, (number, smallest) in least.items():
+        if number < smallest:
+            raise ConfigError(f"teacher.{key} must be at least {smallest}, got {number}")
+    if name == "none":
+        raise ConfigError("teacher.name 'none' is no teacher to build; a Cycle takes None instead")
     foundation = load_foundation(name)
     decoder: Mapping
     if mapping == "light":

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tsic.checkpoint import save_student
-from tsic.config import RunConfig
+from tsic.config import DataConfig, RunConfig
 from tsic.config_file import RUN
 from tsic.config_rules import micro_batch, unlabelled_images
 from tsic.data.check import count_pixels, require_clean
@@ -107,8 +107,10 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     if is_main():
         with progress("check the data") as on_progress:
             require_clean(train_set, val_set, trained_on=train_set, on_progress=on_progress)
+        image = size_of(train_set.read_image(0))
         if data.resize:
-            _warn_of_stretching(size_of(train_set.read_image(0)), data.resize)
+            _warn_of_stretching(image, data.resize)
+        _warn_of_padding(data.resize or image, data)
     if len(val_set) < config.trainer.devices:
         raise ConfigError(
             f"trainer.devices must be at most the {len(val_set)} images of split "
@@ -154,6 +156,16 @@ def _warn_of_stretching(image: Size, resize: Size) -> None:
         sys.stderr.write(
             f"tsic: warning: data.resize {list(resize)} stretches images of {list(image)} pixels, "
             f"here and wherever the student is used; {kept} keeps their proportions\n"
+        )
+
+
+def _warn_of_padding(image: Size, data: DataConfig) -> None:
+    """Say so where a crop is larger than an image ever gets, in both directions."""
+    largest = [math.floor(side * data.scale[1]) for side in image]
+    if all(side < crop for side, crop in zip(largest, data.crop, strict=True)):
+        sys.stderr.write(
+            f"tsic: warning: crops of {list(data.crop)} pixels are mostly padding: images of "
+            f"{list(image)} get no larger than {largest}; set data.crop to their size\n"
         )
 
 

@@ -61,7 +61,10 @@ def open_dataset(
         raise DataError(f"unknown dataset '{name}'; {nearest(name, READERS)}")
     root = Path(root)
     if name != "hub" and not root.is_dir():  # a dataset of the hub may be an id
-        raise DataError(f"{root}: no such folder{_near_folder(root)}; set it to the dataset's root")
+        way_out = "set data.root to the dataset's folder"
+        if not root.is_absolute():
+            way_out += ", which starts where the command runs"
+        raise DataError(f"{root}: no such folder{_near_folder(root)}; {way_out}")
     dataset = READERS[name](root, split, None if classes is None else read_classes(classes))
     if name == "packed":
         _refuse_changed_source(root, split)

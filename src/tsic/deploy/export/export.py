@@ -59,7 +59,7 @@ class Exported:
 
 def export(
     trained: TrainedStudent,
-    folder: Path,
+    folder: str | Path,
     formats: Sequence[Format],
     layout: Layout,
     images: Images,
@@ -91,6 +91,7 @@ def export(
             a file differs too much; that file is deleted.
     """
     job = _Job(trained, DeployGraph(trained, layout), images, limits or Limits())
+    folder = Path(folder)
     for kind in formats:
         if kind not in SUFFIXES:
             raise ConfigError(f"format '{kind}' is unknown; {nearest(kind, SUFFIXES)}")

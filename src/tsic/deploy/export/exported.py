@@ -14,7 +14,7 @@ from tsic.data.classes import ClassTable
 from tsic.deploy.export.graph import read_metadata
 from tsic.deploy.model import Gives
 from tsic.errors import CheckpointError, ConfigError, ShapeError, one_line
-from tsic.grid import Size, fit_to_image, resize_images, resize_labels, size_of
+from tsic.grid import Size, fit_to_image, require_images, resize_images, resize_labels, size_of
 
 Array = NDArray[Any]
 
@@ -111,9 +111,10 @@ class ExportedModel(ABC):
             ``(B, H, W)``.
 
         Raises:
-            ShapeError: As `prepare`.
+            ShapeError: As `prepare`, or if they are no such images.
             CheckpointError: If the engine fails on them.
         """
+        require_images(images, f"'{self.path}':")
         shown = resize_images(images, self.size if self.resize else None)
         array = self.prepare(shown)
         size = size_of(shown)

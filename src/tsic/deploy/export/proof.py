@@ -43,7 +43,7 @@ class Images:
         return (self.read(index) for index in range(self.count))
 
 
-def images_in(folder: Path, most: int) -> Images:
+def images_in(folder: str | Path, most: int) -> Images:
     """Take the images of a folder, without labels.
 
     Args:
@@ -53,6 +53,7 @@ def images_in(folder: Path, most: int) -> Images:
     Raises:
         DataError: If there is none, or a folder cannot be listed.
     """
+    folder = Path(folder)
     files = sorted(folder / name for name in image_names(folder))
     if not files:
         raise DataError(f"'{folder}' holds no image; name a folder with images")
