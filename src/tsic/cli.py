@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _at_home(word: str) -> str:
     """``~/`` at the start of a word, or of an option's value, which no shell expands."""
-    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return f"{option}{equals}{at_home(value)}"
 
 

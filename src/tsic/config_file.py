@@ -319,7 +319,7 @@ def _words_of(kind: Any) -> str:
     inner = [one for one in get_args(kind) if one is not type(None)]
     if len(inner) < len(get_args(kind)):
         return f"{_words_of(inner[0])}, or null"
-    if get_origin(kind) is tuple:
+    if get_origin(kind) is tuple and Ellipsis not in inner:
         return f"a list of {len(inner)} {inner[0].__name__}, quoted on the command line: '[1, 2]'"
     return f"of type {kind.__name__ if isinstance(kind, type) and not inner else kind}"
 

@@ -180,8 +180,7 @@ def optim_rules(optim: object) -> list[tuple[bool, str]]:
 def _distill_rules(config: RunConfig) -> Rules:
     distill = config.distill
     if distill.method == "none":
-        told = f"distill.teacher is for a distill.method; {nearest('', RIVALS)}"
-        return [(distill.teacher is None, told)]
+        return []
     return [
         (
             distill.method in RIVALS,

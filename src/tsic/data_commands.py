@@ -58,7 +58,7 @@ def check_command(words: Sequence[str]) -> int:
         make_room(options.json)
     from tsic.data.survey import survey
 
-    datasets, left_out = _open_splits(options, config)
+    datasets, left_out = _open_splits(options, config, takes_empty=True)
     names = [dataset.split for dataset in datasets]
     trained_on = {s for s in names if s == config.train_split or s.startswith("train")}
     with progress("check") as on_progress:
@@ -165,7 +165,7 @@ def _is_configuration(dataset: str) -> bool:
 
 
 def _open_splits(
-    options: argparse.Namespace, config: DataConfig
+    options: argparse.Namespace, config: DataConfig, *, takes_empty: bool = False
 ) -> "tuple[list[SegmentationDataset], list[Finding]]":
     """The splits that were named; or those of a folder that are there, and what was left out."""
     from tsic.data.readers import open_dataset
@@ -178,13 +178,13 @@ def _open_splits(
     if _is_configuration(options.dataset):
         splits = dict.fromkeys((config.train_split, config.val_split))
         return [open_split(split) for split in splits], []
-    return _open_usual(open_split, Path(config.root))
+    return _open_usual(open_split, Path(config.root), takes_empty)
 
 
 def _open_usual(
-    open_split: "Callable[[str], SegmentationDataset]", root: Path
+    open_split: "Callable[[str], SegmentationDataset]", root: Path, takes_empty: bool
 ) -> "tuple[list[SegmentationDataset], list[Finding]]":
-    """The usual splits that a folder has, and those without which no training starts."""
+    """The usual splits that a folder has; a `test` may be without masks, as many are."""
     from tsic.data.dataset import Problem
     from tsic.data.survey import Finding
 
@@ -194,6 +194,8 @@ def _open_usual(
             try:
                 return open_split(split)
             except SplitError as error:
+                if isinstance(error, EmptySplitError) and split != "test" and not takes_empty:
+                    raise
                 errors.append(error)
         return next((one for one in errors if isinstance(one, EmptySplitError)), errors[0])
 

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and what of their names others may read."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def public_name(name: str) -> str:
 
 def at_home(path: str) -> str:
     """A path that starts with ``~/`` in the user's folder; any other text as it is."""
-    return str(Path(path).expanduser()) if path.startswith("~/") else path
+    return os.path.expanduser(path) if path.startswith("~/") else path  # noqa: PTH111
 
 
 def read_text(path: Path, what: str = "file") -> str:

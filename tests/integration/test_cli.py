@@ -39,7 +39,6 @@ def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
         (["train", "--config", "."], "configuration '.' is a folder; name a YAML file"),
         (["train", "--data.crop", "64,64"], "data.crop must be a list of 2 int, quoted on the"),
         (["train", "--optim.clip", "none"], "optim.clip must be of type float, or null, got"),
-        (["train", "--distill.teacher", "x"], "distill.teacher is for a distill.method; choices"),
         (["data", "check", "~/none"], "a-home/none: no such folder"),
         (["train", "--data.root=~/none"], "a-home/none: no such folder"),
         (["evaluate", "zoo:nope"], "the zoo has no student 'nope'; choices: camvid-compact"),

@@ -127,6 +127,9 @@ def test_unlabelled_test_images_are_left_out_and_told(
     code, text = said(capsys, "data", "check", folder_dataset)
     assert code == 1
     assert "split 'val' has no image with a mask" in text
+    code, text = said(capsys, "data", "pack", folder_dataset, folder_dataset.parent / "packed")
+    assert code == 2
+    assert "split 'val' has no image with a mask" in text
     shutil.rmtree(folder_dataset / "val")
     code, text = said(capsys, "data", "check", folder_dataset)
     assert code == 1

@@ -365,13 +365,17 @@ def state_step(path: Path) -> int:
             "wherever the student is used; [33, 49] keeps their proportions\n",
         ),
         (
-            ["--data.crop", "[160,160]", "--data.scale", "[0.5,1.5]"],
-            "tsic: warning: crops of [160, 160] pixels are mostly padding: images of [64, 96] get "
-            "no larger than [96, 144]; set data.crop to their size\n",
+            ["--distill.teacher", "runs/alone"],
+            "tsic: warning: distill.teacher teaches nothing without distill.method\n",
+        ),
+        (
+            ["--data.crop", "[192,192]", "--data.scale", "[0.5,1.5]"],
+            "tsic: warning: crops of [192, 192] pixels are mostly padding: the first image, "
+            "of [64, 96], gets no larger than [96, 144]; set data.crop smaller\n",
         ),
     ],
 )
-def test_images_that_do_not_fit_are_told(
+def test_what_cannot_be_meant_is_warned_of(
     config_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

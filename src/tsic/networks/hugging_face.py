@@ -1,7 +1,7 @@
 """Semantic-segmentation models of transformers, by hub id or local folder."""
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ def build_hugging_face(
             config = transformers.AutoConfig.from_pretrained(name, **changes)
     except Exception as e:
         raise CheckpointError(not_fetched(f"the configuration of '{name}'", e)) from e
-    known = {*type(config)().to_dict(), *config.attribute_map}
+    known = {*type(config)().to_dict(), *config.attribute_map, "attn_implementation"}
     for key in changes.keys() - known:
         raise ConfigError(
             f"student.options: '{config.model_type}' has no {key}; {nearest(key, known)}"
@@ -110,19 +110,23 @@ def _load_hugging_face(name: str, config: Any, family: Any) -> Any:
 
 def _prepare(name: str, model: Any) -> tuple[Colour, Colour]:
     """Mean and std of the images that stored weights were trained on; the model then takes RGB."""
-    from transformers.image_processing_base import ImageProcessingMixin
+    import transformers
 
     try:
-        said, _ = ImageProcessingMixin.get_image_processor_dict(name)
-    except OSError:
+        said = transformers.AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError):
         return IMAGENET_MEAN, IMAGENET_STD  # most were; nothing says otherwise
-    if said.get("do_flip_channel_order"):
+    if getattr(said, "do_flip_channel_order", False):
         first = next(one for one in model.modules() if isinstance(one, nn.Conv2d))
         first.weight.data = first.weight.data.flip(1)
-    if not said.get("do_normalize", "image_mean" in said):
+    if not getattr(said, "do_normalize", False):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    mean, std = (tuple(map(float, said[key])) for key in ("image_mean", "image_std"))
-    return cast(Colour, mean), cast(Colour, std)
+    return _colour(said.image_mean), _colour(said.image_std)
+
+
+def _colour(said: float | Sequence[float]) -> Colour:
+    red, green, blue = [said] * 3 if isinstance(said, int | float) else said
+    return float(red), float(green), float(blue)
 
 
 def _read_hugging_face(model: Any, images: Tensor) -> Maps:

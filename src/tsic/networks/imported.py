@@ -26,13 +26,11 @@ def build_imported(path: str, *, num_classes: int, options: Mapping[str, object]
         ConfigError: If the path cannot be imported or the class refuses the arguments.
     """
     module_name, _, class_name = path.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise ConfigError(f"student.name '{path}' must be a whole path, 'package.module:Class'")
     try:
         module = importlib.import_module(module_name)
-    except (
-        ImportError,
-        TypeError,
-        ValueError,
-    ) as e:  # of '.module:Class' and ':Class' the last two
+    except ImportError as e:
         raise ConfigError(
             f"student.name '{path}' cannot be imported: {e}; put its folder on PYTHONPATH"
         ) from e

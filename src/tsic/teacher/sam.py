@@ -260,9 +260,10 @@ def check_name(name: str, key: str = "teacher.name") -> None:
             "says where from)"
         )
     if "/" not in name and not path.exists():
+        choices = ["embedded", *TINY, *(["none"] if key == "teacher.name" else [])]
         raise ConfigError(
             f"{key} '{name}' is neither a file, a folder nor a Hugging Face id such as "
-            f"facebook/sam-vit-base; {nearest(name, ['embedded', *TINY, 'none'])}"
+            f"facebook/sam-vit-base; {nearest(name, choices)}"
         )
     if (path / "config.yaml").is_file() and not ((path / CONFIG_NAME).is_file() or _released(path)):
         raise CheckpointError(

@@ -63,6 +63,8 @@ def train(
     # Everything that a mistake of the user's could stop comes before the first file is written.
     config = resolve(RUN, config, files)
     refuse_other_run(RUN, config, files, resume=resume, changes=changes)
+    if config.distill.teacher and config.distill.method == "none" and is_main():
+        sys.stderr.write("tsic: warning: distill.teacher teaches nothing without distill.method\n")
     resumes = resume and files.last.is_file()
     train_set, val_set = _open_data(config)
     images = training_images(config, train_set, apart_from=(train_set, val_set))
@@ -160,12 +162,13 @@ def _warn_of_stretching(image: Size, resize: Size) -> None:
 
 
 def _warn_of_padding(image: Size, data: DataConfig) -> None:
-    """Say so where a crop is larger than an image ever gets, in both directions."""
+    """Say so where a crop is mostly padding, however large an image gets."""
     largest = [math.floor(side * data.scale[1]) for side in image]
-    if all(side < crop for side, crop in zip(largest, data.crop, strict=True)):
+    shown = math.prod(min(pair) for pair in zip(largest, data.crop, strict=True))
+    if 2 * shown < math.prod(data.crop):
         sys.stderr.write(
-            f"tsic: warning: crops of {list(data.crop)} pixels are mostly padding: images of "
-            f"{list(image)} get no larger than {largest}; set data.crop to their size\n"
+            f"tsic: warning: crops of {list(data.crop)} pixels are mostly padding: the first "
+            f"image, of {list(image)}, gets no larger than {largest}; set data.crop smaller\n"
         )
 
 
