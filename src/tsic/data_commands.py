@@ -138,9 +138,12 @@ def _parser(verb: str, description: str) -> Parser:
     )
     own.add_argument(
         "--name",
+        "--data.name",
         help="reader, as `data.name` of a run; by default the configuration's, or `folder`",
     )
-    own.add_argument("--classes", metavar="FILE", help="classes YAML to use instead")
+    own.add_argument(
+        "--classes", "--data.classes", metavar="FILE", help="classes YAML to use instead"
+    )
     return own
 
 

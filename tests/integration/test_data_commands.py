@@ -23,7 +23,8 @@ def test_clean_folder_passes(
     capsys: pytest.CaptureFixture[str], folder_dataset: Path, tmp_path: Path
 ) -> None:
     report = tmp_path / "new" / "check.json"
-    code, text = said(capsys, "data", "check", folder_dataset, "--json", report)
+    words = [folder_dataset, "--data.name", "folder", "--json", report]  # as of a training
+    code, text = said(capsys, "data", "check", *words)
     assert code == 0
     assert text.startswith("| class  | train px % | train images | val px % | val images |\n")
     assert "| all    |            |            6 |          |          3 |\n" in text
