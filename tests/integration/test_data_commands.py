@@ -23,7 +23,13 @@ def test_clean_folder_passes(
     capsys: pytest.CaptureFixture[str], folder_dataset: Path, tmp_path: Path
 ) -> None:
     report = tmp_path / "new" / "check.json"
-    words = [folder_dataset, "--data.name", "folder", "--json", report]  # as of a training
+    words: list[str | Path] = [
+        folder_dataset,
+        "--data.name",
+        "folder",
+        "--json",
+        report,
+    ]  # as of a training
     code, text = said(capsys, "data", "check", *words)
     assert code == 0
     assert text.startswith("| class  | train px % | train images | val px % | val images |\n")
