@@ -265,8 +265,8 @@ def _within(
             sides = _strided(_sides(part, window), stride)
             answer = attend(operands, attention.scale, part, blank, *tables).unflatten(2, sides)
             parts.append(_join(answer, *_strided(part.shape[1:3], stride)))
-        rows.append(_together(parts, 2))
-    return _together(rows, 1)[:, :height, :width]
+        rows.append(torch.cat(parts, 2))
+    return torch.cat(rows, 1)[:, :height, :width]
 
 
 def _strided(sizes: Sequence[int], stride: Sequence[int]) -> list[int]:
@@ -278,10 +278,6 @@ def _split(maps: Tensor, dim: int, side: int) -> Sequence[Tensor]:
     length = maps.shape[dim]
     left = length % side if side else 0
     return maps.split([part for part in (length - left, left) if part], dim)
-
-
-def _together(parts: list[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)  # of one part, a copy of all
 
 
 def _sides(maps: Tensor, side: int) -> list[int]:
