@@ -223,16 +223,11 @@ def _nested(written: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return nested
 
 
-def _from_home(written: dict[str, Any]) -> dict[str, Any]:
+def _from_home(written: Any) -> Any:
     """What is written, with paths in the user's folder spelled out."""
-    return {
-        key: _from_home(value)
-        if isinstance(value, dict)
-        else at_home(value)
-        if isinstance(value, str)
-        else value
-        for key, value in written.items()
-    }
+    if isinstance(written, dict):
+        return {key: _from_home(value) for key, value in written.items()}
+    return at_home(written) if isinstance(written, str) else written
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tsic.data.classes import UNLABELLED
 from tsic.errors import ConfigError
 from tsic.grid import Size, resize, resize_labels, size_of
 from tsic.options import Objective
-from tsic.rivals import Rival, Signals
+from tsic.rivals import RIVALS, Rival, Signals, rival_class
 from tsic.student import Student, StudentOutput
 from tsic.teacher import Teacher, TeacherOutput
 
@@ -102,9 +102,10 @@ class Distilled(Cycle):
         sam = isinstance(teacher, Offline) and teacher.teacher is not None
         for one in [student] if sam else [student, teacher.student]:
             if rival.reads_features and not one.feature_channels:
+                others = [name for name in RIVALS if not rival_class(name).reads_features]
                 raise ConfigError(
                     f"distill.method: this one compares features, and student '{one.spec.name}' "
-                    "gives none; take one that compares logits: kd, cwd, dist, mutual"
+                    f"gives none; take one that compares logits: {', '.join(others)}"
                 )
         super().__init__(student, None, objective, class_weights)
         self.teacher = teacher  # type: ignore[assignment] # it answers like one

@@ -375,7 +375,9 @@ class TestHuggingFace:
         student = built(f'{{{segformer}, "image_mean": [0.5, 0.5, 0.5], "image_std": 0.25}}')
         assert student.mean.unique().tolist() == [0.5]
         assert student.std.unique().tolist() == [0.25]
-        assert built(f"{{{segformer}}}").mean.flatten().tolist() == pytest.approx(IMAGENET_MEAN)
+        for said_of_mean in ("", ', "image_mean": null'):
+            usual = built(f"{{{segformer}{said_of_mean}}}").mean.flatten().tolist()
+            assert usual == pytest.approx(IMAGENET_MEAN)
         plain = built(f'{{{segformer}, "do_normalize": false}}')
         assert (plain.mean.unique().item(), plain.std.unique().item()) == (0, 1)
         MobileViTImageProcessor().save_pretrained(tmp_path)

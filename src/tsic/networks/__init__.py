@@ -10,6 +10,9 @@ from tsic.errors import first_line
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+REFUSALS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+"""How a library says that a network cannot be built."""
+
 Maps = tuple[Tensor, tuple[Tensor, ...]]
 
 

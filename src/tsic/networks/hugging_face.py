@@ -7,12 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from tsic.errors import CheckpointError, ConfigError, first_line, nearest
-from tsic.networks import IMAGENET_MEAN, IMAGENET_STD, Maps, Network, not_fetched
+from tsic.networks import IMAGENET_MEAN, IMAGENET_STD, REFUSALS, Maps, Network, not_fetched
 
-Colour = tuple[float, float, float]
-
-_REFUSALS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
-"""How a library says that a network cannot be built."""
+Channels = tuple[float, float, float]
 
 
 def build_hugging_face(
@@ -60,7 +57,7 @@ def build_hugging_face(
     else:
         try:
             model = family.from_config(config, dtype=torch.float32)
-        except _REFUSALS as e:
+        except REFUSALS as e:
             if "Unrecognized configuration class" in str(e):
                 raise ConfigError(f"'{name}' is no semantic-segmentation model: {e}") from e
             reason = f"{type(e).__name__}: {first_line(e)}"
@@ -108,7 +105,7 @@ def _load_hugging_face(name: str, config: Any, family: Any) -> Any:
     return model
 
 
-def _prepare(name: str, model: Any) -> tuple[Colour, Colour]:
+def _prepare(name: str, model: Any) -> tuple[Channels, Channels]:
     """Mean and std of the images that stored weights were trained on; the model then takes RGB."""
     import transformers
 
@@ -121,10 +118,10 @@ def _prepare(name: str, model: Any) -> tuple[Colour, Colour]:
         first.weight.data = first.weight.data.flip(1)
     if not getattr(said, "do_normalize", False):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return _colour(said.image_mean), _colour(said.image_std)
+    return _channels(said.image_mean or IMAGENET_MEAN), _channels(said.image_std or IMAGENET_STD)
 
 
-def _colour(said: float | Sequence[float]) -> Colour:
+def _channels(said: float | Sequence[float]) -> Channels:
     red, green, blue = [said] * 3 if isinstance(said, int | float) else said
     return float(red), float(green), float(blue)
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tsic.errors import CheckpointError, ConfigError, nearest
-from tsic.networks import IMAGENET_MEAN, IMAGENET_STD, Maps, Network, not_fetched
+from tsic.networks import IMAGENET_MEAN, IMAGENET_STD, REFUSALS, Maps, Network, not_fetched
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def build_smp(
     arguments |= options
     try:
         model = model_class(encoder_weights=None, **arguments)
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as e:
+    except REFUSALS as e:
         message = (
             f"student '{name}' cannot be built on encoder '{encoder}': {e or type(e).__name__}"
         )
