@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,11 +91,11 @@ def preview_command(words: Sequence[str]) -> int:
     config = _data_config(options)
     make_room(options.out)
     from tsic.data.preview import contact_sheet
-    from tsic.data.readers import open_dataset
+    from tsic.data.readers import open_split
     from tsic.pictures import save_png
 
     split = options.split or config.train_split
-    dataset = open_dataset(config.name, config.root, split, config.classes)
+    dataset = open_split(config, split)
     save_png(contact_sheet(dataset, count=options.count, seed=options.seed), options.out)
     shown = min(options.count, len(dataset))
     sys.stdout.write(f"{options.out}: {shown} of the {len(dataset)} images of split '{split}'\n")
@@ -171,17 +172,14 @@ def _open_splits(
     options: argparse.Namespace, config: DataConfig, *, takes_empty: bool = False
 ) -> "tuple[list[SegmentationDataset], list[Finding]]":
     """The splits that were named; or those of a folder that are there, and what was left out."""
-    from tsic.data.readers import open_dataset
+    from tsic.data.readers import open_split
 
-    def open_split(split: str) -> "SegmentationDataset":
-        return open_dataset(config.name, config.root, split, config.classes)
-
-    if options.splits:
-        return [open_split(split) for split in dict.fromkeys(options.splits)], []
-    if _is_configuration(options.dataset):
-        splits = dict.fromkeys((config.train_split, config.val_split))
-        return [open_split(split) for split in splits], []
-    return _open_usual(open_split, Path(config.root), takes_empty)
+    splits = options.splits
+    if not splits and _is_configuration(options.dataset):
+        splits = [config.train_split, config.val_split]
+    if splits:
+        return [open_split(config, split) for split in dict.fromkeys(splits)], []
+    return _open_usual(partial(open_split, config), Path(config.root), takes_empty)
 
 
 def _open_usual(

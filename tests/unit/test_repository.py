@@ -60,7 +60,6 @@ DOORS = {
         "tsic.data.class_file",
         "tsic.data.readers.yolo",
         "tsic.deploy.card",
-        "tsic.deploy.export.command",
         "tsic.yaml_text",
     },
     "filelock": {"tsic.training.loop"},

@@ -208,12 +208,11 @@ def _offline(
 
 def _try(offline: Path, base: RunConfig) -> None:
     """Load who teaches, so that what is wrong with it is told before anything trains."""
-    from tsic.data.readers import open_dataset
+    from tsic.data.readers import open_split
     from tsic.training.build import load_offline
 
-    data = base.data
-    train_set = open_dataset(data.name, data.root, data.train_split, data.classes)
-    load_offline(str(offline), base.distill.role, train_set.classes)
+    classes = open_split(base.data, base.data.train_split).classes
+    load_offline(str(offline), base.distill.role, classes)
 
 
 def _write(

@@ -7,10 +7,11 @@ import torch
 
 from tsic.config import RunConfig
 from tsic.config_file import RUN, with_values
+from tsic.data.readers import open_split
 from tsic.errors import ConfigError, ShapeError
 from tsic.machine import available_mib
 from tsic.training.cost import peak_mib
-from tsic.training.pace import open_split, pace, settled, untrained
+from tsic.training.pace import pace, settled, untrained
 
 _SHARE = 0.9
 """Of the free memory that a batch may take on the CPU, where taking too much is fatal."""
@@ -31,7 +32,7 @@ def largest_batch(config: RunConfig) -> int:
     config = with_values(RUN, settled(config), aside)
     fits, breaks, least = 0, 0, 1
     peaks: dict[int, float] = {}
-    most = max(1, len(open_split(config, config.data.train_split)) // per_step)
+    most = max(1, len(open_split(config.data, config.data.train_split)) // per_step)
     while fits < most and (not breaks or breaks - fits > max(1, fits // 8)):
         batch = (fits + breaks) // 2 if breaks else min(most, max(1, 2 * fits))
         try:

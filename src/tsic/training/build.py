@@ -12,7 +12,7 @@ from tsic.config import RunConfig, TeacherConfig
 from tsic.config_file import load_config
 from tsic.cycle import Cycle
 from tsic.data.classes import ClassTable
-from tsic.data.readers import open_dataset
+from tsic.data.readers import open_split
 from tsic.distilled import Distilled, Offline, Peer
 from tsic.errors import CheckpointError, ConfigError
 from tsic.options import Role
@@ -187,8 +187,7 @@ def _classes_of(files: RunFolder, config: RunConfig) -> ClassTable:
             return ClassTable.from_dict(json.loads(files.student.read_text())["classes"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"'{files.student}' is damaged ({error})") from error
-    data = config.data
-    return open_dataset(data.name, data.root, data.val_split, data.classes).classes
+    return open_split(config.data, config.data.val_split).classes
 
 
 def scorers(module: CycleModule) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -12,12 +12,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tsic.config import RunConfig
+from tsic.data.readers import open_split
 from tsic.markdown import to_markdown
 from tsic.teacher import Teacher
 from tsic.training.cost import peak_mib
 from tsic.training.embed import embed, stored_hints
 from tsic.training.module import CycleModule
-from tsic.training.pace import open_split, pace, settled, untrained
+from tsic.training.pace import pace, settled, untrained
 from tsic.training.run import training_images
 
 STEPS = 6
@@ -132,7 +133,7 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
         DataError: If the data cannot be opened.
     """
     config = settled(config)
-    val_set = open_split(config, config.data.val_split)
+    val_set = open_split(config.data, config.data.val_split)
     full = untrained(config, warmup=0)
     # First: training holds an encoder's weights in another precision, which would look like others.
     embeddings, embedding_seconds = _embedding(config, full)
@@ -170,7 +171,7 @@ def _embedding(config: RunConfig, module: CycleModule) -> tuple[int, float]:
     if encoder is None or config.teacher.hint_cache is None:
         return 0, 0.0
     splits = config.data.train_split, config.data.val_split
-    train_set, val_set = (open_split(config, split) for split in splits)
+    train_set, val_set = (open_split(config.data, split) for split in splits)
     images = training_images(config, train_set, apart_from=(train_set, val_set))
     hints = stored_hints(config, encoder, images)
     assert hints is not None

@@ -12,9 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from tsic.config import RunConfig
-from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import STRIDE, StoredHints
-from tsic.data.readers import open_dataset
+from tsic.data.readers import open_split
 from tsic.teacher import HintEncoder
 from tsic.training.build import build_module
 from tsic.training.graph import EAGER_STEPS
@@ -30,15 +29,9 @@ def settled(config: RunConfig) -> RunConfig:
     return replace(config, trainer=replace(config.trainer, precision=precision))
 
 
-def open_split(config: RunConfig, split: str) -> SegmentationDataset:
-    """Open one of the run's splits."""
-    data = config.data
-    return open_dataset(data.name, data.root, split, data.classes)
-
-
 def untrained(config: RunConfig, *, warmup: int) -> CycleModule:
     """The run's networks, the teacher joining after some steps; classes are all weighed alike."""
-    classes = open_split(config, config.data.train_split).classes
+    classes = open_split(config.data, config.data.train_split).classes
     config = replace(config, teacher=replace(config.teacher, warmup_steps=warmup))
     weights = torch.ones(classes.num_classes) if config.objective.class_balance else None
     return build_module(config, classes, weights)
@@ -85,7 +78,7 @@ def pace(config: RunConfig, module: CycleModule, steps: int) -> float:
     hints = None
     if encoder is not None and config.teacher.hint_cache is not None:
         hints = _BlankHints(encoder, config.teacher.hint_side)
-    images = training_images(mine, open_split(mine, mine.data.train_split))
+    images = training_images(mine, open_split(mine.data, mine.data.train_split))
     run_trainer(trainer, module, segmentation_data(mine, images, None, hints))
     heed_late_signal(trainer)
     module.to(trainer.strategy.root_device)

@@ -17,7 +17,7 @@ from tsic.data.check import count_pixels, require_clean
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import StoredHints
-from tsic.data.readers import open_dataset
+from tsic.data.readers import open_split
 from tsic.data.transforms import TrainTransform
 from tsic.data.unlabelled import Joined, TrainImages, open_unlabelled, without_copies
 from tsic.errors import ConfigError
@@ -104,8 +104,8 @@ def _class_weights(config: RunConfig, train_set: SegmentationDataset) -> Tensor 
 def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Both splits, checked."""
     data = config.data
-    train_set = open_dataset(data.name, data.root, data.train_split, data.classes)
-    val_set = open_dataset(data.name, data.root, data.val_split, data.classes)
+    train_set = open_split(data, data.train_split)
+    val_set = open_split(data, data.val_split)
     if is_main():
         with progress("check the data") as on_progress:
             require_clean(train_set, val_set, trained_on=train_set, on_progress=on_progress)

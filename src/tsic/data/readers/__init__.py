@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+from tsic.config import DataConfig
 from tsic.data.class_file import read_classes
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
@@ -69,6 +70,11 @@ def open_dataset(
     if name == "packed":
         _refuse_changed_source(root, split)
     return dataset
+
+
+def open_split(data: DataConfig, split: str) -> SegmentationDataset:
+    """Open a split of the dataset that a configuration names, as `open_dataset` does."""
+    return open_dataset(data.name, data.root, split, data.classes)
 
 
 def _refuse_changed_source(root: Path, split: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsic.command_line import Parser, add_allow_code, make_room, require_least
+from tsic.config_file import load_config
 from tsic.errors import ConfigError, TsicError
-from tsic.files import read_text
 from tsic.progress import progress
 
 if TYPE_CHECKING:
@@ -207,19 +207,15 @@ def _images(
 
 def _run_data(home: Path, split: str | None) -> "SegmentationDataset | None":
     """The run's validation data, if the student lies in a run whose data is at hand."""
-    import yaml
-
-    from tsic.data.readers import open_dataset
+    from tsic.data.readers import open_split
 
     config = home / "config.yaml"
     if not config.is_file():
         return None
     try:
-        said = yaml.safe_load(read_text(config))["data"]
-        return open_dataset(
-            said["name"], said["root"], split or said["val_split"], said.get("classes")
-        )
-    except (TsicError, yaml.YAMLError, KeyError, TypeError) as error:
-        if split is not None and isinstance(error, TsicError):
+        data = load_config(config).data
+        return open_split(data, split or data.val_split)
+    except TsicError:
+        if split is not None:
             raise
         return None  # moved or deleted since: other images will do
