@@ -86,6 +86,11 @@ def _at_home(word: str) -> str:
 
 def _told(error: OSError | RuntimeError | MemoryError, verb: str) -> str | None:
     """What a machine that has not enough of something means for the user, and the way out."""
+    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)):
+        return (
+            "a process that loads images was killed from outside, mostly for lack of memory (in a "
+            "container of shared memory: --shm-size); take fewer workers, then --resume auto"
+        )
     if not isinstance(error, OSError):
         # PyTorch's words, on a GPU and on a CPU.
         wanted = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)

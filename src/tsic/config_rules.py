@@ -177,22 +177,32 @@ def optim_rules(optim: object) -> list[tuple[bool, str]]:
     ]
 
 
+def has_peer(method: str) -> bool:
+    """Whether a published method's teacher learns beside the student."""
+    from tsic.rivals import rival_class  # which imports PyTorch
+
+    return rival_class(method).teacher == "peer"
+
+
 def _distill_rules(config: RunConfig) -> Rules:
     distill = config.distill
     if distill.method == "none":
         return []
+    if distill.method not in RIVALS:
+        told = nearest(distill.method, RIVALS)
+        return [(False, f"distill.method: '{distill.method}' is no method; {told}")]
+    has_own = has_peer(distill.method)
     return [
-        (
-            distill.method in RIVALS,
-            f"distill.method: '{distill.method}' is no method; {nearest(distill.method, RIVALS)}",
-        ),
         (
             config.teacher.name == "none",
             f"distill.method {distill.method} stands in the cycle's place: set teacher.name: none",
         ),
         (
-            (distill.teacher is None) == (distill.method == "mutual"),
-            "distill.teacher must name the folder of a finished run (mutual alone has none)",
+            (distill.teacher is None) == has_own,
+            f"distill.teacher: method {distill.method} has none, its teacher learns beside the "
+            "student"
+            if has_own
+            else "distill.teacher must name the folder of a finished run, which teaches",
         ),
         (distill.weight > 0, f"distill.weight must be > 0, got {distill.weight}"),
     ]

@@ -172,18 +172,23 @@ def _open_splits(
     options: argparse.Namespace, config: DataConfig, *, takes_empty: bool = False
 ) -> "tuple[list[SegmentationDataset], list[Finding]]":
     """The splits that were named; or those of a folder that are there, and what was left out."""
+    from tsic.data.check import require_one_table
     from tsic.data.readers import open_split
+    from tsic.data.survey import Finding
 
     splits = options.splits
     if not splits and _is_configuration(options.dataset):
         splits = [config.train_split, config.val_split]
     if splits:
-        return [open_split(config, split) for split in dict.fromkeys(splits)], []
-    return _open_usual(partial(open_split, config), Path(config.root), takes_empty)
+        found = [open_split(config, split) for split in dict.fromkeys(splits)], list[Finding]()
+    else:
+        found = _open_usual(partial(open_split, config), Path(config.root), takes_empty=takes_empty)
+    require_one_table(found[0])
+    return found
 
 
 def _open_usual(
-    open_split: "Callable[[str], SegmentationDataset]", root: Path, takes_empty: bool
+    open_split: "Callable[[str], SegmentationDataset]", root: Path, *, takes_empty: bool
 ) -> "tuple[list[SegmentationDataset], list[Finding]]":
     """The usual splits that a folder has; a `test` may be without masks, as many are."""
     from tsic.data.dataset import Problem

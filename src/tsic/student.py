@@ -51,6 +51,14 @@ class StudentSpec:
     auxiliary: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def is_hugging_face(self) -> bool:
+        """Whether it is a model of transformers: a hub id, a folder, or a held configuration."""
+        if self.name == "compact" or self.name in SMP_NAMES:
+            return False
+        holds_one = ":" not in self.name and isinstance(self.options.get("config"), Mapping)
+        return "/" in self.name or holds_one or Path(self.name).is_dir()
+
     def to_dict(self) -> dict[str, Any]:
         """Return the arguments as plain values that JSON can hold."""
         return asdict(self) | {"options": dict(self.options)}
@@ -73,7 +81,10 @@ class StudentSpec:
 
     def deployed(self) -> "StudentSpec":
         """Describe the network that ships: no auxiliary head, and no weights to be fetched."""
-        return replace(self, auxiliary=False, weights="none")
+        name = self.name
+        if self.is_hugging_face and Path(name).is_dir():  # of somebody's machine
+            name = f"transformers/{Path(name).resolve().name}"
+        return replace(self, name=name, auxiliary=False, weights="none")
 
 
 class Student(nn.Module):
@@ -266,7 +277,7 @@ def _build_network(spec: StudentSpec) -> Network:
             f"student.output_stride is fixed for '{spec.name}'; leave it out, or choose an "
             "architecture of segmentation_models_pytorch"
         )
-    if "/" in spec.name or (spec.name != "compact" and Path(spec.name).is_dir()):
+    if spec.is_hugging_face:
         return build_hugging_face(
             spec.name, num_classes=spec.num_classes, weights=spec.weights, options=spec.options
         )

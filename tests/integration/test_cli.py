@@ -216,6 +216,18 @@ def test_demo_compares_and_reports(
     assert (out / "samples" / "panel.png").stat().st_size > 10_000
 
 
+def test_a_reading_process_that_was_killed_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(words: list[str]) -> int:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr("tsic.commands.train_command", killed)
+    code, text = said(capsys, "train")
+    assert code == 2
+    assert text.startswith("tsic: a process that loads images was killed from outside, mostly for")
+
+
 @pytest.mark.parametrize(
     ("error", "wanted"),
     [

@@ -18,9 +18,11 @@ from PIL import Image
 from tsic.checkpoint import load_student
 from tsic.cli import main
 from tsic.compare import runner
-from tsic.compare.command import _offline
+from tsic.compare.command import _devices, _offline
 from tsic.compare.plan import Job
+from tsic.config import RunConfig, TrainerConfig
 from tsic.config_file import load_config
+from tsic.errors import ConfigError
 from tsic.training.changes import Labelled, moved
 from tsic.training.run import train
 
@@ -237,11 +239,71 @@ def test_runs_of_other_data_or_precision_are_no_part_of_it(
         file.unlink()
     assert main([*words, "alone", *moved, "--dry-run"]) == 2
     assert f"data.root: {here} -> {there}" in capsys.readouterr().err
-    here.rename(tmp_path / "away")
-    assert main([*words, "alone", *moved, "--dry-run"]) == 0, "it has moved"
+    away = here.rename(tmp_path / "away")
+    assert main([*words, "alone", *moved, "--dry-run"]) == 2, "here is no more to compare with"
+    assert "was trained on other images, masks or classes than" in capsys.readouterr().err
+    assert main([*words, "alone", "--data.root", str(away), "--dry-run"]) == 0, "it has moved"
+    (tmp_path / "c" / "runs" / "alone-seed0" / "data.json").unlink()  # as earlier versions left it
     assert main([*words, "mutual", *moved]) == 2
     assert "run mutual-seed0 was scored on other images" in capsys.readouterr().err
     assert in_process == ["alone-seed0", "mutual-seed0"]
+
+
+def test_data_or_scores_that_changed_in_place_are_no_part_of_it(
+    config_file: Path,
+    settings: Settings,
+    tmp_path: Path,
+    in_process: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
+    words += ["--seeds", "1", "--max_steps", "1"]
+    assert main([*words, "--methods", "alone"]) == 0
+    root = Path(settings["data"]["root"])
+    for file in root.glob("train/*/005.png"):
+        file.unlink()
+    assert main([*words, "--methods", "alone", "mutual"]) == 2
+    told = capsys.readouterr().err
+    assert f"was trained on other images, masks or classes than '{root}' holds now" in told
+    (tmp_path / "c" / "runs" / "alone-seed0" / "data.json").unlink()
+    scores = tmp_path / "c" / "runs" / "alone-seed0" / "confusions.npz"
+    whole = scores.read_bytes()
+    scores.write_bytes(whole[:50])
+    assert main([*words, "--methods", "alone", "mutual"]) == 2
+    assert "compare again: the run is then scored anew" in capsys.readouterr().err
+    scores.write_bytes(whole)
+    assert in_process == ["alone-seed0"]
+    shutil.rmtree(root)
+    assert main([*words, "--methods", "alone"]) == 0, "what is finished is summed up all the same"
+
+
+def test_a_run_begun_anew_has_a_new_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "true")
+    job, runs = Job("a", RunConfig()), tmp_path / "runs"
+    for goes_on in (False, True):
+        runner._start(job, 0, runs, runner.Places()).wait()
+        log = tmp_path / "logs" / "a.log"
+        assert log.read_text() == ("tsic: warning: old\n" if goes_on else "")
+        log.write_text("tsic: warning: old\n")
+        assert runner.warnings_of([job], runs) == {"a": ["old"]}
+        (runs / "a").mkdir(exist_ok=True)
+        (runs / "a" / "config.yaml").touch()
+
+
+def test_runs_take_turns_among_the_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    trainer = TrainerConfig()
+    assert _devices([], trainer) == ["0", "1", "2"]
+    assert _devices(["2"], trainer) == ["2"]
+    assert _devices([], replace(trainer, devices=2)) == []
+    assert _devices([], replace(trainer, accelerator="cpu")) == []
+    with pytest.raises(ConfigError, match="there is no GPU 7 here; there are 0, 1, 2"):
+        _devices(["7"], trainer)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6,7")
+    assert _devices([], trainer) == ["4", "6", "7"]
+    with pytest.raises(ConfigError, match="there is no GPU 0 here; there are 4, 6, 7"):
+        _devices(["0"], trainer)
 
 
 def test_another_set_of_the_hub_is_other_data(tmp_path: Path) -> None:

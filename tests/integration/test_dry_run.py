@@ -35,7 +35,7 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
 
 
 def test_parts_and_total_add_up(config_file: Path) -> None:
-    found = rehearse(load_config(config_file), steps=2)
+    found = rehearse(load_config(config_file, ["--optim.ema", "0.9"]), steps=2)
     student, encoder, decoders = found.parts
     assert student.trained == student.parameters
     assert 0 < encoder.trained < encoder.parameters, "LoRA alone"

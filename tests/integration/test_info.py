@@ -207,6 +207,17 @@ def test_push_writes_a_folder_that_loads_again(
     assert 'load_student("shapes")' in card
     assert "`exported/onnx/student.onnx`" in card
 
+    # What another student left there goes, what is no export stays.
+    (target / "exported" / "other").mkdir()
+    (target / "exported" / "other" / "notes.txt").touch()
+    shutil.rmtree(run / "exported" / "onnx")
+    code, text = said(capsys, "push", run, target)
+    assert code == 0
+    files = {str(one.relative_to(target)) for one in target.rglob("*") if one.is_file()}
+    assert files == {one for one in pushed if "onnx" not in one} | {"exported/other/notes.txt"}
+    assert "onnx" not in text
+    assert "notes" not in text
+
     # Pushed on from the folder, which has no evaluation.json, the scores stay.
     code, _ = said(capsys, "push", target, tmp_path / "again")
     assert code == 0
@@ -242,7 +253,10 @@ def test_push_to_the_hub(
     def create_repo(repo_id: str, **options: Any) -> None:
         made.update(options, repo_id=repo_id)
 
-    def upload_folder(*, repo_id: str, folder_path: Path, commit_message: str) -> Any:
+    def upload_folder(
+        *, repo_id: str, folder_path: Path, commit_message: str, delete_patterns: str
+    ) -> Any:
+        assert delete_patterns == "exported/*", "those of what was pushed before"
         shutil.copytree(folder_path, tmp_path / repo_id)
         return SimpleNamespace(commit_url="commit/1")
 

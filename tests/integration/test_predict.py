@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -369,6 +370,20 @@ def test_mistakes_get_one_sentence(
     assert expected in problems
     assert len(problems.splitlines()) == 1
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_view_that_a_file_cannot_take_is_told_before_anything_is_written(
+    said: Said, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = SimpleNamespace(gives="scores", only_size=(32, 48), resize=None)
+    monkeypatch.setattr("tsic.deploy.predict.command._open", lambda options: file)
+    words = ["a.onnx", photos, "--out", tmp_path / "o", "--crop", "16", "16"]
+    code, text, problems = said(*words)
+    assert (code, text) == (2, "")
+    assert "takes images of 32 48 pixels alone, not windows of 16 16; say --crop 32" in problems
+    file.gives = "labels"
+    assert "cannot be averaged; leave out --crop" in said(*words)[2]
+    assert not (tmp_path / "o").exists()
 
 
 class TestFromPython:

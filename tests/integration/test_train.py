@@ -24,6 +24,10 @@ from torch import Tensor
 from tsic.checkpoint import load_student
 from tsic.cli import main
 from tsic.config_file import load_config, read_config
+from tsic.data.class_file import write_classes
+from tsic.data.classes import ClassTable
+from tsic.data.packed import pack_split
+from tsic.data.readers import open_dataset
 from tsic.errors import CheckpointError, ConfigError, NonFiniteLossError
 from tsic.pretrain.config import PRETRAIN
 from tsic.teacher import HintEncoder, build_hint_encoder
@@ -425,6 +429,48 @@ def test_resume_refuses_another_configuration(config_file: Path, tmp_path: Path)
             with pytest.raises(ConfigError, match=message):
                 train(other, tmp_path / "run", resume=resume)
         (tmp_path / "run" / left).unlink()
+
+
+def test_resume_with_other_classes_or_files(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(config_file, ["--max_steps", "1", "--teacher.name", "none"])
+    train(config, tmp_path / "run")
+    root = Path(config.data.root)
+    for file in root.glob("train/*/005.png"):  # a bad image may be taken out
+        file.unlink()
+    capsys.readouterr()
+    train(config, tmp_path / "run", resume=True)
+    assert "images or masks are others than when" in capsys.readouterr().err
+    write_classes(root / "classes.yaml", ClassTable.from_names(("ground", "disc", "square")))
+    message = "with other classes .ground, square, disc -> ground, disc, square.; put them back"
+    with pytest.raises(ConfigError, match=message):
+        train(config, tmp_path / "run", resume=True)
+    (tmp_path / "run" / "data.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"data\.json' is damaged"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_splits_of_other_classes_are_refused(
+    config_file: Path, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Packed one by one, with another table each, and moved away from their source."""
+    root, packed = Path(settings["data"]["root"]), tmp_path / "packed"
+    pack_split(open_dataset("folder", root, "train"), packed)
+    write_classes(root / "classes.yaml", ClassTable.from_names(("ground", "disc", "square")))
+    pack_split(open_dataset("folder", root, "val"), packed)
+    shutil.rmtree(root)
+    data = ["--data.name", "packed", "--data.root", str(packed)]
+    said = (
+        "split 'val' has the classes ground, disc, square, but split 'train' ground, square, disc"
+    )
+    for words in (
+        ["train", "--config", str(config_file), *data, "--out", str(tmp_path / "runs")],
+        ["data", "check", str(packed), "--name", "packed"],
+    ):
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_teacher_off_is_plain_training(config_file: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from tsic.cli import main
 from tsic.deploy.benchmark import machine
-from tsic.deploy.benchmark.plan import Plan, run_plan
+from tsic.deploy.benchmark.plan import Plan, _rebuilt, run_plan
 from tsic.deploy.benchmark.report import BenchmarkReport
 from tsic.deploy.benchmark.turns import Measured, Spread, multiply_adds, spread, take_turns
 from tsic.deploy.benchmark.worker import (
@@ -276,3 +277,24 @@ def test_nothing_to_measure_is_refused() -> None:
     plan = Plan("student", (), ((32, 48),), (1,), (), ("eager",), ("int8",), 1, 0.1)
     with pytest.raises(ConfigError, match="no engine of eager computes in int8"):
         run_plan(plan)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "owner/name", "options": {"trust_remote_code": True}},
+        {"name": "owner/name", "options": {"config": {"auto_map": {"AutoConfig": "a.B"}}}},
+        {"name": "my_networks:Tiny"},
+        {"name": "nothing"},
+    ],
+)
+def test_a_file_s_description_runs_no_code(
+    spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*_: object, **__: object) -> None:
+        raise AssertionError("something was fetched or imported")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", built)
+    monkeypatch.setattr("importlib.import_module", built)
+    model: Any = SimpleNamespace(path=Path("a.onnx"), metadata={"spec": spec | {"num_classes": 3}})
+    assert _rebuilt(model) is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tsic.compare.plan import ABLATIONS, ALONE, ablations, jobs, methods, run_name
-from tsic.config import RunConfig, TeacherConfig
+from tsic.config import DistillConfig, RunConfig, TeacherConfig
 from tsic.config_rules import run_rules
 from tsic.errors import ConfigError
 from tsic.options import RIVALS, Objective
@@ -243,3 +243,25 @@ def test_a_run_is_a_folder_of_its_own_whatever_its_value() -> None:
     assert run_name("teacher.hints_only True, objective.feature_loss hint", 0) == (
         "teacher.hints_only_True_objective.feature_loss_hint-seed0"
     )
+
+
+def test_keys_of_published_methods_leave_the_cycle_as_it_is() -> None:
+    base = RunConfig(teacher=TeacherConfig(name="tiny-sam"), max_steps=1000)
+    keyed = replace(base, distill=DistillConfig(weight=2.0, role="teacher"))
+    names = ["mutual", "kd", "cycle", "paper"]
+    before, after = (methods(one, names, Path("offline")) for one in (base, keyed))
+    assert [one.config == other.config for one, other in zip(before, after, strict=True)] == [
+        *(True, False, False, True, True)
+    ]
+    assert after[1].config.distill == DistillConfig(method="mutual", weight=2.0)
+    assert [one.config for one in ablations(keyed, ["rounds"])] == [
+        one.config for one in ablations(base, ["rounds"])
+    ]
+
+
+def test_a_method_of_ones_own_may_have_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsic.rivals.at import At
+
+    monkeypatch.setattr(At, "teacher", "peer")
+    (_, own) = methods(RunConfig(), ["at"], None)
+    assert own.config.distill == DistillConfig(method="at")

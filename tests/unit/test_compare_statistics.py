@@ -1,13 +1,17 @@
 """Means, spreads and intervals of runs, against numbers computed by hand."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tsic.compare.statistics import Outcome, paired_interval, summarise
+from tsic.compare.statistics import Outcome, paired_interval, read_outcome, summarise
+from tsic.errors import CheckpointError
 from tsic.evaluation.confusions import Confusions
+from tsic.training.folder import RunFolder
 
 NAMES = ("a", "b")
 
@@ -20,7 +24,7 @@ def outcome(
     for count in right:
         wrong = of - count
         confusions.add(torch.tensor([[count, wrong], [wrong, count]]))
-    iou = confusions.miou()
+    iou = confusions.miou(np.ones((1, len(right)))).item()
     evaluation: dict[str, Any] = {
         "miou": iou,
         "teacher": None if teacher is None else {"miou": teacher},
@@ -37,8 +41,8 @@ def iou(right: int, of: int) -> float:
 
 def test_confusions_sum_images_and_survive_a_file(tmp_path: Any) -> None:
     confusions = outcome([10, 5]).confusions
-    assert confusions.miou() == pytest.approx(iou(15, 20))
-    assert confusions.miou(np.array([0.0, 3.0])) == pytest.approx(iou(5, 10))
+    times = np.array([[1.0, 1.0], [0.0, 3.0]])
+    assert confusions.miou(times) == pytest.approx([iou(15, 20), iou(5, 10)])
     confusions.save(tmp_path / "c.npz")
     again = Confusions.load(tmp_path / "c.npz")
     assert again.images == 2
@@ -107,3 +111,33 @@ def test_pairs_share_the_drawn_images() -> None:
     """Two runs that differ by nothing but noise common to both have no gain at all."""
     hard = outcome([1, 9, 5, 2])
     assert paired_interval([(hard, outcome([1, 9, 5, 2]))]) == (0.0, 0.0)
+
+
+def test_images_without_labels_have_no_part_in_the_luck() -> None:
+    def half(right: int) -> Outcome:
+        run = outcome([right])
+        for _ in range(4):
+            run.confusions.add(torch.zeros(2, 2, dtype=torch.int64))
+        return run
+
+    gain = iou(7, 10) - iou(5, 10)
+    assert paired_interval([(half(7), half(5))]) == pytest.approx((gain, gain))
+
+
+def test_a_damaged_run_is_told_with_the_way_out(tmp_path: Path) -> None:
+    run = outcome([5])
+    files = RunFolder(tmp_path)
+    whole = json.dumps(run.evaluation)
+    files.evaluation.write_text(whole)
+    run.confusions.save(files.confusions)
+    assert read_outcome(tmp_path).miou == pytest.approx(run.miou)
+    held = files.confusions.read_bytes()
+    for damaged in (held[:100], held[:60] + bytes(60) + held[120:], b""):
+        files.confusions.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"is missing or damaged .*; remove '"):
+            read_outcome(tmp_path)
+    files.confusions.write_bytes(held)
+    for text in ("{}", "[]", whole.replace("training_seconds", "seconds"), "{"):
+        files.evaluation.write_text(text)
+        with pytest.raises(CheckpointError, match=r"is damaged .*compare again: the run is then"):
+            read_outcome(tmp_path)

@@ -315,3 +315,18 @@ def test_a_dataset_of_unreadable_files_stops_all_the_same(train: SegmentationDat
         sample.image.write_bytes(b"")
     with pytest.raises(DataError, match="cannot be decoded"):
         _take(_data(train, on_error="skip"), 1)
+
+
+def test_a_training_that_is_stopped_leaves_no_process_that_reads(
+    train: SegmentationDataset,
+) -> None:
+    """Python waits for each when it ends, and they outlive one SIGTERM."""
+    data = _data(train, workers=1)
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    data.on_exception(KeyboardInterrupt())
+    worker.join(30)
+    assert worker.exitcode is not None
+    data.on_exception(KeyboardInterrupt())

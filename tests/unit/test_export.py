@@ -495,3 +495,15 @@ def test_an_exported_file_runs_nowhere_but_on_the_cpu() -> None:
         open_model("student.onnx", device="cuda")
     with pytest.raises(CheckpointError, match="no exported file at"):
         open_model("student.onnx", device="cpu")
+
+
+def test_paths_are_opened_first(trained: TrainedStudent, tmp_path: Path) -> None:
+    path: Any = "runs/a"
+    with pytest.raises(ConfigError, match=r"'runs/a' is a path; open it with tsic.load_student"):
+        export(path, tmp_path, ["torch"], Layout(), one_image())
+    with pytest.raises(ConfigError, match="'runs/a' is a path; open it with images_in"):
+        export(trained, tmp_path, ["torch"], Layout(), path)
+    with pytest.raises(ConfigError, match="'runs/a' is a path; open it with images_in"):
+        export(trained, tmp_path, ["torch"], Layout(), one_image(), calibration=path)
+    (done,) = export(trained, tmp_path, "torch", Layout(), one_image())
+    assert done.path == tmp_path / "torch" / "student.pt2"

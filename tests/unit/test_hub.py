@@ -29,7 +29,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
         (root / "private.json").write_text(json.dumps(private))
 
-    def upload_folder(*, repo_id: str, folder_path: Path, commit_message: str) -> Any:
+    def upload_folder(*, repo_id: str, folder_path: Path, **_: object) -> Any:
         shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
         return SimpleNamespace(commit_url=f"hub/{repo_id}/commit/1")
 

@@ -1,4 +1,8 @@
 import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,3 +230,31 @@ class TestProposeAll:
         cache.regions(photo, Reader(photo))
         monkeypatch.delattr(region_cache, "ProcessPoolExecutor")
         propose_all([photo], cache)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_processes_that_propose_end_with_one_that_is_killed() -> None:
+    script = (
+        "import multiprocessing, os, signal\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from tsic.pretrain.region_cache import _end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    spawn = multiprocessing.get_context('spawn')\n"
+        "    pool = ProcessPoolExecutor(1, spawn, initializer=_end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "main.py"
+        file.write_text(script)
+        killed = subprocess.run([sys.executable, file], stdout=subprocess.PIPE, check=False)
+    worker = int(killed.stdout)
+    for _ in range(100):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{worker}/stat").read_text().split(")")[-1].split()[0] == "Z":
+            return  # ended, and nobody asked how
+        time.sleep(0.1)
+    raise AssertionError("it outlived the process that started it")

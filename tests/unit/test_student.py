@@ -324,6 +324,20 @@ class TestHuggingFace:
         rebuilt = build_student(**values)
         rebuilt.load_state_dict(student.deploy_state_dict())
 
+    def test_a_folder_s_name_is_no_path_and_needs_no_folder(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(folder.parent)
+        for name in (str(folder), folder.name, f"./{folder.name}"):
+            student = build_student(name, num_classes=7)
+            assert student.spec.deployed().name == f"transformers/{folder.name}"
+        monkeypatch.chdir(tmp_path)
+        for name in (f"transformers/{folder.name}", folder.name):  # as earlier versions wrote it
+            spec = StudentSpec(name, 7, options=student.spec.options)
+            assert spec.is_hugging_face
+            rebuilt = build_student(**spec.to_dict())
+            rebuilt.load_state_dict(student.deploy_state_dict())
+
     def test_options_change_the_stored_configuration(self, folder: Path) -> None:
         student = build_student(str(folder), num_classes=7, options={"decoder_hidden_size": 24})
         weights = student.state_dict()
@@ -394,3 +408,25 @@ class TestHuggingFace:
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')
         with pytest.raises(ConfigError, match="is no semantic-segmentation model"):
             build_student(str(tmp_path), num_classes=3)
+
+
+class Bare(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        return {"out": images[:, :1].repeat(1, self.num_classes, 1, 1), "features": None}
+
+
+def bare(num_classes: int) -> Bare:
+    return Bare(num_classes)
+
+
+def test_a_network_of_ones_own_may_say_that_it_has_no_features() -> None:
+    assert build_student(f"{__name__}:Bare", num_classes=3).feature_channels == ()
+
+
+def test_a_function_is_no_network() -> None:
+    with pytest.raises(ConfigError, match=r"must be a class; derive one from torch.nn.Module"):
+        build_student(f"{__name__}:bare", num_classes=3)

@@ -1,6 +1,7 @@
 """``tsic compare``."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from tsic.compare.plan import (
     trains_teacher,
     without_cycle,
 )
-from tsic.config import RunConfig
+from tsic.config import RunConfig, TrainerConfig
 from tsic.config_file import RUN, load_config, read_config
 from tsic.config_words import words_of
 from tsic.errors import ConfigError
@@ -59,12 +60,14 @@ def compare_command(words: Sequence[str]) -> int:
         _try(offline, base)
     _require_teachers(unfinished, loads=not options.dry_run)
     _require_photos(unfinished)
+    devices = _devices(options.devices, base.trainer)
     if options.dry_run:
         sys.stdout.write(_plan(planned, unfinished))
         return 0
+    _require_whole(planned, unfinished, runs)
     for options_of in {job.config.trainer for job in unfinished}:
         resolve_precision(options_of)
-    places = Places(options.processes, options.devices)
+    places = Places(options.processes, devices)
     failed = run_all(unfinished, runs, places, sys.stdout)
     warned = warnings_of(planned, runs)
     command = shlex.join(["tsic", "compare", *words])
@@ -91,6 +94,32 @@ def _require_teachers(unfinished: Sequence[Job], *, loads: bool) -> None:
         kinds = {one.mapping for one in asked if one.name == name and not one.hints_only}
         if loads and kinds - {"light"}:
             require_levels(load_foundation(name), min(kinds - {"light"}), name)
+
+
+def _require_whole(planned: Sequence[Job], unfinished: Sequence[Job], runs: Path) -> None:
+    """Refuse finished runs that could not be summed up, before others are trained."""
+    from tsic.compare.statistics import read_outcome
+
+    names = {"offline", *(job.name for job in unfinished)}
+    for job in planned:
+        if job.name not in names:
+            read_outcome(runs / job.name)
+
+
+def _devices(asked: Sequence[str], trainer: TrainerConfig) -> Sequence[str]:
+    """GPUs that runs take in turns: those asked for, else all that this process may use."""
+    import torch
+
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = range(torch.cuda.device_count())
+    visible = [str(number) for number in numbers] if told is None else re.split(r"\s*,\s*", told)
+    if unknown := [one for one in asked if one not in visible[: len(numbers)]]:
+        raise ConfigError(
+            f"--devices: there is no GPU {', '.join(unknown)} here; there are "
+            f"{', '.join(visible[: len(numbers)]) or 'none'}"
+        )
+    shares_all = trainer.accelerator == "cpu" or trainer.devices > 1
+    return asked or ([] if shares_all else visible[: len(numbers)])
 
 
 def _require_photos(unfinished: Sequence[Job]) -> None:
@@ -256,6 +285,7 @@ def _write(
         "split": evaluation["split"],
         "images": evaluation["images"],
         "steps": config.max_steps,
+        "unlabelled": any(one.config.data.unlabelled for one in variants),
         "student": _inference_cost(folder / "runs" / run_name(ALONE, finished), config),
         "machine": _machine(),
         "command": command,

@@ -8,7 +8,7 @@ from typing import Any
 
 from tsic.config import DistillConfig, RunConfig, TeacherConfig
 from tsic.config_file import RUN, known_keys, with_values
-from tsic.config_rules import micro_batch, run_rules, unlabelled_images
+from tsic.config_rules import has_peer, micro_batch, run_rules, unlabelled_images
 from tsic.errors import ConfigError, nearest
 from tsic.options import MAPPING_WIDTHS, RIVALS, Objective
 from tsic.recipes import RECIPES
@@ -117,17 +117,19 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
         raise ConfigError(f"--methods: '{name}' is no method; {nearest(name, METHODS)}")
     if name in RECIPES:
         _require_cycle(base, f"method {name}")
-        return _recipe(base, name)
+        return _recipe(replace(base, distill=DistillConfig()), name)
     alone = without_cycle(base)
     if name == ALONE:
         return alone
-    if name != "mutual" and offline is None:
+    if has_peer(name):
+        distill = DistillConfig(method=name, weight=base.distill.weight)
+    elif offline is None:
         raise ConfigError(
             f"method {name} needs a teacher that was trained before: add --offline with the folder "
             "of a run, or with the configuration of one, which is then trained first"
         )
-    teacher = None if name == "mutual" else str(offline)
-    distill = replace(base.distill, method=name, teacher=teacher)
+    else:
+        distill = replace(base.distill, method=name, teacher=str(offline))
     return replace(alone, distill=distill, data=base.data)  # it can teach on images without labels
 
 
@@ -191,6 +193,7 @@ def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
         ConfigError: If a name or key is unknown, a value is wrong or a switch changes nothing.
     """
     _require_cycle(base, "--ablate")
+    base = replace(base, distill=DistillConfig())
     variants = [Variant(ALONE, _method(base, ALONE, None)), Variant("cycle", base)]
     known = [_as_read(base)]
     for name in names:

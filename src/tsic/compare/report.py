@@ -12,6 +12,8 @@ from tsic.compare.statistics import RESAMPLES, Summary
 from tsic.files import replacing, write_json, write_text
 from tsic.markdown import to_markdown
 
+_UNLABELLED = ", but as many with labels in place of those without"
+
 Facts = Mapping[str, Any]
 
 
@@ -27,8 +29,9 @@ def write_comparison(
     Args:
         folder: Where to.
         summaries: By method, the student alone among them.
-        facts: What holds for all: ``split``, ``images``, ``steps``, ``student`` (its
-            ``parameters``, ``multiply_adds`` and their ``size``), ``command``.
+        facts: What holds for all: ``split``, ``images``, ``steps``, whether any run is taught on
+            images without labels (``unlabelled``), ``student`` (its ``parameters``,
+            ``multiply_adds`` and their ``size``), ``command``.
         failed: Why runs failed, by name.
         warned: What runs warned of, by name.
 
@@ -65,8 +68,9 @@ def _page(
         f"{' (NAME:TIMES: so many times as many)' if any(':' in one for one in ranked) else ''}.",
         to_markdown(_rows(ranked)),
         "`gain`: mean difference to the student alone, paired by seed (same initial student, same "
-        "order of images), with its 95 % interval: Student's t over the seeds and a bootstrap of "
-        f"the images ({RESAMPLES} resamples). With one seed it covers the images alone.",
+        f"order of images{_UNLABELLED if facts['unlabelled'] else ''}), with its 95 % interval: "
+        f"Student's t over the seeds and a bootstrap of the images ({RESAMPLES} resamples). With "
+        "one seed it covers the images alone.",
         "At inference all are the same student: "
         f"{student['parameters']:,} parameters, {student['multiply_adds'] / 1e9:.2f} G "
         f"multiply-adds at {height}x{width}.",

@@ -5,18 +5,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tsic.compare.plan import Job
-from tsic.config import RunConfig
+from tsic.config import DataConfig, RunConfig
 from tsic.config_file import RUN, read_config, save_config
-from tsic.errors import ConfigError
+from tsic.data.readers import open_split
+from tsic.errors import ConfigError, TsicError
 from tsic.machine import usable_cores
-from tsic.training.changes import changes
+from tsic.training.changes import changes, material_of, read_material
 from tsic.training.folder import RunFolder
 
 _POLL_SECONDS = 0.5
@@ -48,10 +50,11 @@ def missing(jobs: Sequence[Job], runs: Path) -> list[Job]:
     """
     unfinished: list[Job] = []
     finished: list[Job] = []
+    material = cache(_material)
     for job in jobs:
         files = RunFolder(runs / job.name)
         if files.config.is_file():
-            job = _as_begun(job, files)
+            job = _as_begun(job, files, material)
         is_finished = files.evaluation.is_file() and files.student.is_file()
         (finished if is_finished else unfinished).append(job)
     to_train = {(runs / job.name).resolve() for job in unfinished}
@@ -64,17 +67,32 @@ def missing(jobs: Sequence[Job], runs: Path) -> list[Job]:
     return unfinished
 
 
-def _as_begun(job: Job, files: RunFolder) -> Job:
+def _as_begun(job: Job, files: RunFolder, material: Callable[[DataConfig], Any]) -> Job:
     """The run as its folder has it, which says the same; its teacher's path may be another."""
     held, asked = read_config(RUN, files.config), job.config
     if _teacher(held) == _teacher(asked):
         asked = replace(asked, distill=replace(asked.distill, teacher=held.distill.teacher))
+    way_out = "choose another --name, or remove that folder and those of runs that it taught"
     if changed := changes(held, asked):
         raise ConfigError(
-            f"'{files.path}' holds a run of another configuration ({'; '.join(changed)}); choose "
-            "another --name, or remove that folder and those of runs that it taught"
+            f"'{files.path}' holds a run of another configuration ({'; '.join(changed)}); {way_out}"
+        )
+    was, now = read_material(files), material(asked.data)
+    if was is not None and now is not None and was != now:
+        raise ConfigError(
+            f"'{files.path}' was trained on other images, masks or classes than "
+            f"'{asked.data.root}' holds now; {way_out}"
         )
     return replace(job, config=asked)
+
+
+def _material(data: DataConfig) -> Mapping[str, Any] | None:
+    """What would be trained on now; ``None`` if it is there no more."""
+    try:
+        splits = (open_split(data, split) for split in (data.train_split, data.val_split))
+        return material_of(data, *splits)
+    except TsicError:
+        return None
 
 
 def _teacher(config: RunConfig) -> Path | None:
@@ -159,7 +177,8 @@ def _start(job: Job, number: int, runs: Path, places: Places) -> subprocess.Pope
         threads = max(1, usable_cores() // places.processes)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     words = ["train", "--config", config, "--out", runs, "--name", job.name, "--resume", "auto"]
-    with _log(job, runs).open("ab") as log:
+    goes_on = RunFolder(runs / job.name).config.is_file()
+    with _log(job, runs).open("ab" if goes_on else "wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "tsic", *map(str, words)],
             env=environment,

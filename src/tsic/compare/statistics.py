@@ -49,11 +49,17 @@ def read_outcome(folder: Path) -> Outcome:
         CheckpointError: If a file is missing or damaged.
     """
     files = RunFolder(folder)
+    way_out = f"remove '{files.evaluation}' and compare again: the run is then scored anew"
     try:
-        evaluation = json.loads(files.evaluation.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{files.evaluation}' cannot be read ({error})") from error
-    return Outcome(evaluation, Confusions.load(files.confusions))
+        outcome = Outcome(
+            json.loads(files.evaluation.read_text()), Confusions.load(files.confusions)
+        )
+        summarise({0: outcome}, {0: outcome})
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {way_out}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"'{files.evaluation}' is damaged ({error}); {way_out}") from error
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -140,10 +146,11 @@ def paired_interval(
         Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 12 and 13.
     """
     rng = np.random.default_rng(0)
-    images = pairs[0][0].confusions.images
-    drawn = rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
-    low, high = np.percentile([_gains(pairs, times).mean() for times in drawn], (2.5, 97.5))
-    gains = _gains(pairs, np.ones(images))
+    is_labelled = pairs[0][0].confusions.labels.sum(1) > 0
+    images = int(is_labelled.sum())
+    drawn = rng.multinomial(images, is_labelled / images, size=resamples).astype(float)
+    low, high = np.percentile(_gains(pairs, drawn).mean(0), (2.5, 97.5))
+    gains = _gains(pairs, np.ones((1, is_labelled.size)))
     mean, of_seeds = float(gains.mean()), 0.0
     if len(pairs) > 1:
         of_seeds = stdtrit(len(pairs) - 1, 0.975) * gains.std(ddof=1) / len(pairs) ** 0.5
@@ -151,8 +158,8 @@ def paired_interval(
 
 
 def _gains(pairs: Sequence[tuple[Outcome, Outcome]], times: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Differences of mean IoU in percent, where each image counts so many times."""
-    return np.array(
+    """Differences of mean IoU in percent ``(pairs, R)``, images counted as ``times`` says."""
+    return np.stack(
         [one.confusions.miou(times) - other.confusions.miou(times) for one, other in pairs]
     )
 

@@ -22,6 +22,22 @@ T = TypeVar("T")
 Job = TypeVar("Job")
 
 
+def require_one_table(datasets: Sequence[SegmentationDataset]) -> None:
+    """Refuse splits that do not list the same classes in the same order.
+
+    Raises:
+        DataError: With both lists.
+    """
+    for other in datasets[1:]:
+        one, names = datasets[0], other.classes.names
+        if names != one.classes.names:
+            raise DataError(
+                f"{other.root}: split '{other.split}' has the classes {', '.join(names)}, but "
+                f"split '{one.split}' {', '.join(one.classes.names)}; list the same in the same "
+                "order in both, or give one table for both as data.classes"
+            )
+
+
 def check_dataset(
     dataset: SegmentationDataset, *, on_progress: OnProgress | None = None
 ) -> tuple[list[Problem], Tensor, list[bytes]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from tsic.data.sampling import StepBatches
 from tsic.errors import ConfigError
@@ -40,6 +41,13 @@ class Loader(DataLoader[Any]):
                     sys.stderr.write(f"skipped {message}\n")
             yield batch
 
+    def end_workers(self) -> None:
+        """End the reading processes."""
+        workers = self._iterator
+        if workers is not None and self.num_workers:
+            workers._shutdown_workers()  # type: ignore[attr-defined]
+            self._iterator = None
+
 
 class StepData(LightningDataModule):
     """Loaders of a training that counts in steps.
@@ -70,6 +78,7 @@ class StepData(LightningDataModule):
         self.seed = seed
         self.workers = workers
         self.accumulate = accumulate
+        self._loaders: list[Loader] = []
 
     @property
     def place(self) -> tuple[int, int]:
@@ -85,7 +94,7 @@ class StepData(LightningDataModule):
     def loader(self, dataset: Dataset[Any], collate: Callable[..., Any], **options: Any) -> Loader:
         """Make a loader, with what all of them share."""
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return Loader(
+        loader = Loader(
             dataset,
             num_workers=self.workers,
             collate_fn=collate,
@@ -97,6 +106,14 @@ class StepData(LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
             **options,
         )
+        self._loaders.append(loader)
+        return loader
+
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        # After a stop in the middle of a validation Python would wait for its workers for ever.
+        for loader in self._loaders:
+            loader.end_workers()
 
 
 def _outlive_a_signal(worker: int) -> None:

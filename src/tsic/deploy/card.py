@@ -11,6 +11,7 @@ import yaml
 
 from tsic.deploy.hub import is_hub
 from tsic.files import public_name
+from tsic.networks.smp import SMP_NAMES
 
 Json = Mapping[str, Any]
 
@@ -190,9 +191,8 @@ def read_run(folder: Path) -> tuple[Json, Json]:
 def architecture(spec: Json) -> str:
     """The network in a few words."""
     name = public_name(spec["name"])
-    uses_encoder = name != "compact" and "/" not in spec["name"] and ":" not in name
     stride = f", encoder stride {spec['output_stride']}" if spec["output_stride"] else ""
-    return f"{name} on {spec['encoder']}{stride}" if uses_encoder else name
+    return f"{name} on {spec['encoder']}{stride}" if spec["name"] in SMP_NAMES else name
 
 
 def _reader(data: Json) -> str | None:

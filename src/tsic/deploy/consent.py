@@ -23,7 +23,7 @@ _FETCHING_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_generate"})
 
 def names_code(spec: StudentSpec) -> bool:
     """Whether a description names a class by its import path."""
-    return not _is_built_in(spec.name) and not _is_hugging_face(spec.name) and ":" in spec.name
+    return not _is_built_in(spec.name) and not spec.is_hugging_face and ":" in spec.name
 
 
 def require_safe(spec: StudentSpec, folder: Path, *, is_local: bool, allow_code: bool) -> None:
@@ -44,7 +44,7 @@ def require_safe(spec: StudentSpec, folder: Path, *, is_local: bool, allow_code:
     """
     if _is_built_in(spec.name):
         return
-    if _is_hugging_face(spec.name):
+    if spec.is_hugging_face:
         _require_configuration(spec)
     elif names_code(spec) and not allow_code:
         if not is_local:
@@ -57,10 +57,6 @@ def require_safe(spec: StudentSpec, folder: Path, *, is_local: bool, allow_code:
 
 def _is_built_in(name: str) -> bool:
     return name == "compact" or name in SMP_NAMES
-
-
-def _is_hugging_face(name: str) -> bool:
-    return "/" in name or Path(name).is_dir()
 
 
 def _require_configuration(spec: StudentSpec) -> None:

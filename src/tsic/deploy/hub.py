@@ -17,6 +17,7 @@ ZOO = Path(__file__).parents[1] / "zoo"
 """Folder of what ships with the package."""
 
 STUDENT_FILES = ("student.safetensors", "student.json")
+CARD_FILE = "README.md"
 """What is fetched: never anything else of a repository."""
 
 CARD_MARK = "library_name: tsic"
@@ -121,7 +122,8 @@ def write_folder(
     """Lay a student's files out as a repository of the hub holds them.
 
     Args:
-        folder: Where to; files of the same names are replaced, each whole or not at all.
+        folder: Where to; files of the same names are replaced, each whole or not at all, and
+            exported files of another student that lay there are removed.
         weights: The safetensors file to copy.
         facts: Text of ``student.json``.
         card: Text of ``README.md``.
@@ -130,11 +132,16 @@ def write_folder(
     Raises:
         ConfigError: If the folder holds a README.md that is no student's.
     """
-    readme = folder / "README.md"
+    readme = folder / CARD_FILE
     if readme.is_file() and CARD_MARK not in readme.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"'{readme}' is not a student's card; push to another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, file in {STUDENT_FILES[0]: weights, **(exported or {})}.items():
+    copied = {STUDENT_FILES[0]: weights, **(exported or {})}
+    if folder.resolve() != weights.parent.resolve():
+        for proof in folder.glob("exported/*/export.json"):
+            if str(proof.relative_to(folder)) not in copied:
+                shutil.rmtree(proof.parent)
+    for name, file in copied.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with replacing(folder / name) as part:
             shutil.copyfile(file, part)
@@ -146,7 +153,8 @@ def send_folder(folder: Path, text: str | Path, *, private: bool = False) -> str
     """Put a folder's files into a repository of the hub, which is made if need be.
 
     Args:
-        folder: Its files are added, or replace those of the same name.
+        folder: Its files are added, or replace those of the same name; other exported files that
+            the repository holds are removed.
         text: ``hf:owner/name``.
         private: Whether a new repository is seen by its owner alone.
 
@@ -165,7 +173,10 @@ def send_folder(folder: Path, text: str | Path, *, private: bool = False) -> str
     try:
         huggingface_hub.create_repo(address.repo, private=private or None, exist_ok=True)
         commit = huggingface_hub.upload_folder(
-            repo_id=address.repo, folder_path=folder, commit_message="Student of tsic"
+            repo_id=address.repo,
+            folder_path=folder,
+            commit_message="Student of tsic",
+            delete_patterns="exported/*",
         )
     except Exception as error:
         raise _told(error, f"nothing was pushed to '{address}'") from error

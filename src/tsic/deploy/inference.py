@@ -43,7 +43,7 @@ class View:
         for key, size in (("crop", self.crop), ("stride", self.stride)):
             if size is None:
                 continue
-            if len(size) != 2 or min(size) < 1:
+            if isinstance(size, int) or len(size) != 2 or min(size) < 1:
                 raise ConfigError(f"{key} must be a height and a width above 0, got {size}")
             object.__setattr__(self, key, (int(size[0]), int(size[1])))
         self._check_stride()
@@ -252,8 +252,12 @@ def _part(shown: Shown, size: Size, rows: range, columns: range, *, is_mirrored:
     return shown.part(size, rows, mirrored).flip(2)
 
 
-def _require_fit(model: Model, size: Size, view: View) -> None:
-    """Refuse a view that the model cannot take."""
+def require_view(model: Model, view: View) -> None:
+    """Refuse a view that the model cannot take, whatever the image.
+
+    Raises:
+        ConfigError: Saying which would do.
+    """
     if view.crop is None and view.scales != (1.0,) and model.resize:
         raise ConfigError(
             "this model brings every image to one size itself, so that scales change nothing; "
@@ -264,24 +268,25 @@ def _require_fit(model: Model, size: Size, view: View) -> None:
             "this model answers with labels, which cannot be averaged; leave out --crop, --flip "
             "and --scales, or export it with --output scores"
         )
-    if model.only_size is None:
-        return
-    only = "{} {}".format(*model.only_size)
-    if view.crop is not None and view.crop != model.only_size:
+    if view.crop is not None and model.only_size not in (None, view.crop):
+        only = "{} {}".format(*model.only_size)
         raise ConfigError(
             f"this model takes images of {only} pixels alone, not windows of "
             f"{view.crop[0]} {view.crop[1]}; say --crop {only}"
         )
+
+
+def _require_fit(model: Model, size: Size, view: View) -> None:
+    """Refuse a view that the model cannot take of an image."""
+    require_view(model, view)
+    if model.only_size is None or view.crop is not None:
+        return
+    only = "{} {}".format(*model.only_size)
     wrong = [s for s in (scaled_size(size, r) for r in view.scales) if s != model.only_size]
-    if view.crop is None and wrong:
-        way_out = (
-            f"say --crop {only}"
-            if model.gives == "scores"
-            else "bring the images to that size, or export it without --size"
-        )
+    if wrong:
         raise ConfigError(
             f"this model takes images of {only} pixels alone (height and width), not of "
-            f"{wrong[0][0]} {wrong[0][1]}; {way_out}"
+            f"{wrong[0][0]} {wrong[0][1]}; say --crop {only}"
         )
 
 

@@ -80,10 +80,10 @@ def _push_parser() -> Parser:
 
 
 def _write(options: argparse.Namespace, folder: Path) -> list[str]:
-    """Write the student, its card and its exported files; return what the folder holds."""
+    """Write the student, its card and its exported files; return their names."""
     from tsic.checkpoint import find_student, load_student
     from tsic.deploy.card import Card, measured, read_run
-    from tsic.deploy.hub import is_hub, write_folder
+    from tsic.deploy.hub import CARD_FILE, STUDENT_FILES, is_hub, write_folder
 
     facts = dict(load_student(options.student, allow_code=options.allow_code).facts)
     files = find_student(options.student)
@@ -109,7 +109,7 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
         card=card.to_markdown(),
         exported=exported,
     )
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    return sorted([CARD_FILE, *STUDENT_FILES, *exported])
 
 
 def exported_beside(folder: Path, weights_sha256: str) -> list[Path]:

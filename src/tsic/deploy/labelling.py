@@ -112,7 +112,7 @@ def _predict_one(model: Model, image: Any) -> Tensor:
     pixels = _to_tensor(image)
     size = size_of(pixels)
     view = fitting_view(model, None, size)
-    if view is WHOLE:
+    if view is WHOLE and model.gives == "scores":
         floats = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
         return to_labels(model(floats[None].to(model.device))[0], size)
     if pixels.dtype != torch.uint8:

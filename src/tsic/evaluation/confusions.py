@@ -1,6 +1,8 @@
 """Pixel counts of every image of a split, kept so that a score's uncertainty can be estimated."""
 
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tsic.errors import CheckpointError
-from tsic.evaluation.metrics import mean_iou
 from tsic.files import replacing
 
 Counts = npt.NDArray[np.int64]
@@ -53,13 +54,22 @@ class Confusions:
         summed = np.bincount(image * self.num_classes + truth, pixels, minlength=count)
         return summed.reshape(self.images, self.num_classes).astype(np.int64)
 
-    def miou(self, times: npt.NDArray[np.float64] | None = None) -> float:
-        """Mean IoU in percent, each image counted as often as ``times`` ``(N,)`` says."""
+    def miou(self, times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Mean IoU in percent, each image counted as often as ``times`` ``(R, N)`` says: ``(R,)``.
+
+        Classes that are neither true nor predicted in these images do not count.
+        """
         image, truth, predicted, pixels = self.rows.T
-        weight = pixels if times is None else pixels * times[image]
         count = self.num_classes
-        summed = np.bincount(truth * count + predicted, weight, minlength=count * count)
-        return mean_iou(torch.from_numpy(summed.reshape(count, count)))
+        hits, true, said = (
+            times
+            @ np.bincount(
+                image * count + one, pixels * counts, minlength=self.images * count
+            ).reshape(self.images, count)
+            for one, counts in ((truth, truth == predicted), (truth, 1), (predicted, 1))
+        )
+        union = true + said - hits
+        return 100 * (hits / np.maximum(union, 1)).sum(1) / (union > 0).sum(1)
 
     def save(self, path: Path) -> None:
         """Write a compressed NumPy archive."""
@@ -76,8 +86,8 @@ class Confusions:
             CheckpointError: If the file is missing or damaged.
         """
         try:
-            with np.load(path) as held:
+            with path.open("rb") as file, np.load(file) as held:
                 rows = held["rows"].astype(np.int64)
                 return cls(int(held["classes"]), rows, int(held["images"]))
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise CheckpointError(f"'{path}' cannot be read ({error}); evaluate again") from error
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            raise CheckpointError(f"'{path}' is missing or damaged ({error})") from error

@@ -39,6 +39,10 @@ def build_imported(path: str, *, num_classes: int, options: Mapping[str, object]
         raise ConfigError(
             f"module '{module_name}' has no class '{class_name}'; {nearest(class_name, classes)}"
         )
+    if not inspect.isclass(
+        getattr(module, class_name)
+    ):  # without asking, no other is loaded from a student's file
+        raise ConfigError(f"student '{path}' must be a class; derive one from torch.nn.Module")
     try:
         model = getattr(module, class_name)(num_classes=num_classes, **options)
     except (TypeError, ValueError) as e:
@@ -64,4 +68,4 @@ def _read_imported(model: Any, images: Tensor) -> Maps:
             f"student '{type(model).__name__}' must return a tensor, a dict with 'out' or "
             f"'logits', or a StudentOutput, got {type(answer).__name__}"
         )
-    return logits, tuple(features)
+    return logits, tuple(features or ())

@@ -1,11 +1,14 @@
 """Proposed regions of image files, found once and kept."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from hashlib import blake2b
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from PIL import Image
@@ -94,11 +97,23 @@ def propose_all(
         return
     workers = min(usable_cores(), len(missing))
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         known = len(distinct) - len(missing)
         for done, _ in enumerate(pool.map(partial(_fill, cache), missing), start=known + 1):
             if on_progress is not None:
                 on_progress(done, len(distinct))
+
+
+def _end_with_parent() -> None:
+    """Let no worker outlive a process that is killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _fill(cache: RegionCache, path: Path) -> None:

@@ -1,12 +1,18 @@
 """What makes one run another."""
 
+import json
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tsic.config import RunConfig
+from tsic.config import DataConfig, RunConfig
 from tsic.config_file import differences
+from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
-from tsic.errors import TsicError
+from tsic.data.unlabelled import open_unlabelled
+from tsic.errors import CheckpointError, TsicError
+from tsic.training.folder import RunFolder
 
 _FREE = (
     "data.root",
@@ -74,10 +80,48 @@ def moved(key: str, held: Labelled, asked: Labelled) -> list[str]:
 
 
 def _listing(data: Labelled) -> list[tuple[str, int]]:
+    return _files(open_dataset(data.name, data.root, one, data.classes) for one in data.splits)
+
+
+def _files(splits: Iterable[SegmentationDataset]) -> list[tuple[str, int]]:
     """Names and sizes in bytes of images and masks."""
     return [
         (sample.name, file.stat().st_size if file.is_file() else -1)
-        for split in data.splits
-        for sample in open_dataset(data.name, data.root, split, data.classes).samples
+        for split in splits
+        for sample in split.samples
         for file in (sample.image, sample.mask)
     ]
+
+
+def material_of(
+    data: DataConfig, train_set: SegmentationDataset, val_set: SegmentationDataset
+) -> dict[str, Any]:
+    """What a run is trained on, wherever it lies: names of the classes and a digest of the files.
+
+    Args:
+        data: Names the images without labels, if there are any.
+        train_set: The labelled images.
+        val_set: Those that choose the checkpoint.
+    """
+    splits = [train_set, val_set]
+    if data.unlabelled is not None:
+        splits.append(open_unlabelled(Path(data.unlabelled), train_set.classes))
+    digest = blake2b(json.dumps(_files(splits)).encode(), digest_size=16).hexdigest()
+    return {"classes": list(train_set.classes.names), "files": digest}
+
+
+def read_material(files: RunFolder) -> Mapping[str, Any] | None:
+    """What a run was trained on when it began; earlier versions did not write it.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    if not files.material.is_file():
+        return None
+    try:
+        held = json.loads(files.material.read_text())
+        return {"classes": list(map(str, held["classes"])), "files": held["files"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"'{files.material}' is damaged ({error}); without it the run goes on unchecked"
+        ) from error

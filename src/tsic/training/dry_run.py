@@ -185,7 +185,7 @@ def _parts(config: RunConfig, module: CycleModule) -> tuple[Part, ...]:
     """Student, and the teacher's encoder and decoders."""
     height, width = config.data.crop
     image = torch.zeros(1, 3, height, width, device=module.device)
-    student, teacher = module.student, module.cycle.teacher
+    student, teacher = module.cycle.student, module.cycle.teacher
     parts = [_part("student", _multiply_adds(lambda: student(image)), student)]
     if isinstance(teacher, Teacher):
         encoder = teacher.foundation.encoder

@@ -56,6 +56,11 @@ class RunFolder(TrainingFolder):
         return self.path / "student.json"
 
     @property
+    def material(self) -> Path:
+        """What it was trained on: classes, and a digest of the files."""
+        return self.path / "data.json"
+
+    @property
     def confusions(self) -> Path:
         """The student's pixel counts on every validation image."""
         return self.path / "confusions.npz"

@@ -13,7 +13,7 @@ from typing_extensions import override
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
 from tsic.data.batches import Batch
-from tsic.data.sampling import position_seed
+from tsic.data.sampling import position_seed, spread
 from tsic.grid import Size, resize_images
 from tsic.networks.depthwise import widen_depthwise
 from tsic.student import Student
@@ -83,6 +83,7 @@ class CycleModule(LightningModule):
         self.loaded_step = 0
         self._gradients: tuple[Tensor | None, ...] = ()
         self._names: list[str] = []
+        self._probed: set[int] = set()
         self.averaged: AveragedModel | None = None
         if optim.ema is not None:
             self.averaged = moving_average(cycle.student, optim.ema)
@@ -206,6 +207,7 @@ class CycleModule(LightningModule):
         self._forget_graph()
         self.contest.reset()
         self.probe.reset()
+        self._probed = set(spread(int(self.trainer.num_val_batches[0]), PROBES))
 
     def answer(self, images: Tensor, *, with_teacher: bool) -> tuple[Tensor, TeacherOutput | None]:
         """What student and teacher say about whole images.
@@ -227,8 +229,7 @@ class CycleModule(LightningModule):
         logits, teacher = self.answer(batch["images"], with_teacher=self._scores_teacher)
         taught = None if teacher is None else teacher.logits
         self.contest.update(logits, taught, batch["labels"])
-        batches = int(self.trainer.num_val_batches[0])
-        if taught is not None and batch_idx % max(1, batches // PROBES) == 0:
+        if taught is not None and batch_idx in self._probed:
             self._probe(batch, logits, taught)
 
     def _probe(self, batch: Batch, logits: Tensor, taught: Tensor) -> None:

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tsic.checkpoint import save_student
 from tsic.config import DataConfig, RunConfig
 from tsic.config_file import RUN
 from tsic.config_rules import micro_batch, unlabelled_images
-from tsic.data.check import count_pixels, require_clean
+from tsic.data.check import count_pixels, require_clean, require_one_table
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import StoredHints
@@ -29,7 +29,7 @@ from tsic.losses import balanced_class_weights
 from tsic.progress import progress
 from tsic.training.build import build_module, load_weights, scorers
 from tsic.training.callbacks import Panels
-from tsic.training.changes import changes
+from tsic.training.changes import changes, material_of, read_material
 from tsic.training.cost import Cost
 from tsic.training.embed import embed_missing, stored_hints
 from tsic.training.folder import RunFolder
@@ -67,11 +67,16 @@ def train(
         sys.stderr.write("tsic: warning: distill.teacher teaches nothing without distill.method\n")
     resumes = resume and files.last.is_file()
     train_set, val_set = _open_data(config)
+    material = material_of(config.data, train_set, val_set)
+    if resumes and is_main():
+        _require_same_classes(files, material)
     images = training_images(config, train_set, apart_from=(train_set, val_set))
     module = build_module(config, train_set.classes, _class_weights(config, train_set))
     encoder = module.cycle.encoder
     hints = stored_hints(config, encoder, images)
     with begun(RUN, config, files, resume=resume, changes=changes):
+        if is_main() and not resumes:
+            write_json(files.material, material)
         cost = Cost()
         if is_main() and hints is not None and encoder is not None:
             cost.embedding_seconds = embed_missing(hints, config, encoder, images)
@@ -106,6 +111,7 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
     data = config.data
     train_set = open_split(data, data.train_split)
     val_set = open_split(data, data.val_split)
+    require_one_table([train_set, val_set])
     if is_main():
         with progress("check the data") as on_progress:
             require_clean(train_set, val_set, trained_on=train_set, on_progress=on_progress)
@@ -119,6 +125,23 @@ def _open_data(config: RunConfig) -> tuple[SegmentationDataset, SegmentationData
             f"{data.val_split}, got {config.trainer.devices}"
         )
     return train_set, val_set
+
+
+def _require_same_classes(files: RunFolder, material: Mapping[str, Any]) -> None:
+    """Never go on with classes that mean something else; other files are told of."""
+    held = read_material(files)
+    if held is None:
+        return
+    if held["classes"] != material["classes"]:
+        raise ConfigError(
+            f"cannot resume '{files.path}' with other classes ({', '.join(held['classes'])} -> "
+            f"{', '.join(material['classes'])}); put them back, or choose another --name"
+        )
+    if held["files"] != material["files"]:
+        sys.stderr.write(
+            f"tsic: warning: the images or masks are others than when '{files.path}' began; it "
+            "goes on with those that are there now\n"
+        )
 
 
 def training_images(

@@ -18,14 +18,15 @@ from tsic.deploy.benchmark.worker import (
     Failure,
     Task,
 )
-from tsic.deploy.consent import names_code
+from tsic.deploy.consent import require_safe
 from tsic.deploy.export.engines import open_exported
 from tsic.deploy.export.exported import ExportedModel, parts_of
 from tsic.deploy.export.graph import Layout
 from tsic.deploy.export.proof import Images, drawn_images, images_in
 from tsic.deploy.model import is_exported
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, TsicError
 from tsic.grid import Size
+from tsic.networks.smp import SMP_NAMES
 from tsic.progress import OnProgress, progress
 from tsic.student import StudentSpec, build_student
 
@@ -156,10 +157,12 @@ def _with_defaults(plan: Plan, exported: Sequence[ExportedModel]) -> Plan:
 
 def _rebuilt(model: ExportedModel) -> TrainedStudent | None:
     """An exported file's network with random weights, to be counted; none of foreign code."""
-    spec = StudentSpec.from_dict(model.metadata["spec"])
-    if names_code(spec):
+    try:
+        spec = StudentSpec.from_dict(model.metadata["spec"])
+        require_safe(spec, model.path.parent, is_local=False, allow_code=False)
+        student = build_student(**spec.deployed().to_dict())
+    except TsicError:
         return None
-    student = build_student(**spec.deployed().to_dict())
     return TrainedStudent(student, model.classes, {"resize": model.metadata["resize"]}).eval()
 
 
@@ -170,7 +173,7 @@ def _describe(plan: Plan, trained: TrainedStudent | None) -> dict[str, Any]:
     spec = trained.student.spec
     return {
         "name": spec.name,
-        "encoder": None if spec.name == "compact" or "/" in spec.name else spec.encoder,
+        "encoder": spec.encoder if spec.name in SMP_NAMES else None,
         "classes": len(trained.classes.names),
         "parameters": sum(value.numel() for value in trained.parameters()),
     }
@@ -179,9 +182,9 @@ def _describe(plan: Plan, trained: TrainedStudent | None) -> dict[str, Any]:
 def _notes(plan: Plan) -> list[str]:
     """How it was measured."""
     notes = [_METHOD.format(rounds=plan.rounds, seconds=plan.seconds)]
-    if "int8" in plan.precisions and not is_exported(plan.model):
+    if any(precision == "int8" for _, precision in _wanted(plan)) and not is_exported(plan.model):
         source = f"images of {plan.calibration}" if plan.calibration else "drawn street scenes"
-        notes.append(f"int8 was calibrated on {source}.")
+        notes.append(f"int8 made here was calibrated on {source}.")
     return notes
 
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Exported:
 def export(
     trained: TrainedStudent,
     folder: str | Path,
-    formats: Sequence[Format],
+    formats: Sequence[Format] | Format,
     layout: Layout,
     images: Images,
     *,
@@ -90,6 +91,8 @@ def export(
         ConfigError: If a format is unknown, cannot hold the student or its package is missing, or
             a file differs too much; that file is deleted.
     """
+    _refuse_paths(trained, images, calibration)
+    formats = [formats] if isinstance(formats, str) else formats
     job = _Job(trained, DeployGraph(trained, layout), images, limits or Limits())
     folder = Path(folder)
     for kind in formats:
@@ -119,6 +122,14 @@ def export(
                 if on_progress:
                     on_progress(len(done), total)
     return done
+
+
+def _refuse_paths(trained: object, *images: object) -> None:
+    """What the command line takes as a path is opened first in Python."""
+    ways = ((trained, "tsic.load_student"), *((one, "images_in") for one in images))
+    for given, way in ways:
+        if isinstance(given, str | PathLike):
+            raise ConfigError(f"'{given}' is a path; open it with {way}")
 
 
 @dataclass(frozen=True)

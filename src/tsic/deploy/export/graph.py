@@ -56,7 +56,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         for key, side in (("size", self.size), ("resize", self.resize)):
-            if side is not None and (len(side) != 2 or min(side) < 1):
+            if side is not None and (isinstance(side, int) or len(side) != 2 or min(side) < 1):
                 raise ConfigError(f"{key} must be two numbers of at least 1, got {side}")
         if self.batch is not None and self.batch < 1:
             raise ConfigError(f"batch must be at least 1, or free, got {self.batch}")

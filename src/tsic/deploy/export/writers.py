@@ -72,6 +72,8 @@ def capture(graph: DeployGraph, name: str) -> torch.export.ExportedProgram:
         way_out = "choose another student"
         if graph.layout.size is None or graph.layout.batch is None:
             way_out = "fix the size with --size H W and --batch N, or choose another student"
+        if ":" in name:
+            way_out += "; a network of your own may lack the class attribute size_multiple"
         raise ConfigError(
             f"student '{name}' cannot be traced"
             f"{_traced_layer(graph, error)}: {first_line(error)}; {way_out}"

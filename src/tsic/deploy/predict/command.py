@@ -63,10 +63,13 @@ def predict_command(words: Sequence[str]) -> int:
     options = _parser().parse_args(list(words))
     _check(options)
     start = time.monotonic()
+    from tsic.deploy.inference import require_view
     from tsic.deploy.predict.plan import Outcome
 
     inputs, plan = _plan(options)
     model = _open(options)
+    if plan.view is not None:
+        require_view(model, plan.view)
     make_room(options.out / "NAME.png")
     if options.coco:
         make_room(options.coco)
