@@ -369,6 +369,24 @@ class TestCoco:
         copy: SegmentationDataset = pickle.loads(pickle.dumps(dataset))
         assert _label(copy) == expected
 
+    def test_a_table_of_ones_own_cannot_serve_files_of_other_orders(self, tmp_path: Path) -> None:
+        table = ClassTable.from_names(("background", "cat", "dog"))
+        merged = ClassTable(("background", "pet"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1, 2: 1})
+        for split, categories in (
+            ("train", ((1, "cat"), (18, "dog"))),
+            ("one", ((1, "cat"),)),
+            ("val", ((1, "dog"), (18, "cat"))),
+            ("two", ((18, "dog"),)),
+        ):
+            _coco(tmp_path / f"{split}.json", [], categories=categories)
+            _save(tmp_path / "images" / "a.png")
+            assert open_coco(tmp_path, split, merged).classes == merged
+            if split in ("train", "one"):
+                assert open_coco(tmp_path, split, table).classes == table
+            else:
+                with pytest.raises(ConfigError, match=r"'dog' has the value 1 in masks, which the"):
+                    open_coco(tmp_path, split, table)
+
     def _drawn(self, root: Path, *annotations: dict[str, Any]) -> list[list[int]]:
         _coco(root / "train.json", list(annotations))
         _save(root / "train" / "a.png")

@@ -34,7 +34,7 @@ def require_one_table(datasets: Sequence[SegmentationDataset]) -> None:
             raise DataError(
                 f"{other.root}: split '{other.split}' has the classes {', '.join(names)}, but "
                 f"split '{one.split}' {', '.join(one.classes.names)}; list the same in the same "
-                "order in both, or give one table for both as data.classes"
+                "order in both"
             )
 
 

@@ -22,6 +22,7 @@ from tsic.data.readers.polygons import (
     check_polygon,
     fill_polygon,
     polygon_area,
+    require_places,
     table_with_background,
 )
 from tsic.data.readers.rle import check_counts, counts_to_mask, decode_counts
@@ -164,7 +165,10 @@ def open_coco(root: Path, split: str, classes: ClassTable | None = None) -> Segm
     file, name = _find_file(root, split)
     content = _load(file)
     values, names = _categories(file, content)
-    classes = classes or table_with_background(names, file)
+    if classes is None:
+        classes = table_with_background(names, file)
+    else:
+        require_places(names, classes, file)
     folders = [root / name, root / "images" / name, root / "images" / split, root / "images"]
     folders = [folder for folder in folders if folder.is_dir()]
     if file.name == ROBOFLOW:

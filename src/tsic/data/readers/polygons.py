@@ -47,6 +47,30 @@ def table_with_background(names: Sequence[str], source: object) -> ClassTable:
         raise ConfigError(f"{source}: {error}") from error
 
 
+def require_places(names: Sequence[str], classes: ClassTable, source: object) -> None:
+    """Refuse a table of one's own that gives a drawn class the place of another.
+
+    Splits that list their classes in different orders are drawn with different values, so one
+    table cannot serve both. Names that the table does not have say nothing.
+
+    Args:
+        names: Names of the drawn classes, in the order of their ids, which start at 1.
+        classes: The table.
+        source: File that the names come from, for messages.
+
+    Raises:
+        ConfigError: Naming the class and its value.
+    """
+    for value, name in enumerate(names, start=1):
+        place = classes.label_map.get(value)
+        if name in classes.names and place != classes.names.index(name):
+            raise ConfigError(
+                f"{source}: '{name}' has the value {value} in masks, which the class table gives "
+                "another meaning; number from 1 in the order of this file's ids, and list the same "
+                "classes in the files of all splits"
+            )
+
+
 def check_polygon(coordinates: npt.NDArray[np.float64]) -> None:
     """Refuse what is no polygon.
 
