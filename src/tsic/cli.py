@@ -86,10 +86,12 @@ def _at_home(word: str) -> str:
 
 def _told(error: OSError | RuntimeError | MemoryError, verb: str) -> str | None:
     """What a machine that has not enough of something means for the user, and the way out."""
-    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", str(error)):
+    again = "--resume auto" if verb in ("train", "pretrain") else "try again"
+    ended = r"DataLoader worker .*(signal: (Killed|Bus error|Terminated)|exited unexpectedly)"
+    if re.search(ended, str(error)):
         return (
             "a process that loads images was killed from outside, mostly for lack of memory (in a "
-            "container of shared memory: --shm-size); take fewer workers, then --resume auto"
+            f"container of shared memory: --shm-size); take fewer workers, then {again}"
         )
     if not isinstance(error, OSError):
         # PyTorch's words, on a GPU and on a CPU.
@@ -106,7 +108,6 @@ def _told(error: OSError | RuntimeError | MemoryError, verb: str) -> str | None:
         return f"out of memory{more}; ask for less at a time: {less}"
     file = error.filename2 or error.filename
     if error.errno in NO_ROOM:
-        again = "--resume auto" if verb in ("train", "pretrain") else "try again"
         return (
             f"{NO_ROOM[error.errno]}{f' ({file})' if file else ''}; what was written before is "
             f"whole: make room, then {again}"

@@ -89,6 +89,9 @@ class TeacherConfig:
     and kept for other runs: steps then cost little more than the student's own."""
     hint_side: int = 1024
     """Longer side that images are brought to for `hint_cache`; SAM was trained at 1024."""
+    scale: float = 1.0
+    """Ratio at which the teacher sees the images. SAM knows pictures of 1024 pixels: of crops much
+    smaller it sees more at 2, for four times its own work."""
     mapping: MappingKind = "light"
     """Mapping decoder: `light`, `uper` (paper), or `uper-released` (public code)."""
     channels: int | None = None

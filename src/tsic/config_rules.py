@@ -30,6 +30,7 @@ _RUN: Bounds = {
     "teacher.lora_rank": (0, None),
     "teacher.ramp": (0, 1),
     "teacher.hint_side": (64, None),
+    "teacher.scale": (0.1, 10),
     "teacher.warmup_steps": (0, None),
     "data.workers": (0, None),
     "data.flip": (0, 1),
@@ -123,6 +124,11 @@ def run_rules(config: RunConfig) -> Rules:
             config.teacher.hint_cache is None or config.teacher.hints_only,
             "teacher.hint_cache needs teacher.hints_only: true, since an encoder that learns sees "
             "an image anew in each step",
+        ),
+        (
+            config.teacher.hint_cache is None or config.teacher.scale == 1,
+            "teacher.scale has no part in teacher.hint_cache, for which teacher.hint_side says how "
+            "large the encoder sees an image; leave it out",
         ),
         *optim_rules(config.optim),
         *_distill_rules(config),

@@ -205,7 +205,8 @@ def _open_usual(
                 errors.append(error)
         return next((one for one in errors if isinstance(one, EmptySplitError)), errors[0])
 
-    opened, left_out, errors = [], [], []
+    opened: list[SegmentationDataset] = []
+    left_out, errors = [], []
     for names in USUAL_SPLITS:
         found = open_first(names)
         if isinstance(found, SplitError):
@@ -214,6 +215,9 @@ def _open_usual(
             if names[0] == "val":
                 detail += "; add it, or name another as data.val_split"
             left_out.append(Finding(names[0], Problem("split left out", root, detail)))
+        elif names[0] == "test" and opened and found.classes.names != opened[0].classes.names:
+            detail = f"split 'test' has other classes: {', '.join(found.classes.names)}"
+            left_out.append(Finding("test", Problem("split left out", root, detail)))
         else:
             opened.append(found)
     if not opened:

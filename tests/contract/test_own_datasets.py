@@ -386,6 +386,8 @@ class TestCoco:
             else:
                 with pytest.raises(ConfigError, match=r"'dog' has the value 1 in masks, which the"):
                     open_coco(tmp_path, split, table)
+        ignored = ClassTable(("background", "dog"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 255, 2: 1})
+        assert open_coco(tmp_path, "val", ignored).classes == ignored, "told apart by hand"
 
     def _drawn(self, root: Path, *annotations: dict[str, Any]) -> list[list[int]]:
         _coco(root / "train.json", list(annotations))

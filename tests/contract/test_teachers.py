@@ -1,6 +1,7 @@
 """What every teacher promises, whichever foundation model, prompt and mapping decoder it has."""
 
 import copy
+import math
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any
@@ -473,6 +474,33 @@ def test_teacher_without_prompt_trains_lora_and_mapping_only(name: str, prompt: 
         assert "shared_image_embedding" not in inner
 
 
+@teachers(("class", "light"), ("index", "uper"))
+def test_a_teacher_may_see_images_larger_than_its_student(
+    name: str, prompt: Any, mapping: Any
+) -> None:
+    usual = built(name, prompt=prompt, mapping=mapping).eval()
+    larger = built(name, prompt=prompt, mapping=mapping, scale=1.5).eval()
+    images, logits = torch.rand(2, 3, 48, 70), scores(48, 70)
+    enlarged = F.interpolate(images, (72, 105), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        answer, expected = larger(images, logits), usual(enlarged, logits)
+    assert answer.logits.shape[-2:] == (18, 27), "stride 4 of what it sees"
+    torch.testing.assert_close(answer.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(answer.embedding, expected.embedding)
+
+
+def test_losses_of_a_teacher_that_sees_images_larger_reach_both() -> None:
+    cycle = cycle_of("tiny-sam", scale=2.0)
+    out = train(cycle, 1)
+    assert out.teacher is not None
+    assert out.teacher.logits.shape[-2] > 1.5 * out.student.logits.shape[-2]
+    for network in (cycle.student, cycle.teacher):
+        assert network is not None
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        assert gradients
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 @names
 def test_recompute_encoder_gives_the_same_loss_and_gradients(name: str) -> None:
     kept, again = (cycle_of(name, recompute_encoder=recompute) for recompute in (False, True))
@@ -507,6 +535,8 @@ def test_recompute_encoder_refuses_norms_that_would_count_a_step_twice() -> None
         ({"mask_stride": 8}, r"teacher.mask_stride cannot be 8; choices: 16, 4"),
         ({"max_classes": 0}, r"teacher.max_classes must be at least 1, got 0"),
         ({"rounds": 0}, r"teacher.rounds must be at least 1, got 0"),
+        ({"scale": 0.0}, r"teacher.scale must be above 0, got 0.0"),
+        ({"scale": math.nan}, r"teacher.scale must be above 0, got nan"),
         ({"lora_rank": -1}, r"teacher.lora_rank must be at least 0, got -1"),
         ({"name": "none"}, r"'none' is no teacher to build; a Cycle takes None instead"),
     ],

@@ -293,17 +293,35 @@ def test_a_run_begun_anew_has_a_new_log(tmp_path: Path, monkeypatch: pytest.Monk
 def test_runs_take_turns_among_the_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    trainer = TrainerConfig()
-    assert _devices([], trainer) == ["0", "1", "2"]
-    assert _devices(["2"], trainer) == ["2"]
-    assert _devices([], replace(trainer, devices=2)) == []
-    assert _devices([], replace(trainer, accelerator="cpu")) == []
+    assert _devices([]) == ["0", "1", "2"]
+    assert _devices(["2"]) == ["2"]
     with pytest.raises(ConfigError, match="there is no GPU 7 here; there are 0, 1, 2"):
-        _devices(["7"], trainer)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6,7")
-    assert _devices([], trainer) == ["4", "6", "7"]
+        _devices(["7"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", " 4, 6,7")
+    assert _devices([]) == ["4", "6", "7"]
     with pytest.raises(ConfigError, match="there is no GPU 0 here; there are 4, 6, 7"):
-        _devices(["0"], trainer)
+        _devices(["0"])
+
+
+def test_a_run_of_several_devices_sees_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(
+        subprocess,
+        "Popen",
+        lambda words, *, env, **_: seen.append(env.get("CUDA_VISIBLE_DEVICES")),
+    )
+    for number, trainer in enumerate(
+        (
+            TrainerConfig(),
+            TrainerConfig(),
+            TrainerConfig(devices=2),
+            TrainerConfig(accelerator="cpu"),
+        )
+    ):
+        job = Job("a", RunConfig(trainer=trainer))
+        runner._start(job, number, tmp_path / "runs", runner.Places(2, ["4", "6"]))
+    assert seen == ["4", "6", None, None]
 
 
 def test_another_set_of_the_hub_is_other_data(tmp_path: Path) -> None:

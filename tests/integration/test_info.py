@@ -207,16 +207,14 @@ def test_push_writes_a_folder_that_loads_again(
     assert 'load_student("shapes")' in card
     assert "`exported/onnx/student.onnx`" in card
 
-    # What another student left there goes, what is no export stays.
-    (target / "exported" / "other").mkdir()
-    (target / "exported" / "other" / "notes.txt").touch()
-    shutil.rmtree(run / "exported" / "onnx")
+    # What another student left there is told of, and not as what was written.
+    (target / "exported" / "torch").mkdir()
+    (target / "exported" / "torch" / "export.json").write_text("{}")
     code, text = said(capsys, "push", run, target)
     assert code == 0
-    files = {str(one.relative_to(target)) for one in target.rglob("*") if one.is_file()}
-    assert files == {one for one in pushed if "onnx" not in one} | {"exported/other/notes.txt"}
-    assert "onnx" not in text
-    assert "notes" not in text
+    assert f"'{target}/exported/torch' is of another student than the one that is put" in text
+    assert "torch/export.json" not in text
+    shutil.rmtree(target / "exported" / "torch")
 
     # Pushed on from the folder, which has no evaluation.json, the scores stay.
     code, _ = said(capsys, "push", target, tmp_path / "again")
@@ -256,7 +254,7 @@ def test_push_to_the_hub(
     def upload_folder(
         *, repo_id: str, folder_path: Path, commit_message: str, delete_patterns: str
     ) -> Any:
-        assert delete_patterns == "exported/*", "those of what was pushed before"
+        assert delete_patterns == "exported/*", "those of the student before"
         shutil.copytree(folder_path, tmp_path / repo_id)
         return SimpleNamespace(commit_url="commit/1")
 

@@ -38,6 +38,7 @@ from tsic.training.embed import embed
 from tsic.training.run import train
 
 Settings = dict[str, Any]
+SWAPPED = {0: 0, 1: 2, 2: 1, 255: 255}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -445,6 +446,10 @@ def test_resume_with_other_classes_or_files(
     write_classes(root / "classes.yaml", ClassTable.from_names(("ground", "disc", "square")))
     message = "with other classes .ground, square, disc -> ground, disc, square.; put them back"
     with pytest.raises(ConfigError, match=message):
+        train(config, tmp_path / "run", resume=True)
+    swapped = ClassTable(("ground", "square", "disc"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)), SWAPPED)
+    write_classes(root / "classes.yaml", swapped)
+    with pytest.raises(ConfigError, match=r"with other classes .their ids or colours have changed"):
         train(config, tmp_path / "run", resume=True)
     (tmp_path / "run" / "data.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"data\.json' is damaged"):

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -232,29 +231,34 @@ class TestProposeAll:
         propose_all([photo], cache)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
-def test_processes_that_propose_end_with_one_that_is_killed() -> None:
-    script = (
-        "import multiprocessing, os, signal\n"
-        "from concurrent.futures import ProcessPoolExecutor\n"
-        "from tsic.pretrain.region_cache import _end_with_parent\n"
-        "if __name__ == '__main__':\n"
-        "    spawn = multiprocessing.get_context('spawn')\n"
-        "    pool = ProcessPoolExecutor(1, spawn, initializer=_end_with_parent)\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_processes_that_propose_end_with_one_that_is_killed(tmp_path: Path) -> None:
+    for i in range(40):
+        Image.fromarray(rectangles(left=i)).save(tmp_path / f"{i}.png")
+    file = tmp_path / "main.py"
+    file.write_text(
+        "import multiprocessing, os, pathlib, signal, sys\n"
+        "from tsic.pretrain.region_cache import RegionCache, propose_all\n"
+        "def killed(done, total):\n"
+        "    print(*(one.pid for one in multiprocessing.active_children()), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if __name__ == '__main__':\n"
+        "    folder = pathlib.Path(sys.argv[1])\n"
+        "    propose_all(sorted(folder.glob('*.png')), RegionCache(folder / 'cache'), killed)\n"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "main.py"
-        file.write_text(script)
-        killed = subprocess.run([sys.executable, file], stdout=subprocess.PIPE, check=False)
-    worker = int(killed.stdout)
-    for _ in range(100):
+    words = [sys.executable, str(file), str(tmp_path)]
+    killed = subprocess.run(words, stdout=subprocess.PIPE, check=False)
+    workers = [Path(f"/proc/{number}/stat") for number in killed.stdout.decode().split()]
+    assert workers
+
+    def lives(worker: Path) -> bool:
         try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
+            return worker.read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    for _ in range(100):
+        if not any(map(lives, workers)):
             return
-        if Path(f"/proc/{worker}/stat").read_text().split(")")[-1].split()[0] == "Z":
-            return  # ended, and nobody asked how
         time.sleep(0.1)
-    raise AssertionError("it outlived the process that started it")
+    raise AssertionError("they outlived the process that started them")

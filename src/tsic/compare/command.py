@@ -1,7 +1,6 @@
 """``tsic compare``."""
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from tsic.compare.plan import (
     trains_teacher,
     without_cycle,
 )
-from tsic.config import RunConfig, TrainerConfig
+from tsic.config import RunConfig
 from tsic.config_file import RUN, load_config, read_config
 from tsic.config_words import words_of
 from tsic.errors import ConfigError
@@ -60,7 +59,7 @@ def compare_command(words: Sequence[str]) -> int:
         _try(offline, base)
     _require_teachers(unfinished, loads=not options.dry_run)
     _require_photos(unfinished)
-    devices = _devices(options.devices, base.trainer)
+    devices = _devices(options.devices)
     if options.dry_run:
         sys.stdout.write(_plan(planned, unfinished))
         return 0
@@ -106,20 +105,20 @@ def _require_whole(planned: Sequence[Job], unfinished: Sequence[Job], runs: Path
             read_outcome(runs / job.name)
 
 
-def _devices(asked: Sequence[str], trainer: TrainerConfig) -> Sequence[str]:
+def _devices(asked: Sequence[str]) -> Sequence[str]:
     """GPUs that runs take in turns: those asked for, else all that this process may use."""
     import torch
 
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
     numbers = range(torch.cuda.device_count())
-    visible = [str(number) for number in numbers] if told is None else re.split(r"\s*,\s*", told)
-    if unknown := [one for one in asked if one not in visible[: len(numbers)]]:
+    named = map(str, numbers) if told is None else told.replace(" ", "").split(",")
+    visible = [name for _, name in zip(numbers, named, strict=False)]
+    if unknown := [one for one in asked if one not in visible]:
         raise ConfigError(
             f"--devices: there is no GPU {', '.join(unknown)} here; there are "
-            f"{', '.join(visible[: len(numbers)]) or 'none'}"
+            f"{', '.join(visible) or 'none'}"
         )
-    shares_all = trainer.accelerator == "cpu" or trainer.devices > 1
-    return asked or ([] if shares_all else visible[: len(numbers)])
+    return asked or visible
 
 
 def _require_photos(unfinished: Sequence[Job]) -> None:

@@ -29,6 +29,7 @@ ABLATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"objective.feature_loss": "mean_mse", "objective.feature_weight": 1.0},
     ],
     "hints": [{"teacher.hints_only": True, "objective.feature_loss": "hint"}],
+    "scale": [{"teacher.scale": ratio} for ratio in (1.0, 2.0)],
     "warmup": [{"teacher.warmup_steps": 0}],
     "size": [{"teacher.channels": width} for width in (32, 64, 128)],
     "ramp": [{"teacher.ramp": share} for share in (0.0, 0.5)],
@@ -117,20 +118,28 @@ def _method(base: RunConfig, name: str, offline: Path | None) -> RunConfig:
         raise ConfigError(f"--methods: '{name}' is no method; {nearest(name, METHODS)}")
     if name in RECIPES:
         _require_cycle(base, f"method {name}")
-        return _recipe(replace(base, distill=DistillConfig()), name)
+        return _recipe(base, name)
     alone = without_cycle(base)
     if name == ALONE:
         return alone
-    if has_peer(name):
-        distill = DistillConfig(method=name, weight=base.distill.weight)
-    elif offline is None:
+    if not has_peer(name) and offline is None:
         raise ConfigError(
             f"method {name} needs a teacher that was trained before: add --offline with the folder "
             "of a run, or with the configuration of one, which is then trained first"
         )
-    else:
-        distill = replace(base.distill, method=name, teacher=str(offline))
+    teacher = None if has_peer(name) else str(offline)
+    distill = replace(base.distill, method=name, teacher=teacher)
     return replace(alone, distill=distill, data=base.data)  # it can teach on images without labels
+
+
+def as_read(config: RunConfig) -> RunConfig:
+    """The same run, whatever stands in keys of `distill` that its method does not read."""
+    distill = config.distill
+    if distill.method == "none":
+        return replace(config, distill=DistillConfig())
+    if has_peer(distill.method):
+        distill = replace(distill, role=DistillConfig().role)
+    return replace(config, distill=distill)
 
 
 def without_cycle(base: RunConfig) -> RunConfig:
@@ -172,6 +181,7 @@ def _recipe(base: RunConfig, name: str) -> RunConfig:
         "warmup_steps": base.teacher.warmup_steps,
         "hints_only": False,
         "hint_cache": None,
+        "scale": 1.0,
     }
     objective = RECIPES[name].get("objective", {})
     return replace(
@@ -193,7 +203,6 @@ def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
         ConfigError: If a name or key is unknown, a value is wrong or a switch changes nothing.
     """
     _require_cycle(base, "--ablate")
-    base = replace(base, distill=DistillConfig())
     variants = [Variant(ALONE, _method(base, ALONE, None)), Variant("cycle", base)]
     known = [_as_read(base)]
     for name in names:
@@ -243,7 +252,7 @@ def _idle(config: RunConfig) -> Iterator[tuple[bool, Sequence[str]]]:
     no_kl, no_features = not objective.kl_weight, not objective.feature_weight
     no_ensemble, has_hints = not objective.ensemble_weight, objective.feature_loss == "hint"
     if teacher.hints_only:
-        read = ("name", "hints_only", "hint_cache", "hint_side", "warmup_steps")
+        read = ("name", "hints_only", "hint_cache", "hint_side", "scale", "warmup_steps")
         yield True, [f"teacher.{key}" for key in vars(teacher) if key not in read]
         yield True, [key for key in _own(objective) if not key.startswith("objective.feature_")]
         yield True, ["optim.teacher_lr", "optim.lora_lr"]

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from tsic.compare.plan import Job
+from tsic.compare.plan import Job, as_read
 from tsic.config import DataConfig, RunConfig
 from tsic.config_file import RUN, read_config, save_config
 from tsic.data.readers import open_split
@@ -31,7 +31,8 @@ class Places:
 
     Attributes:
         processes: Runs at a time.
-        devices: GPUs by number; runs take turns among them, and several may share one.
+        devices: GPUs by number; runs of one device take turns among them, and several may share
+            one.
     """
 
     processes: int = 1
@@ -73,12 +74,13 @@ def _as_begun(job: Job, files: RunFolder, material: Callable[[DataConfig], Any])
     if _teacher(held) == _teacher(asked):
         asked = replace(asked, distill=replace(asked.distill, teacher=held.distill.teacher))
     way_out = "choose another --name, or remove that folder and those of runs that it taught"
-    if changed := changes(held, asked):
+    if changed := changes(as_read(held), as_read(asked)):
         raise ConfigError(
             f"'{files.path}' holds a run of another configuration ({'; '.join(changed)}); {way_out}"
         )
-    was, now = read_material(files), material(asked.data)
-    if was is not None and now is not None and was != now:
+    has_begun = files.last.is_file() or files.evaluation.is_file()
+    was = read_material(files) if has_begun else None
+    if was is not None and material(asked.data) not in (None, was):
         raise ConfigError(
             f"'{files.path}' was trained on other images, masks or classes than "
             f"'{asked.data.root}' holds now; {way_out}"
@@ -170,7 +172,8 @@ def _start(job: Job, number: int, runs: Path, places: Places) -> subprocess.Pope
         folder.mkdir(parents=True, exist_ok=True)
     save_config(job.config, config)
     environment = dict(os.environ)
-    if places.devices:
+    trainer = job.config.trainer
+    if places.devices and trainer.devices == 1 and trainer.accelerator != "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = places.devices[number % len(places.devices)]
     if places.processes > 1:
         # Runs side by side must not fight for the same cores.

@@ -17,9 +17,9 @@ ZOO = Path(__file__).parents[1] / "zoo"
 """Folder of what ships with the package."""
 
 STUDENT_FILES = ("student.safetensors", "student.json")
-CARD_FILE = "README.md"
 """What is fetched: never anything else of a repository."""
 
+CARD_FILE = "README.md"
 CARD_MARK = "library_name: tsic"
 """What tells a student's card from any other README."""
 
@@ -122,8 +122,7 @@ def write_folder(
     """Lay a student's files out as a repository of the hub holds them.
 
     Args:
-        folder: Where to; files of the same names are replaced, each whole or not at all, and
-            exported files of another student that lay there are removed.
+        folder: Where to; files of the same names are replaced, each whole or not at all.
         weights: The safetensors file to copy.
         facts: Text of ``student.json``.
         card: Text of ``README.md``.
@@ -136,12 +135,7 @@ def write_folder(
     if readme.is_file() and CARD_MARK not in readme.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"'{readme}' is not a student's card; push to another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    copied = {STUDENT_FILES[0]: weights, **(exported or {})}
-    if folder.resolve() != weights.parent.resolve():
-        for proof in folder.glob("exported/*/export.json"):
-            if str(proof.relative_to(folder)) not in copied:
-                shutil.rmtree(proof.parent)
-    for name, file in copied.items():
+    for name, file in {STUDENT_FILES[0]: weights, **(exported or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with replacing(folder / name) as part:
             shutil.copyfile(file, part)
@@ -153,8 +147,8 @@ def send_folder(folder: Path, text: str | Path, *, private: bool = False) -> str
     """Put a folder's files into a repository of the hub, which is made if need be.
 
     Args:
-        folder: Its files are added, or replace those of the same name; other exported files that
-            the repository holds are removed.
+        folder: Its files are added, or replace those of the same name; what ``exported/`` held
+            before is removed, but from the repository's history.
         text: ``hf:owner/name``.
         private: Whether a new repository is seen by its owner alone.
 

@@ -284,9 +284,14 @@ def _require_fit(model: Model, size: Size, view: View) -> None:
     only = "{} {}".format(*model.only_size)
     wrong = [s for s in (scaled_size(size, r) for r in view.scales) if s != model.only_size]
     if wrong:
+        way_out = (
+            f"say --crop {only}"
+            if model.gives == "scores"
+            else "bring the images to that size, or export it without --size"
+        )
         raise ConfigError(
             f"this model takes images of {only} pixels alone (height and width), not of "
-            f"{wrong[0][0]} {wrong[0][1]}; say --crop {only}"
+            f"{wrong[0][0]} {wrong[0][1]}; {way_out}"
         )
 
 

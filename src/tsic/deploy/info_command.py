@@ -102,6 +102,14 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
         data=options.data,
         exported=[name for name in exported if not name.endswith(".json")],
     )
+    for proof in folder.glob("exported/*/export.json"):
+        if str(proof.relative_to(folder)) not in exported and not _is_of(
+            proof, facts["weights_sha256"]
+        ):
+            sys.stderr.write(
+                f"tsic: warning: '{proof.parent}' is of another student than the one that is put "
+                "beside it; remove it, or export this one there\n"
+            )
     write_folder(
         folder,
         weights=files.weights,
@@ -112,6 +120,11 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
     return sorted([CARD_FILE, *STUDENT_FILES, *exported])
 
 
+def _is_of(proof: Path, weights_sha256: str) -> bool:
+    """Whether an ``export.json`` names the weights as those that its file was made of."""
+    return weights_sha256 in read_text(proof)
+
+
 def exported_beside(folder: Path, weights_sha256: str) -> list[Path]:
     """What `tsic export` proved and put beside a student, each format with its ``export.json``.
 
@@ -119,7 +132,7 @@ def exported_beside(folder: Path, weights_sha256: str) -> list[Path]:
     """
     found: list[Path] = []
     for proof in sorted(folder.glob("exported/*/export.json")):
-        if weights_sha256 in read_text(proof):  # which names those it was made of
+        if _is_of(proof, weights_sha256):
             found += [file for file in sorted(proof.parent.iterdir()) if file.is_file()]
         else:
             sys.stderr.write(

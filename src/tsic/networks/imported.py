@@ -39,10 +39,6 @@ def build_imported(path: str, *, num_classes: int, options: Mapping[str, object]
         raise ConfigError(
             f"module '{module_name}' has no class '{class_name}'; {nearest(class_name, classes)}"
         )
-    if not inspect.isclass(
-        getattr(module, class_name)
-    ):  # without asking, no other is loaded from a student's file
-        raise ConfigError(f"student '{path}' must be a class; derive one from torch.nn.Module")
     try:
         model = getattr(module, class_name)(num_classes=num_classes, **options)
     except (TypeError, ValueError) as e:
@@ -51,6 +47,20 @@ def build_imported(path: str, *, num_classes: int, options: Mapping[str, object]
         raise ConfigError(f"student '{path}' must be a torch.nn.Module")
     multiple = int(getattr(model, "size_multiple", 1))
     return Network(model, _read_imported, size_multiple=multiple, options=options)
+
+
+def require_class(path: str) -> None:
+    """Refuse what no file of a student may name unless its user asks for that: a function, say.
+
+    Args:
+        path: An import path that a network was built from.
+
+    Raises:
+        ConfigError: If it is no class.
+    """
+    module_name, _, class_name = path.partition(":")
+    if not inspect.isclass(getattr(importlib.import_module(module_name), class_name)):
+        raise ConfigError(f"student '{path}' must be a class; derive one from torch.nn.Module")
 
 
 def _read_imported(model: Any, images: Tensor) -> Maps:
@@ -68,4 +78,4 @@ def _read_imported(model: Any, images: Tensor) -> Maps:
             f"student '{type(model).__name__}' must return a tensor, a dict with 'out' or "
             f"'logits', or a StudentOutput, got {type(answer).__name__}"
         )
-    return logits, tuple(features or ())
+    return logits, () if features is None else tuple(features)

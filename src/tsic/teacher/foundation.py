@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import override
 
-from tsic.grid import require_images
+from tsic.grid import require_images, resize_images, size_of
 from tsic.networks import IMAGENET_MEAN, IMAGENET_STD
 from tsic.teacher.attention import fuse_attention
 from tsic.teacher.canvas import Canvas
@@ -62,6 +62,7 @@ class Foundation(nn.Module, ABC):
         dim: Channels ``D`` of the image embedding.
         hidden_channels: Channels of each of ``Embedding.hidden``.
         hidden_strides: Pixels per cell of each of ``Embedding.hidden``.
+        scale: Ratio that images are resized by before anything else.
         recompute: Run encoder blocks again in the backward pass instead of keeping their insides.
         empty_points: Points that stand for none.
         has_levels: Whether it can give ``Embedding.levels``.
@@ -72,6 +73,7 @@ class Foundation(nn.Module, ABC):
     dim: int
     hidden_channels: tuple[int, ...]
     hidden_strides: tuple[int, ...]
+    scale: float = 1.0
     recompute: bool = False
     empty_points: ClassVar[int] = 0
     has_levels: ClassVar[bool] = True
@@ -96,12 +98,15 @@ class Foundation(nn.Module, ABC):
         return encoder
 
     def place(self, images: Tensor) -> tuple[Canvas, Tensor]:
-        """Normalise images ``(B, 3, H, W)``, RGB in [0, 1], and pad them to whole patches.
+        """Resize images ``(B, 3, H, W)``, RGB in [0, 1], normalise them and pad to whole patches.
 
         Raises:
             ShapeError: If they are none.
         """
         require_images(images, "teacher")
+        if self.scale != 1:
+            height, width = (max(1, round(side * self.scale)) for side in size_of(images))
+            images = resize_images(images, (height, width))
         canvas = Canvas(images.shape[-2], images.shape[-1], self.multiple)
         return canvas, canvas.pad((images - self.mean) / self.std)
 

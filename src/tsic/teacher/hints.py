@@ -12,10 +12,12 @@ class HintEncoder(nn.Module):
 
     Args:
         foundation: The segmenter; its decoders are not used.
+        scale: Ratio at which it sees the images.
     """
 
-    def __init__(self, foundation: Foundation) -> None:
+    def __init__(self, foundation: Foundation, scale: float = 1.0) -> None:
         super().__init__()
+        foundation.scale = scale
         self.foundation = foundation.requires_grad_(requires_grad=False)
         self.foundation.train(self.training)  # what is frozen now also stands still
 
@@ -26,6 +28,6 @@ class HintEncoder(nn.Module):
         return canvas.crop(self.foundation.encode(padded, with_levels=False).image)
 
 
-def build_hint_encoder(name: str) -> HintEncoder:
+def build_hint_encoder(name: str, scale: float = 1.0) -> HintEncoder:
     """Load a foundation model for its encoder; see ``build_teacher`` for names and errors."""
-    return HintEncoder(load_foundation(name))
+    return HintEncoder(load_foundation(name), scale)

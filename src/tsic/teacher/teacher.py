@@ -1,5 +1,6 @@
 """The teacher: a prompted foundation model and the decoder that maps its masks to classes."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class TeacherOutput:
     """What the teacher says about a batch; every map covers exactly the image.
 
     Attributes:
-        logits: Class scores ``(B, K, ceil(H/4), ceil(W/4))``.
+        logits: Class scores ``(B, K, ceil(H/4), ceil(W/4))``, of an image that was resized first.
         features: Map ``(B, D, h, w)`` that distillation compares.
         masks: Decoded masks ``(B, N, h, w)``, ``None`` without a prompt.
         class_ids: Class of each mask, int64 ``(B, N)``; ``None`` unless prompted by class.
@@ -63,6 +64,7 @@ class Teacher(nn.Module):
         trains_encoder: Train the encoder's own weights: for foundation models without pretrained
             weights.
         recompute_encoder: Trade time for memory in the encoder's backward pass.
+        scale: Ratio at which it sees the images.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Teacher(nn.Module):
         lora_rank: int = 4,
         trains_encoder: bool = False,
         recompute_encoder: bool = False,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
+        foundation.scale = scale
         self.foundation = foundation
         self.mapping = mapping
         self.prompt = prompt
@@ -231,6 +235,7 @@ def build_teacher(
     lora_rank: int = 4,
     trains_encoder: bool = False,
     recompute_encoder: bool = False,
+    scale: float = 1.0,
 ) -> Teacher:
     """Build a teacher on a foundation model, the only place where their sizes meet.
 
@@ -249,6 +254,7 @@ def build_teacher(
         lora_rank: See ``Teacher``.
         trains_encoder: See ``Teacher``.
         recompute_encoder: See ``Teacher``.
+        scale: See ``Teacher``.
 
     Returns:
         The teacher; its foundation model comes with the weights that ``name`` has.
@@ -266,6 +272,8 @@ def build_teacher(
     for key, (number, smallest) in least.items():
         if number < smallest:
             raise ConfigError(f"teacher.{key} must be at least {smallest}, got {number}")
+    if not 0 < scale < math.inf:
+        raise ConfigError(f"teacher.scale must be above 0, got {scale}")
     if name == "none":
         raise ConfigError("teacher.name 'none' is no teacher to build; a Cycle takes None instead")
     foundation = load_foundation(name)
@@ -303,4 +311,5 @@ def build_teacher(
         lora_rank=lora_rank,
         trains_encoder=trains_encoder,
         recompute_encoder=recompute_encoder,
+        scale=scale,
     )

@@ -46,7 +46,7 @@ def build_module(
         warmup_steps, ramp = config.teacher.warmup_steps, config.teacher.ramp
         teacher, encoder = None, None
         if config.teacher.hints_only:
-            encoder = build_hint_encoder(config.teacher.name)
+            encoder = build_hint_encoder(config.teacher.name, config.teacher.scale)
         else:
             teacher = build_configured_teacher(config.teacher, classes.num_classes)
         ema = config.teacher.ema
@@ -151,6 +151,7 @@ def build_configured_teacher(config: TeacherConfig, num_classes: int) -> Teacher
         lora_rank=config.lora_rank,
         trains_encoder=config.trains_encoder,
         recompute_encoder=config.recompute_encoder,
+        scale=config.scale,
     )
 
 

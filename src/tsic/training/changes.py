@@ -1,7 +1,8 @@
 """What makes one run another."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from tsic.config import DataConfig, RunConfig
 from tsic.config_file import differences
 from tsic.data.dataset import SegmentationDataset
+from tsic.data.packed import PackedStore
 from tsic.data.readers import open_dataset
 from tsic.data.unlabelled import open_unlabelled
 from tsic.errors import CheckpointError, TsicError
@@ -79,24 +81,35 @@ def moved(key: str, held: Labelled, asked: Labelled) -> list[str]:
     return [f"{change}, which holds other files"] if known != _listing(asked) else []
 
 
-def _listing(data: Labelled) -> list[tuple[str, int]]:
+def _listing(data: Labelled) -> list[tuple[str, object]]:
     return _files(open_dataset(data.name, data.root, one, data.classes) for one in data.splits)
 
 
-def _files(splits: Iterable[SegmentationDataset]) -> list[tuple[str, int]]:
-    """Names and sizes in bytes of images and masks."""
-    return [
-        (sample.name, file.stat().st_size if file.is_file() else -1)
-        for split in splits
-        for sample in split.samples
-        for file in (sample.image, sample.mask)
-    ]
+def _files(splits: Iterable[SegmentationDataset]) -> list[tuple[str, object]]:
+    """Names and sizes in bytes of images and masks, or what tells more of them."""
+    return [row for split in splits for row in _rows(split)]
+
+
+def _rows(split: SegmentationDataset) -> Iterator[tuple[str, object]]:
+    """Of a pack the checksums of its pixels, of a file with all masks a digest of its text."""
+    if isinstance(split.store, PackedStore):
+        for entry in split.store.entries.values():
+            yield entry.name, (entry.image_crc, entry.mask_crc)
+        return
+    for mask, count in Counter(sample.mask for sample in split.samples).items():
+        if count > 1 and mask.is_file():
+            yield "", blake2b(mask.read_bytes(), digest_size=16).hexdigest()
+    for sample in split.samples:
+        for file in (sample.image, sample.mask):
+            yield sample.name, file.stat().st_size if file.is_file() else -1
 
 
 def material_of(
     data: DataConfig, train_set: SegmentationDataset, val_set: SegmentationDataset
 ) -> dict[str, Any]:
-    """What a run is trained on, wherever it lies: names of the classes and a digest of the files.
+    """What a run is trained on, wherever it lies: its classes, and a digest of the files.
+
+    Files are told apart by names and sizes in bytes, packs by checksums of their pixels.
 
     Args:
         data: Names the images without labels, if there are any.
@@ -106,8 +119,16 @@ def material_of(
     splits = [train_set, val_set]
     if data.unlabelled is not None:
         splits.append(open_unlabelled(Path(data.unlabelled), train_set.classes))
-    digest = blake2b(json.dumps(_files(splits)).encode(), digest_size=16).hexdigest()
-    return {"classes": list(train_set.classes.names), "files": digest}
+    classes = train_set.classes.to_dict()
+    return {
+        "classes": list(train_set.classes.names),
+        "meanings": _digest([classes["label_map"], classes["colour_map"]]),
+        "files": _digest(_files(splits)),
+    }
+
+
+def _digest(values: list[Any]) -> str:
+    return blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
 def read_material(files: RunFolder) -> Mapping[str, Any] | None:
@@ -120,7 +141,7 @@ def read_material(files: RunFolder) -> Mapping[str, Any] | None:
         return None
     try:
         held = json.loads(files.material.read_text())
-        return {"classes": list(map(str, held["classes"])), "files": held["files"]}
+        return {key: held[key] for key in ("classes", "meanings", "files")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"'{files.material}' is damaged ({error}); without it the run goes on unchecked"

@@ -26,6 +26,7 @@ from tsic.evaluation.evaluate import Report, evaluate
 from tsic.files import public_name, write_json
 from tsic.grid import Size, size_of
 from tsic.losses import balanced_class_weights
+from tsic.networks.imported import require_class
 from tsic.progress import progress
 from tsic.training.build import build_module, load_weights, scorers
 from tsic.training.callbacks import Panels
@@ -72,6 +73,8 @@ def train(
         _require_same_classes(files, material)
     images = training_images(config, train_set, apart_from=(train_set, val_set))
     module = build_module(config, train_set.classes, _class_weights(config, train_set))
+    if ":" in config.student.name and not resumes:
+        require_class(config.student.name)
     encoder = module.cycle.encoder
     hints = stored_hints(config, encoder, images)
     with begun(RUN, config, files, resume=resume, changes=changes):
@@ -132,10 +135,12 @@ def _require_same_classes(files: RunFolder, material: Mapping[str, Any]) -> None
     held = read_material(files)
     if held is None:
         return
-    if held["classes"] != material["classes"]:
+    names = [", ".join(one["classes"]) for one in (held, material)]
+    if names[0] != names[1] or held["meanings"] != material["meanings"]:
+        told = " -> ".join(names) if names[0] != names[1] else "their ids or colours have changed"
         raise ConfigError(
-            f"cannot resume '{files.path}' with other classes ({', '.join(held['classes'])} -> "
-            f"{', '.join(material['classes'])}); put them back, or choose another --name"
+            f"cannot resume '{files.path}' with other classes ({told}); put them back, or choose "
+            "another --name"
         )
     if held["files"] != material["files"]:
         sys.stderr.write(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tsic.data.classes import ClassTable, default_palette
+from tsic.data.classes import IGNORE, ClassTable, default_palette
 from tsic.errors import ConfigError, DataError
 
 Points = npt.NDArray[np.float64]
@@ -63,7 +63,7 @@ def require_places(names: Sequence[str], classes: ClassTable, source: object) ->
     """
     for value, name in enumerate(names, start=1):
         place = classes.label_map.get(value)
-        if name in classes.names and place != classes.names.index(name):
+        if name in classes.names and place not in (None, IGNORE, classes.names.index(name)):
             raise ConfigError(
                 f"{source}: '{name}' has the value {value} in masks, which the class table gives "
                 "another meaning; number from 1 in the order of this file's ids, and list the same "

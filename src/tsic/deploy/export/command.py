@@ -214,6 +214,12 @@ def _run_data(home: Path, split: str | None) -> "SegmentationDataset | None":
         return None
     try:
         data = load_config(config).data
+    except TsicError as error:
+        if split is not None:
+            raise
+        sys.stderr.write(f"tsic: warning: {error}; so the run's own images are not used\n")
+        return None
+    try:
         return open_split(data, split or data.val_split)
     except TsicError:
         if split is not None:

@@ -54,9 +54,7 @@ class ExportedModel(ABC):
         self.only_batch: int | None = self.metadata["batch"]
         resize = self.metadata["resize"]
         self.resize: Size | None = (resize[0], resize[1]) if resize else None
-        if self.gives == "labels":  # of windows they could not be averaged
-            self.resize = self.resize or self.size
-        # Images of any size are brought to that of the graph, as the training did.
+        # A student that saw whole images, resized, takes any: they are resized here, too.
         self.only_size = None if self.resize else self.size
 
     @abstractmethod
@@ -106,8 +104,7 @@ class ExportedModel(ABC):
     def __call__(self, images: Tensor) -> Tensor:
         """Score RGB images in [0, 1], float ``(B, 3, H, W)``.
 
-        If the student was trained on resized images, or answers with labels, they are brought to
-        the graph's only size.
+        If the student was trained on resized images, they are brought to the graph's only size.
 
         Returns:
             Scores, float32 ``(B, K, h, w)`` on a grid that covers the images, or labels, uint8
