@@ -43,6 +43,16 @@ class Schema(Generic[C]):
     recipes: Mapping[str, Mapping[str, Any]]
     gone: Mapping[str, Any]
 
+    def require_rules(self, config: C) -> None:
+        """Refuse values that cannot work, together.
+
+        Raises:
+            ConfigError: Naming each and what it may be.
+        """
+        broken = [message for holds, message in self.rules(config) if not holds]
+        if broken:
+            raise ConfigError("; ".join(broken))
+
 
 def known_keys(config_class: type = RunConfig, prefix: str = "") -> list[str]:
     """All dotted keys of a configuration, sections included."""
@@ -126,9 +136,7 @@ def _checked(schema: Schema[C], merged: Mapping[str, Any], words: Sequence[str])
     ]
     if empty:
         raise ConfigError("; ".join(empty))
-    broken = [message for holds, message in schema.rules(config) if not holds]
-    if broken:
-        raise ConfigError("; ".join(broken))
+    schema.require_rules(config)
     return config
 
 

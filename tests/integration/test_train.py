@@ -478,6 +478,14 @@ def test_splits_of_other_classes_are_refused(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_configuration_made_in_python_has_to_work(config_file: Path, tmp_path: Path) -> None:
+    config = load_config(config_file)
+    data = replace(config.data, unlabelled=config.data.root)
+    with pytest.raises(ConfigError, match=r"needs objective\.kl_where: everywhere"):
+        train(replace(config, data=data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_teacher_off_is_plain_training(config_file: Path, tmp_path: Path) -> None:
     """A teacher that never starts, or is absent, leaves the very same student."""
     absent = load_config(config_file, ["--teacher.name", "none"])

@@ -42,9 +42,14 @@ def is_main() -> bool:
 
 
 def resolve(schema: Schema[C], config: C, files: TrainingFolder) -> C:
-    """Settle what ``auto`` means; other ranks read what the main one settled."""
+    """Settle what ``auto`` means; other ranks read what the main one settled.
+
+    Raises:
+        ConfigError: If values cannot work that no file or command line has brought here.
+    """
     if not is_main():
         return read_config(schema, files.config)
+    schema.require_rules(config)
     precision = config.trainer.precision
     if precision == "auto" and files.config.is_file():
         # A second timing could come out otherwise: a resumed run keeps what it began with.
