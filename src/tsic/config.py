@@ -44,6 +44,9 @@ class DataConfig:
     """Probability of a horizontal flip."""
     photometric: bool = True
     """Random brightness, contrast, saturation and hue (SSD's ranges)."""
+    cutmix: float = 0.0
+    """CutMix: probability that two images of a batch exchange a box, a quarter to half of each,
+    before the student sees them; a teacher sees them whole. Try 1 where few are labelled."""
     batch_size: int = 8
     """Images per optimiser step, over all devices and accumulated batches."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -162,7 +165,7 @@ class OptimConfig:
     """Largest norm of the gradient, of student and teacher each; by default no limit."""
     ema: float | None = None
     """Decay of an exponential moving average of the student, which is then what is evaluated and
-    saved; by default none. Try 0.999."""
+    saved; by default none. Try 0.999. It is less in the first steps."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tsic import losses
+from tsic.cutmix import draw_boxes, exchange, exchange_back
 from tsic.data.classes import IGNORE, UNLABELLED
 from tsic.errors import ConfigError, ShapeError
 from tsic.grid import resize, resize_labels, size_of
@@ -50,6 +51,8 @@ class Cycle(nn.Module):
         teacher_ema: Decay of the moving average of the teacher's weights that teaches the student;
             by default the teacher as it stands. Whoever trains calls ``average_teacher`` each step.
         encoder: In the teacher's place, an encoder that gives hints and nothing else.
+        cutmix: In training, the probability that two images exchange a box before the student sees
+            them. What it says is put back, and whoever teaches sees the images as they are.
 
     Raises:
         ConfigError: If features count and the student gives none.
@@ -65,12 +68,14 @@ class Cycle(nn.Module):
         class_weights: Tensor | None = None,
         teacher_ema: float | None = None,
         encoder: HintEncoder | None = None,
+        cutmix: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.student = student
         self.teacher = teacher
         self.encoder = encoder
+        self.cutmix = cutmix
         self.objective = objective or Objective()
         rules = self.objective
         self.hint: nn.Conv2d | None = None
@@ -131,7 +136,7 @@ class Cycle(nn.Module):
                 f"labels must be int64 (B, H, W) of the images {tuple(images.shape)}, got "
                 f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
             )
-        student: StudentOutput = self.student(images)
+        student = self._student(images)
         known = labels.masked_fill(labels == UNLABELLED, IGNORE)
         named = self._student_losses(student, known)
         if self.encoder is not None and with_teacher:
@@ -150,6 +155,13 @@ class Cycle(nn.Module):
             is_hint = name == "feature" and self.hint is not None
             named[name] = loss if is_hint else teaching * loss
         return CycleOutput(named, student, teacher)
+
+    def _student(self, images: Tensor) -> StudentOutput:
+        if not (self.training and self.cutmix):
+            said: StudentOutput = self.student(images)
+            return said
+        boxes = draw_boxes(images, self.cutmix)
+        return exchange_back(self.student(exchange(images, boxes)), boxes)
 
     def average_teacher(self) -> None:
         """Take the teacher's weights into their average, if there is one; after each step."""

@@ -83,6 +83,7 @@ class Distilled(Cycle):
         weight: Factor on the method's own weights.
         objective: Rules of the cross-entropies.
         class_weights: Weight of each class in cross-entropies, float ``(K,)``.
+        cutmix: See ``Cycle``.
 
     Raises:
         ConfigError: If the method compares features and a student gives none.
@@ -97,6 +98,7 @@ class Distilled(Cycle):
         weight: float = 1.0,
         objective: Objective | None = None,
         class_weights: Tensor | None = None,
+        cutmix: float = 0.0,
     ) -> None:
         # A SAM teacher gives features, whatever the student that prompts it does.
         sam = isinstance(teacher, Offline) and teacher.teacher is not None
@@ -107,7 +109,7 @@ class Distilled(Cycle):
                     f"distill.method: this one compares features, and student '{one.spec.name}' "
                     f"gives none; take one that compares logits: {', '.join(others)}"
                 )
-        super().__init__(student, None, objective, class_weights)
+        super().__init__(student, None, objective, class_weights, cutmix=cutmix)
         self.teacher = teacher  # type: ignore[assignment] # it answers like one
         self.rival = rival
         self.weight = weight

@@ -1,12 +1,16 @@
-"""A tiny configuration in the cycle, on the drawn folder."""
+"""A tiny configuration in the cycle, on the drawn folder; a command's exit code and words."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tsic.cli import main
+
 Settings = dict[str, Any]
+Said = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
@@ -39,3 +43,14 @@ def config_file(settings: Settings, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Exit code of a command and everything printed."""
+
+    def call(*words: object) -> tuple[int, str]:
+        code = main([str(word) for word in words])
+        return code, "".join(capsys.readouterr())
+
+    return call

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,7 @@ from tsic.cli import VERBS, main
 from tsic.config_file import load_config
 from tsic.training.run import train
 
-
-def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:
-    """Exit code and everything printed."""
-    code = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return code, out + err
+Said = Callable[..., tuple[int, str]]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +51,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
     ],
 )
 def test_mistakes_get_one_sentence(
-    capsys: pytest.CaptureFixture[str],
+    said: Said,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
@@ -63,7 +59,7 @@ def test_mistakes_get_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/a-home")
-    code, text = said(capsys, *words)
+    code, text = said(*words)
     assert code == 2
     assert expected in text
     assert len(text.splitlines()) == 1
@@ -83,7 +79,7 @@ def test_output_that_nobody_reads_is_no_stack_trace(words: list[str]) -> None:
 
 
 def test_wrong_names_inside_a_run_name_the_nearest(
-    capsys: pytest.CaptureFixture[str], config_file: Path, tmp_path: Path
+    said: Said, config_file: Path, tmp_path: Path
 ) -> None:
     for words, expected in (
         (["--student.name", "compct"], "did you mean 'compact'?"),
@@ -93,7 +89,7 @@ def test_wrong_names_inside_a_run_name_the_nearest(
         (["--data.root", str(tmp_path / "shaps")], "did you mean 'shapes'?"),
     ):
         run = f"run_{len(expected)}_{words[1][-4:]}"
-        code, text = said(capsys, "train", "--config", config_file, "--out", tmp_path / run, *words)
+        code, text = said("train", "--config", config_file, "--out", tmp_path / run, *words)
         assert code == 2, text
         assert expected in text
 
@@ -112,8 +108,8 @@ def test_help_documents_every_option(capsys: pytest.CaptureFixture[str], verb: s
         assert re.search(r"  \S", rest) or below.startswith(" " * 20), f"{option} is not explained"
 
 
-def test_help_of_train_documents_every_key(capsys: pytest.CaptureFixture[str]) -> None:
-    code, text = said(capsys, "train", "--help")
+def test_help_of_train_documents_every_key(said: Said) -> None:
+    code, text = said("train", "--help")
     assert code == 0
     for option in ("--resume", "--data.root", "--teacher.prompt", "--objective.kl_weight"):
         assert option in text
@@ -121,13 +117,17 @@ def test_help_of_train_documents_every_key(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_evaluate_scores_student_and_teacher_of_a_run(
-    capsys: pytest.CaptureFixture[str], config_file: Path, folder_dataset: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    said: Said,
+    config_file: Path,
+    folder_dataset: Path,
+    tmp_path: Path,
 ) -> None:
     result = train(load_config(config_file), tmp_path / "run")
     assert result.teacher is not None
     scores = tmp_path / "scores.json"
     for role, report in (("student", result.student), ("teacher", result.teacher)):
-        code, text = said(capsys, "evaluate", tmp_path / "run", "--role", role, "--json", scores)
+        code, text = said("evaluate", tmp_path / "run", "--role", role, "--json", scores)
         assert code == 0
         written = json.loads(scores.read_text())
         assert set(written) == {
@@ -143,9 +143,7 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
         assert written["miou"] == pytest.approx(report.miou, abs=1e-6)
         assert f"{report.miou:.2f}" in text
 
-        code, text = said(
-            capsys, "evaluate", tmp_path / "run", "--role", role, "--device", "banana"
-        )
+        code, text = said("evaluate", tmp_path / "run", "--role", role, "--device", "banana")
         assert code == 2
         assert "device 'banana' cannot be used" in text
 
@@ -158,45 +156,43 @@ def test_evaluate_scores_student_and_teacher_of_a_run(
         "--data.split",
         "train",
     ]
-    code, _ = said(
-        capsys, "evaluate", tmp_path / "run/student.safetensors", *words, "--json", scores
-    )
+    code, _ = said("evaluate", tmp_path / "run/student.safetensors", *words, "--json", scores)
     assert code == 0
     assert json.loads(scores.read_text())["images"] == 6
 
     (folder_dataset / "classes.yaml").write_text("classes: [ground, square, ring]\nignore: [255]\n")
     for role in ("student", "teacher"):
-        code, text = said(capsys, "evaluate", tmp_path / "run", "--role", role)
+        code, text = said("evaluate", tmp_path / "run", "--role", role)
         assert code == 2
         assert "knows the classes ground, square, disc, but" in text
         assert "evaluate on the same classes" in text
-    code, text = said(capsys, "evaluate", tmp_path / "runs")
+    code, text = said("evaluate", tmp_path / "runs")
     assert code == 2
     assert "runs' does not exist" in text
-    code, text = said(capsys, "evaluate", tmp_path / "run/student.json", "--role", "teacher")
+    code, text = said("evaluate", tmp_path / "run/student.json", "--role", "teacher")
     assert code == 2
     assert "--role teacher needs a run's folder" in text
 
 
-def test_demo_replaces_no_run_of_yours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_demo_replaces_no_run_of_yours(said: Said, tmp_path: Path) -> None:
     own = tmp_path / "cycle" / "config.yaml"
     own.parent.mkdir()
     own.write_text("data:\n  root: photos\n")
-    code, text = said(capsys, "demo", "--out", tmp_path, "--steps", "1", "--scenes", "4")
+    code, text = said("demo", "--out", tmp_path, "--steps", "1", "--scenes", "4")
     assert code == 2
     assert f"'{own.parent}' holds a run that is none of a demo's; change --out" in text
     assert own.is_file()
 
 
 def test_demo_compares_and_reports(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tsic.demo._VAL_SCENES", 8)
     out = tmp_path / "demo"
     for name in ("alone", "cycle"):  # an earlier demo's, to be replaced
         (out / name).mkdir(parents=True)
         (out / name / "config.yaml").write_text("data: {root: a/data/seed0_4}")
-    code, text = said(capsys, "demo", "--out", out, "--steps", "4", "--scenes", "4")
+    code, text = said("demo", "--out", out, "--steps", "4", "--scenes", "4")
     assert code == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics) == {
@@ -217,13 +213,13 @@ def test_demo_compares_and_reports(
 
 
 def test_a_reading_process_that_was_killed_is_told(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(words: list[str]) -> int:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     monkeypatch.setattr("tsic.commands.train_command", killed)
-    code, text = said(capsys, "train")
+    code, text = said("train")
     assert code == 2
     assert text.startswith("tsic: a process that loads images was killed from outside, mostly for")
 

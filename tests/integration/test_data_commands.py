@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,10 @@ from PIL import Image
 
 from tsic.cli import main
 
-
-def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:
-    """Exit code and everything printed."""
-    code = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return code, out + err
+Said = Callable[..., tuple[int, str]]
 
 
-def test_clean_folder_passes(
-    capsys: pytest.CaptureFixture[str], folder_dataset: Path, tmp_path: Path
-) -> None:
+def test_clean_folder_passes(said: Said, folder_dataset: Path, tmp_path: Path) -> None:
     report = tmp_path / "new" / "check.json"
     words: list[str | Path] = [
         folder_dataset,
@@ -30,7 +24,7 @@ def test_clean_folder_passes(
         "--json",
         report,
     ]  # as of a training
-    code, text = said(capsys, "data", "check", *words)
+    code, text = said("data", "check", *words)
     assert code == 0
     assert text.startswith("| class  | train px % | train images | val px % | val images |\n")
     assert "| all    |            |            6 |          |          3 |\n" in text
@@ -44,28 +38,26 @@ def test_clean_folder_passes(
 
 
 def test_without_a_training_split_there_is_a_problem(
-    capsys: pytest.CaptureFixture[str], folder_dataset: Path, tmp_path: Path
+    said: Said, folder_dataset: Path, tmp_path: Path
 ) -> None:
     (folder_dataset / "train").rename(folder_dataset / "Train")
-    code, text = said(capsys, "data", "check", folder_dataset)
+    code, text = said("data", "check", folder_dataset)
     assert code == 1
     assert "problem: split left out (1)\n" in text
     assert "no split 'train'; did you mean 'Train'?" in text
-    assert said(capsys, "data", "check", folder_dataset, "--splits", "Train", "val")[0] == 0
-    code, text = said(capsys, "data", "pack", folder_dataset, tmp_path / "pack")
+    assert said("data", "check", folder_dataset, "--splits", "Train", "val")[0] == 0
+    code, text = said("data", "pack", folder_dataset, tmp_path / "pack")
     assert code == 0
     assert "warning: not packed: " in text
     assert "no split 'train'; did you mean 'Train'?" in text
 
 
-def test_faults_give_exit_code_1(
-    capsys: pytest.CaptureFixture[str], folder_dataset: Path, tmp_path: Path
-) -> None:
+def test_faults_give_exit_code_1(said: Said, folder_dataset: Path, tmp_path: Path) -> None:
     shutil.copy(folder_dataset / "train/images/000.png", folder_dataset / "val/images/000.png")
     for i in (1, 2):
         (folder_dataset / f"train/masks/{i:03}.png").unlink()
     words = ["--max-listed", "1", "--json", str(tmp_path / "check.json")]
-    code, text = said(capsys, "data", "check", folder_dataset, *words)
+    code, text = said("data", "check", folder_dataset, *words)
     assert code == 1
     assert "problem: missing mask (2)\n" in text
     assert "\n  and 1 more\n" in text
@@ -80,32 +72,28 @@ def test_faults_give_exit_code_1(
     ]
 
 
-def test_only_the_named_splits_are_checked(
-    capsys: pytest.CaptureFixture[str], folder_dataset: Path
-) -> None:
+def test_only_the_named_splits_are_checked(said: Said, folder_dataset: Path) -> None:
     (folder_dataset / "train/masks/000.png").unlink()
-    code, text = said(capsys, "data", "check", folder_dataset, "--splits", "val", "val")
+    code, text = said("data", "check", folder_dataset, "--splits", "val", "val")
     assert code == 0
     assert "train" not in text.replace("a training", "")
-    code, _ = said(capsys, "data", "check", folder_dataset, "--splits", "val", "train")
+    code, _ = said("data", "check", folder_dataset, "--splits", "val", "train")
     assert code == 1
 
 
-def test_absent_class_hurts_only_the_training_split(
-    capsys: pytest.CaptureFixture[str], folder_dataset: Path
-) -> None:
+def test_absent_class_hurts_only_the_training_split(said: Said, folder_dataset: Path) -> None:
     classes = folder_dataset / "classes.yaml"
     classes.write_text("classes: [ground, square, disc, star]")
-    code, text = said(capsys, "data", "check", folder_dataset)
+    code, text = said("data", "check", folder_dataset)
     assert code == 1
     assert "problem: absent class (1)\n" in text
     assert "note: absent class (1)\n" in text
-    code, _ = said(capsys, "data", "check", folder_dataset, "--splits", "val")
+    code, _ = said("data", "check", folder_dataset, "--splits", "val")
     assert code == 0
 
 
 def test_a_run_s_configuration_says_what_to_check(
-    capsys: pytest.CaptureFixture[str], folder_dataset: Path, tmp_path: Path
+    said: Said, folder_dataset: Path, tmp_path: Path
 ) -> None:
     (folder_dataset / "val").rename(folder_dataset / "held")
     table = tmp_path / "other.yaml"
@@ -113,43 +101,39 @@ def test_a_run_s_configuration_says_what_to_check(
     data = {"root": str(folder_dataset), "val_split": "held", "classes": str(table)}
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump({"max_steps": 5, "data": data}))
-    code, text = said(capsys, "data", "check", config)
+    code, text = said("data", "check", config)
     assert code == 0
     assert text.startswith("| class | train px % | train images | held px % | held images |\n")
     assert "| ball " in text
-    code, text = said(capsys, "data", "preview", config, tmp_path / "a.png", "--split", "held")
+    code, text = said("data", "preview", config, tmp_path / "a.png", "--split", "held")
     assert code == 0
     assert text == f"{tmp_path / 'a.png'}: 3 of the 3 images of split 'held'\n"
 
 
-def test_unlabelled_test_images_are_left_out_and_told(
-    capsys: pytest.CaptureFixture[str], folder_dataset: Path
-) -> None:
+def test_unlabelled_test_images_are_left_out_and_told(said: Said, folder_dataset: Path) -> None:
     (folder_dataset / "test/images").mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(folder_dataset / "test/images/a.png")
-    code, text = said(capsys, "data", "check", folder_dataset)
+    code, text = said("data", "check", folder_dataset)
     assert code == 0
     assert "split 'test' has no image with a mask; 1 files stand alone" in text
     shutil.rmtree(folder_dataset / "val/masks")
-    code, text = said(capsys, "data", "check", folder_dataset)
+    code, text = said("data", "check", folder_dataset)
     assert code == 1
     assert "split 'val' has no image with a mask" in text
-    code, text = said(capsys, "data", "pack", folder_dataset, folder_dataset.parent / "packed")
+    code, text = said("data", "pack", folder_dataset, folder_dataset.parent / "packed")
     assert code == 2
     assert "split 'val' has no image with a mask" in text
     shutil.rmtree(folder_dataset / "val")
-    code, text = said(capsys, "data", "check", folder_dataset)
+    code, text = said("data", "check", folder_dataset)
     assert code == 1
     assert "problem: split left out (1)" in text
     assert "no split 'val'; choices: test, train; add it, or name another as data.val_split" in text
     assert "| all    |            |            6 |" in text, "the rest is looked at all the same"
 
 
-def test_preview_writes_a_picture(
-    capsys: pytest.CaptureFixture[str], folder_dataset: Path, tmp_path: Path
-) -> None:
+def test_preview_writes_a_picture(said: Said, folder_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheets" / "train.png"
-    code, text = said(capsys, "data", "preview", folder_dataset, out, "--count", "4", "--seed", "3")
+    code, text = said("data", "preview", folder_dataset, out, "--count", "4", "--seed", "3")
     assert code == 0
     assert text == f"{out}: 4 of the 6 images of split 'train'\n"
     sheet = np.asarray(Image.open(out))
@@ -178,22 +162,22 @@ def test_preview_writes_a_picture(
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(
-    capsys: pytest.CaptureFixture[str],
+    said: Said,
     folder_dataset: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
     expected: str,
 ) -> None:
     monkeypatch.chdir(folder_dataset.parent)
-    code, text = said(capsys, "data", *words)
+    code, text = said("data", *words)
     assert code == 2
     assert expected in text
     assert len(text.splitlines()) == 1
     assert [path.name for path in Path().iterdir()] == ["shapes"]
 
 
-def test_help_documents_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    code, text = said(capsys, "data", "--help")
+def test_help_documents_every_option(capsys: pytest.CaptureFixture[str], said: Said) -> None:
+    code, text = said("data", "--help")
     assert code == 0
     assert "check" in text
     assert "preview" in text

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 import yaml
 
 from tsic.checkpoint import load_student, save_student
-from tsic.cli import main
 from tsic.data.classes import ClassTable
 from tsic.deploy.card import Card, measured
 from tsic.student import build_student
+
+Said = Callable[..., tuple[int, str]]
 
 CLASSES = ClassTable.from_names(
     ("ground", "square", "a|b"), palette=((0, 0, 0), (255, 0, 16), (1, 2, 3))
@@ -29,13 +31,6 @@ EVALUATION = {
     "per_class_iou": {"ground": 90.126, "square": 12.0, "a|b": None},
     "confusion_matrix": [[1]],
 }
-
-
-def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:
-    """Exit code and everything printed."""
-    code = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return code, out + err
 
 
 @pytest.fixture
@@ -58,8 +53,8 @@ def rows(card: str) -> dict[str, str]:
     return {row[0]: row[1] for row in cells if len(row) == 2}
 
 
-def test_info_tells_a_student(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    code, text = said(capsys, "info", run)
+def test_info_tells_a_student(said: Said, run: Path) -> None:
+    code, text = said("info", run)
     assert code == 0
     told = dict(line.split("  ", 1) for line in text.split("\n\n")[0].splitlines())
     told = {key: value.strip() for key, value in told.items()}
@@ -74,8 +69,8 @@ def test_info_tells_a_student(capsys: pytest.CaptureFixture[str], run: Path) -> 
     assert "  2  a|b     #010203      -" in text
 
 
-def test_info_as_json(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    code, text = said(capsys, "info", run, "--json", "--size", "64", "96")
+def test_info_as_json(said: Said, run: Path) -> None:
+    code, text = said("info", run, "--json", "--size", "64", "96")
     assert code == 0
     told = json.loads(text)
     assert told["kind"] == "student"
@@ -86,54 +81,48 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     (run / "student.json").write_text(
         json.dumps(json.loads((run / "student.json").read_text()) | {"resize": None})
     )
-    _, larger = said(capsys, "info", run, "--json", "--size", "128", "192")
+    _, larger = said("info", run, "--json", "--size", "128", "192")
     ratio = json.loads(larger)["multiply_adds"]["count"] / told["multiply_adds"]["count"]
     assert ratio == pytest.approx(4, rel=0.01)
 
 
-def test_info_tells_a_student_of_the_first_format(
-    capsys: pytest.CaptureFixture[str], run: Path
-) -> None:
+def test_info_tells_a_student_of_the_first_format(said: Said, run: Path) -> None:
     facts = json.loads((run / "student.json").read_text())
     count = facts["parameters"]
     for key in ("parameters", "weights_sha256", "saved_at"):
         del facts[key]
     (run / "student.json").write_text(json.dumps(facts | {"format": 1}))
-    code, text = said(capsys, "info", run / "student.json")
+    code, text = said("info", run / "student.json")
     assert code == 0
     assert f"{count:,}" in text
     assert "saved             unknown" in text
 
 
-def test_info_without_facts_says_unknown(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_info_without_facts_says_unknown(said: Said, tmp_path: Path) -> None:
     save_student(tmp_path, build_student(num_classes=3, options={"width": 0.25}), CLASSES, {})
-    code, text = said(capsys, "info", tmp_path)
+    code, text = said("info", tmp_path)
     assert code == 0
     assert "training          unknown" in text
     assert "mIoU %            unknown" in text
     assert "IoU %\n" not in text.split("\n\n")[1]
 
 
-def test_info_tells_an_exported_file(
-    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
-) -> None:
+def test_info_tells_an_exported_file(said: Said, run: Path, tmp_path: Path) -> None:
     graph = pytest.importorskip("tsic.deploy.export.graph")
     trained = load_student(run)
     traced = graph.DeployGraph(trained, graph.Layout(size=(64, 96)))
     path = tmp_path / "student.pt2"
     extra = {"tsic.json": graph.describe(trained, traced, "fp32")}
     torch.export.save(traced.capture(), path, extra_files=extra)
-    code, text = said(capsys, "info", path)
+    code, text = said("info", path)
     assert code == 0
     for line in ("precision", "fp32", "float, 1 at a time, 64x96 px", "#ff0010", "compact"):
         assert line in text
-    told = json.loads(said(capsys, "info", path, "--json")[1])
+    told = json.loads(said("info", path, "--json")[1])
     assert told["kind"] == "torch"
     assert told["file_bytes"] == path.stat().st_size
     assert told["weights_sha256"] == trained.facts["weights_sha256"]
-    code, text = said(capsys, "info", path, "--size", "64", "96")
+    code, text = said("info", path, "--size", "64", "96")
     assert code == 2
     assert "is an exported file; give --size with its student" in text
 
@@ -152,23 +141,21 @@ def test_info_tells_an_exported_file(
     ],
 )
 def test_mistakes_get_one_sentence(
-    capsys: pytest.CaptureFixture[str],
+    said: Said,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
     expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, text = said(capsys, *words)
+    code, text = said(*words)
     assert code == 2
     assert expected in text
     assert len(text.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_push_writes_a_folder_that_loads_again(
-    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
-) -> None:
+def test_push_writes_a_folder_that_loads_again(said: Said, run: Path, tmp_path: Path) -> None:
     exported = {
         *("exported/onnx/student.onnx", "exported/onnx/export.json"),
         *("exported/openvino/student.xml", "exported/openvino/student.bin"),
@@ -182,7 +169,7 @@ def test_push_writes_a_folder_that_loads_again(
     for kind in ("onnx", "openvino"):
         (run / "exported" / kind / "export.json").write_text(proof)
     target = tmp_path / "hub" / "shapes"
-    code, text = said(capsys, "push", run, target, "--license", "mit", "--data", "Drawn | shapes")
+    code, text = said("push", run, target, "--license", "mit", "--data", "Drawn | shapes")
     assert code == 0
     pushed = exported | {"README.md", "student.json", "student.safetensors"}
     files = {str(one.relative_to(target)) for one in target.rglob("*") if one.is_file()}
@@ -210,14 +197,14 @@ def test_push_writes_a_folder_that_loads_again(
     # What another student left there is told of, and not as what was written.
     (target / "exported" / "torch").mkdir()
     (target / "exported" / "torch" / "export.json").write_text("{}")
-    code, text = said(capsys, "push", run, target)
+    code, text = said("push", run, target)
     assert code == 0
     assert f"'{target}/exported/torch' is of another student than the one that is put" in text
     assert "torch/export.json" not in text
     shutil.rmtree(target / "exported" / "torch")
 
     # Pushed on from the folder, which has no evaluation.json, the scores stay.
-    code, _ = said(capsys, "push", target, tmp_path / "again")
+    code, _ = said("push", target, tmp_path / "again")
     assert code == 0
     again = (tmp_path / "again" / "README.md").read_text()
     assert rows(again)["ground"] == "90.13"
@@ -225,23 +212,21 @@ def test_push_writes_a_folder_that_loads_again(
     assert rows(again)["licence"] == "unknown"
 
 
-def test_push_never_replaces_another_readme(
-    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
-) -> None:
+def test_push_never_replaces_another_readme(said: Said, run: Path, tmp_path: Path) -> None:
     target = tmp_path / "project"
     target.mkdir()
     (target / "README.md").write_text("# My project\n")
-    code, text = said(capsys, "push", run, target)
+    code, text = said("push", run, target)
     assert code == 2
     assert "README.md' is not a student's card; push to another folder" in text
     assert [one.name for one in target.iterdir()] == ["README.md"]
-    code, text = said(capsys, "push", run, target / "README.md")
+    code, text = said("push", run, target / "README.md")
     assert code == 2
     assert "is a file; name a folder or hf:owner/name" in text
 
 
 def test_push_to_the_hub(
-    capsys: pytest.CaptureFixture[str],
+    said: Said,
     run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -260,7 +245,7 @@ def test_push_to_the_hub(
 
     monkeypatch.setattr(huggingface_hub, "create_repo", create_repo)
     monkeypatch.setattr(huggingface_hub, "upload_folder", upload_folder)
-    code, text = said(capsys, "push", run, "hf:owner/shapes", "--private")
+    code, text = said("push", run, "hf:owner/shapes", "--private")
     assert code == 0
     assert made == {"repo_id": "owner/shapes", "private": True, "exist_ok": True}
     assert text == "hf:owner/shapes: README.md, student.json, student.safetensors\ncommit/1\n"

@@ -175,7 +175,16 @@ def test_a_stopped_run_says_how_to_go_on(
         ),
         (["--teacher.channels", "12"], "teacher.channels must be a multiple of 8, got 12"),
         (["--recipe", "paper", "--data.batch_size", "1"], "normalises over the images of a device"),
-        (["--recipe", "paper", "--data.crop", "[16,32]"], "must be at least 32 x 32, got .16, 32."),
+        (
+            ["--recipe", "paper", "--data.crop", "[16,32]"],
+            "must be at least 32 x 32 at teacher.sca",
+        ),
+        (
+            ["--recipe", "release", "--data.crop", "[32,48]", "--teacher.scale", "0.5"],
+            "must be at least 32 x 32 at teacher.scale, got .32, 48. at 0.5",
+        ),
+        (["--data.cutmix", "1.5"], r"data.cutmix must lie in \[0, 1\], got 1.5"),
+        (["--data.cutmix", "1", "--data.batch_size", "1"], "data.batch_size must be at least 2 x"),
         (["--optim.lr", "-1"], "optim.lr must be > 0, got -1"),
         (["--optim.teacher_lr", "-1"], "optim.teacher_lr must be >= 0, got -1"),
         (["--optim.weight_decay", "-1"], "optim.weight_decay must be >= 0, got -1"),
@@ -317,9 +326,9 @@ def test_resume_after_kill_equals_an_uninterrupted_run(
 ) -> None:
     words = ["train", "--config", str(config_file), "--out", str(tmp_path), "--max_steps", "24"]
     words += ["--trainer.val_every", "12"]
-    # Dropout, moving averages and a projection.
+    # Dropout, boxes that are exchanged, moving averages and a projection.
     words += ["--optim.ema", "0.9", "--student.auxiliary", "true"]
-    words += ["--teacher.ema", "0.9", "--teacher.ramp", "1"]
+    words += ["--teacher.ema", "0.9", "--teacher.ramp", "1", "--data.cutmix", "0.5"]
     assert main([*words, "--name", "whole"]) == 0
     words += ["--resume", "auto"]
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"

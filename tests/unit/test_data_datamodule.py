@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from tsic.data.batches import Item, RawBatch, collate, to_batch
+from tsic.data.batches import Item, RawBatch, TrainDataset, collate, to_batch
 from tsic.data.classes import UNLABELLED
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
@@ -34,8 +34,10 @@ def val(folder_dataset: Path) -> SegmentationDataset:
 def _data(
     train: TrainImages, val: SegmentationDataset | None = None, **options: Any
 ) -> SegmentationData:
-    defaults = {"batch_size": 4, "seed": 3, "workers": 0}
-    return SegmentationData(train, val, TrainTransform((32, 48)), **(defaults | options))
+    seed = options.pop("seed", 3)
+    own = {key: options.pop(key) for key in ("photometric", "on_error", "hints") if key in options}
+    images = TrainDataset(train, TrainTransform((32, 48)), seed, **own)
+    return SegmentationData(images, val, **({"batch_size": 4} | options))
 
 
 def _at(data: SegmentationData, step: int = 0, rank: int = 0, world_size: int = 1) -> None:
@@ -321,11 +323,12 @@ def test_a_training_that_is_stopped_leaves_no_process_that_reads(
     train: SegmentationDataset,
 ) -> None:
     """Python waits for each when it ends, and they outlive one SIGTERM."""
+    before = multiprocessing.active_children()
     data = _data(train, workers=1)
     loader = data.train_dataloader()
     batches = iter(loader)
     next(batches)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = (one for one in multiprocessing.active_children() if one not in before)
     data.on_exception(KeyboardInterrupt())
     worker.join(30)
     assert worker.exitcode is not None

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tsic.data.batches import RawBatch
+from tsic.data.batches import RawBatch, TrainDataset
 from tsic.data.check import check_dataset
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
@@ -56,7 +56,8 @@ def test_packed_and_unpacked_batches_are_the_same(
 ) -> None:
     def batches(dataset: SegmentationDataset, workers: int) -> list[RawBatch]:
         transform = TrainTransform((48, 64), rare_crop=0.5)
-        data = SegmentationData(dataset, None, transform, batch_size=4, seed=5, workers=workers)
+        train = TrainDataset(dataset, transform, 5)
+        data = SegmentationData(train, None, batch_size=4, workers=workers)
         return list(islice(data.train_dataloader(), 4))
 
     for one, other in zip(batches(source, 0), batches(packed, 2), strict=True):

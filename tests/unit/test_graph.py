@@ -95,6 +95,11 @@ def test_a_step_with_hints_alone_waits_for_nothing() -> None:
     assert waits_of(Cycle(student, None, HINTS, torch.ones(CLASSES), encoder=encoder)) == []
 
 
+def test_a_step_whose_images_exchange_boxes_waits_for_nothing() -> None:
+    student = build_student("compact", num_classes=CLASSES)
+    assert waits_of(Cycle(student, None, cutmix=1.0)) == []
+
+
 def distilled(method: str) -> Distilled:
     student = build_student("compact", num_classes=CLASSES)
     other = build_student("compact", num_classes=CLASSES)

@@ -141,11 +141,14 @@ def test_scores_and_labels_equal_a_computation_at_full_size(size: Size, name: st
 
 @pytest.mark.parametrize("name", ["scales and flip", "windows", "windows, own stride", "all"])
 @pytest.mark.parametrize(("budget", "size"), [(1, (35, 61)), (40_000, (70, 130))])
-def test_blocks_change_nothing(name: str, budget: int, size: Size) -> None:
+def test_blocks_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str, budget: int, size: Size
+) -> None:
     image = draw(*size)
     expected = label_image(Painter(), image, VIEWS[name])
-    assert torch.equal(label_image(Painter(), image, VIEWS[name], budget=budget), expected)
-    scores = score_image(Painter(), image, VIEWS[name], budget=budget)
+    monkeypatch.setattr("tsic.deploy.inference.SCORE_BYTES", budget)
+    assert torch.equal(label_image(Painter(), image, VIEWS[name]), expected)
+    scores = score_image(Painter(), image, VIEWS[name])
     together = score_image(Painter(), image, VIEWS[name])
     torch.testing.assert_close(scores, together, atol=1e-6, rtol=0)  # softmax rounds by its place
 
@@ -171,7 +174,8 @@ def test_windows_are_forgotten_once_they_are_passed(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(SlidingWindows, "_join", watch)
     budget = 20 * 4 * 8 * 8 * 4  # twenty windows
-    label_image(Painter(), draw(96, 320), View(crop=(32, 32), stride=(16, 16)), budget=budget)
+    monkeypatch.setattr("tsic.deploy.inference.SCORE_BYTES", budget)
+    label_image(Painter(), draw(96, 320), View(crop=(32, 32), stride=(16, 16)))
     assert 0 < max(kept) <= budget
 
 

@@ -21,6 +21,7 @@ from tsic.training import loop
 from tsic.training.finite import limit_gradients
 from tsic.training.folder import TrainingFolder
 from tsic.training.module import CycleModule
+from tsic.training.optim import moving_average
 
 
 def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> None:
@@ -89,7 +90,19 @@ def test_moving_average_follows_the_student(tiny_cycle: Cycle) -> None:
     module.averaged.update_parameters(tiny_cycle.student)
     weight.data += 2
     module.averaged.update_parameters(tiny_cycle.student)
-    torch.testing.assert_close(next(module.student.parameters()), first + 1)
+    # After one step 2 / 11 of an average stay, however slow it will be.
+    torch.testing.assert_close(next(module.student.parameters()), first + 2 * (1 - 2 / 11))
+
+
+def test_moving_average_soon_forgets_the_first_weights() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    average = moving_average(network, 0.999)
+    average.update_parameters(network)
+    nn.init.ones_(network.weight)
+    for _ in range(200):
+        average.update_parameters(network)
+    assert average(torch.ones(1)).item() > 0.99
 
 
 @pytest.mark.parametrize(

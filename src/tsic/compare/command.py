@@ -15,7 +15,6 @@ from tsic.compare.plan import (
     METHODS,
     OWN,
     Job,
-    Variant,
     ablations,
     jobs,
     methods,
@@ -245,7 +244,7 @@ def _try(offline: Path, base: RunConfig) -> None:
 
 def _write(
     folder: Path,
-    variants: Sequence[Variant],
+    variants: Sequence[Job],
     seeds: int,
     failed: Mapping[str, str],
     warned: Mapping[str, Sequence[str]],

@@ -8,7 +8,7 @@ from typing import Any
 
 from tsic.config import DistillConfig, RunConfig, TeacherConfig
 from tsic.config_file import RUN, known_keys, with_values
-from tsic.config_rules import has_peer, micro_batch, run_rules, unlabelled_images
+from tsic.config_rules import broken_in_run, has_peer, micro_batch, unlabelled_images
 from tsic.errors import ConfigError, nearest
 from tsic.options import MAPPING_WIDTHS, RIVALS, Objective
 from tsic.recipes import RECIPES
@@ -51,24 +51,11 @@ OWN = (
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One row of the comparison.
-
-    Attributes:
-        name: As it stands in the table.
-        config: Its runs' configuration, but for the seed.
-    """
-
-    name: str
-    config: RunConfig
-
-
-@dataclass(frozen=True)
 class Job:
-    """One run.
+    """One run, or one row of the comparison, whose runs differ in the seed.
 
     Attributes:
-        name: Of its folder.
+        name: Of its folder, or as it stands in the table.
         config: Everything that determines it.
     """
 
@@ -76,7 +63,7 @@ class Job:
     config: RunConfig
 
 
-def methods(base: RunConfig, names: Sequence[str], offline: Path | None) -> list[Variant]:
+def methods(base: RunConfig, names: Sequence[str], offline: Path | None) -> list[Job]:
     """The methods by name, the student alone first: all else is measured against it.
 
     Args:
@@ -90,10 +77,9 @@ def methods(base: RunConfig, names: Sequence[str], offline: Path | None) -> list
     variants = []
     for name in dict.fromkeys([ALONE, *names]):
         config = _method(_of_length(base, name), name.partition(":")[0], offline)
-        broken = [message for holds, message in run_rules(config) if not holds]
-        if broken:
+        if broken := list(broken_in_run(config)):
             raise ConfigError(f"method {name}: {'; '.join(broken)}")
-        variants.append(Variant(name, config))
+        variants.append(Job(name, config))
     return variants
 
 
@@ -192,7 +178,7 @@ def _recipe(base: RunConfig, name: str) -> RunConfig:
     )
 
 
-def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
+def ablations(base: RunConfig, names: Sequence[str]) -> list[Job]:
     """The student alone, the cycle as it is configured, and one variant per other value.
 
     Args:
@@ -203,7 +189,7 @@ def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
         ConfigError: If a name or key is unknown, a value is wrong or a switch changes nothing.
     """
     _require_cycle(base, "--ablate")
-    variants = [Variant(ALONE, _method(base, ALONE, None)), Variant("cycle", base)]
+    variants = [Job(ALONE, _method(base, ALONE, None)), Job("cycle", base)]
     known = [_as_read(base)]
     for name in names:
         varied = [_varied(base, name, values) for values in _values(name)]
@@ -219,7 +205,7 @@ def ablations(base: RunConfig, names: Sequence[str]) -> list[Variant]:
     return variants
 
 
-def _varied(base: RunConfig, name: str, values: Mapping[str, Any]) -> Variant:
+def _varied(base: RunConfig, name: str, values: Mapping[str, Any]) -> Job:
     """The cycle with some keys at other values."""
     try:
         config = with_values(RUN, base, values)
@@ -227,7 +213,7 @@ def _varied(base: RunConfig, name: str, values: Mapping[str, Any]) -> Variant:
         raise ConfigError(f"--ablate {name}: {error}") from error
     shown = ", ".join(f"{key} {value}" for key, value in values.items())
     _require_cycle(config, f"--ablate {shown}")
-    return Variant(shown, config)
+    return Job(shown, config)
 
 
 def _as_read(config: RunConfig) -> RunConfig:
@@ -299,7 +285,7 @@ def _values(name: str) -> Sequence[Mapping[str, Any]]:
     return ABLATIONS[name]
 
 
-def jobs(variants: Sequence[Variant], seeds: int) -> list[Job]:
+def jobs(variants: Sequence[Job], seeds: int) -> list[Job]:
     """One run per variant and seed, seed by seed, so that an early look is a fair one."""
     return [
         Job(run_name(one.name, seed), replace(one.config, seed=one.config.seed + seed))

@@ -102,7 +102,7 @@ class TrainDataset(Dataset[Item | DataError]):
         transform: Transform,
         seed: int,
         *,
-        photometric: bool,
+        photometric: bool = True,
         on_error: OnError = "stop",
         hints: StoredHints | None = None,
     ) -> None:

@@ -2,37 +2,22 @@
 
 from typing_extensions import override
 
-from tsic.data.batches import (
-    Batch,
-    EvalDataset,
-    OnError,
-    RawBatch,
-    TrainDataset,
-    Transform,
-    collate,
-    to_batch,
-)
+from tsic.data.batches import Batch, EvalDataset, RawBatch, TrainDataset, collate, to_batch
 from tsic.data.dataset import SegmentationDataset
-from tsic.data.hints import StoredHints
 from tsic.data.loader import Loader, StepData
 from tsic.data.sampling import StepBatches
-from tsic.data.unlabelled import Joined, JoinedBatches, TrainImages
+from tsic.data.unlabelled import Joined, JoinedBatches
 
 
 class SegmentationData(StepData):
     """Training and validation batches.
 
     Args:
-        train: What to train on.
+        train: What to train on, and how it is augmented; its seed decides the order, too.
         val: Split to validate on; none leaves validation out.
-        transform: Random augmentation of the training samples.
         batch_size: Images per micro-batch on one device.
-        seed: Decides the order and the augmentation.
         workers: Reading processes per loader; 0 reads in the main process.
         accumulate: Micro-batches per optimiser step, needed to find the place after a resume.
-        photometric: Whether the colours of training images vary.
-        on_error: What an unreadable training file does, as in `TrainDataset`.
-        hints: What an encoder saw of the training images before.
         unlabelled: How many images of a micro-batch come from the second part of `Joined`.
 
     Raises:
@@ -41,26 +26,19 @@ class SegmentationData(StepData):
 
     def __init__(
         self,
-        train: TrainImages,
+        train: TrainDataset,
         val: SegmentationDataset | None,
-        transform: Transform,
         *,
         batch_size: int,
-        seed: int,
         workers: int = 0,
         accumulate: int = 1,
-        photometric: bool = True,
-        on_error: OnError = "stop",
-        hints: StoredHints | None = None,
         unlabelled: int = 0,
     ) -> None:
-        super().__init__(batch_size=batch_size, seed=seed, workers=workers, accumulate=accumulate)
+        super().__init__(
+            batch_size=batch_size, seed=train.seed, workers=workers, accumulate=accumulate
+        )
         self.train = train
         self.val = val
-        self.transform = transform
-        self.photometric = photometric
-        self.on_error = on_error
-        self.hints = hints
         self.unlabelled = unlabelled
 
     def train_dataloader(self) -> Loader:
@@ -70,23 +48,16 @@ class SegmentationData(StepData):
             A loader without a length; each batch is a `RawBatch`.
         """
         batches: StepBatches | JoinedBatches
-        if isinstance(self.train, Joined):
-            labelled, unlabelled = map(len, self.train.parts)
+        images = self.train.dataset
+        if isinstance(images, Joined):
+            labelled, unlabelled = map(len, images.parts)
             batches = JoinedBatches(
                 self.batches(labelled, self.batch_size - self.unlabelled, self.seed),
                 self.batches(unlabelled, self.unlabelled, -1 - self.seed),  # an order of its own
             )
         else:
-            batches = self.batches(len(self.train), self.batch_size, self.seed)
-        dataset = TrainDataset(
-            self.train,
-            self.transform,
-            self.seed,
-            photometric=self.photometric,
-            on_error=self.on_error,
-            hints=self.hints,
-        )
-        return self.loader(dataset, collate, batch_sampler=batches)
+            batches = self.batches(len(images), self.batch_size, self.seed)
+        return self.loader(self.train, collate, batch_sampler=batches)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Load this rank's share of the validation images, one at a time, at their own size.

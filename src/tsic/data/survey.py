@@ -122,7 +122,7 @@ def survey(
     jobs = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
     seen = on_threads(lambda job: _look(*job), jobs, on_progress)
     counts, found, known = {}, list(problems), list(notes)
-    copies = _Copies()
+    first: dict[bytes, tuple[str, str]] = {}
     for dataset in datasets:
         of_split = [next(seen) for _ in range(len(dataset))]
         counts[dataset.split] = _sum(dataset.classes, [one for one, _ in of_split])
@@ -135,7 +135,7 @@ def survey(
             bare = unlabelled(dataset, pixels)
             (faults if dataset.split in scored_on else surprises).extend(bare)
             surprises += absent
-        within, elsewhere = copies.find(dataset, [one.digest for one, _ in of_split])
+        within, elsewhere = _copies(dataset, [one.digest for one, _ in of_split], first)
         faults += elsewhere
         surprises += within
         found += [Finding(dataset.split, fault) for fault in faults]
@@ -174,27 +174,26 @@ def _absent(dataset: SegmentationDataset, counts: SplitCounts) -> list[Problem]:
     ]
 
 
-class _Copies:
-    """Remembers images and finds them again."""
+def _copies(
+    dataset: SegmentationDataset,
+    contents: Sequence[bytes | None],
+    first: dict[bytes, tuple[str, str]],
+) -> tuple[list[Problem], list[Problem]]:
+    """Images that a split holds twice, and those of an earlier one; ``None`` is no content.
 
-    def __init__(self) -> None:
-        self.first: dict[bytes, tuple[str, str]] = {}
-
-    def find(
-        self, dataset: SegmentationDataset, contents: Sequence[bytes | None]
-    ) -> tuple[list[Problem], list[Problem]]:
-        """Images that a split holds twice, and those of an earlier one; ``None`` is no content."""
-        within: list[Problem] = []
-        elsewhere: list[Problem] = []
-        for sample, content in zip(dataset.samples, contents, strict=True):
-            if content is None:
-                continue
-            split, name = self.first.setdefault(content, (dataset.split, sample.name))
-            if (split, name) != (dataset.split, sample.name):
-                detail = f"is the same image as {name} of split '{split}'; remove one of them"
-                problem = Problem("duplicate image", dataset.root / sample.name, detail)
-                (within if split == dataset.split else elsewhere).append(problem)
-        return within, elsewhere
+    ``first`` remembers by content the split and the name where an image was seen first.
+    """
+    within: list[Problem] = []
+    elsewhere: list[Problem] = []
+    for sample, content in zip(dataset.samples, contents, strict=True):
+        if content is None:
+            continue
+        split, name = first.setdefault(content, (dataset.split, sample.name))
+        if (split, name) != (dataset.split, sample.name):
+            detail = f"is the same image as {name} of split '{split}'; remove one of them"
+            problem = Problem("duplicate image", dataset.root / sample.name, detail)
+            (within if split == dataset.split else elsewhere).append(problem)
+    return within, elsewhere
 
 
 def _plain(finding: Finding) -> dict[str, str]:

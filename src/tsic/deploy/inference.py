@@ -16,7 +16,8 @@ from tsic.evaluation.metrics import band_rows, best_class, to_labels
 from tsic.grid import Size, size_of
 
 SCORE_BYTES = 256 * 2**20
-"""Bytes of windows' scores that are kept at a time."""
+"""Bytes of windows' scores that are kept at a time, but at least those around a strip of a window's
+width. Labels and scores do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,7 @@ def label_images(model: Model, images: Tensor, view: View = WHOLE) -> Tensor:
 
 
 @torch.inference_mode()
-def label_image(
-    model: Model, image: Tensor, view: View = WHOLE, *, budget: int = SCORE_BYTES
-) -> Tensor:
+def label_image(model: Model, image: Tensor, view: View = WHOLE) -> Tensor:
     """Label every pixel of one image of any size, in bounded memory.
 
     Every pixel takes the best class of `score_image`, of which only a block exists at a time.
@@ -129,8 +128,6 @@ def label_image(
         model: Who scores.
         image: RGB uint8 ``(3, H, W)``, on any device.
         view: How it is shown.
-        budget: Bytes of windows' scores that are kept at a time, but at least those around a strip
-            of a window's width. The labels do not depend on it.
 
     Returns:
         Class ids, uint8 ``(H, W)`` on the CPU.
@@ -141,19 +138,13 @@ def label_image(
     if view.is_plain:
         return label_images(model, image[None])[0]
     labels = torch.empty(size_of(image), dtype=torch.uint8)
-    for rows, columns, scores in _blocks(model, image, view, budget):
+    for rows, columns, scores in _blocks(model, image, view):
         labels[as_slice(rows), as_slice(columns)] = best_class(scores).to("cpu", torch.uint8)
     return labels
 
 
 @torch.inference_mode()
-def score_image(
-    model: Model,
-    image: Tensor,
-    view: View = WHOLE,
-    *,
-    budget: int = SCORE_BYTES,
-) -> Tensor:
+def score_image(model: Model, image: Tensor, view: View = WHOLE) -> Tensor:
     """Tell the probability of each class at every pixel of one image of any size.
 
     Scores of overlapping windows are averaged before the softmax, flips and scales after it.
@@ -162,7 +153,6 @@ def score_image(
         model: Who scores.
         image: RGB uint8 ``(3, H, W)``, on any device.
         view: How it is shown.
-        budget: As in `label_image`.
 
     Returns:
         Probabilities ``(K, H, W)`` on the CPU, which sum to 1 over the classes.
@@ -176,15 +166,13 @@ def score_image(
     if model.gives == "labels":
         raise ConfigError("this model answers with labels alone; export it with --output scores")
     probabilities = torch.empty(model.classes.num_classes, *size_of(image))
-    for rows, columns, scores in _blocks(model, image, view, budget):
+    for rows, columns, scores in _blocks(model, image, view):
         part = scores if view.is_averaged else scores.softmax(0)
         probabilities[:, as_slice(rows), as_slice(columns)] = part.to("cpu", torch.float32)
     return probabilities
 
 
-def _blocks(
-    model: Model, image: Tensor, view: View, budget: int
-) -> Iterator[tuple[range, range, Tensor]]:
+def _blocks(model: Model, image: Tensor, view: View) -> Iterator[tuple[range, range, Tensor]]:
     """Rows, columns and averaged scores ``(K, rows, columns)`` of each block of an image.
 
     Blocks follow one another downwards, strip by strip, so that windows can be forgotten.
@@ -192,10 +180,10 @@ def _blocks(
     size = size_of(image)
     _require_fit(model, size, view)
     showings = list(_showings(model, image, view))
-    width = _strip_width([shown for shown, _ in showings], size, view, budget)
+    width = _strip_width([shown for shown, _ in showings], size, view)
     num_classes = showings[0][0].num_classes
     for columns in _split(size[1], width):
-        for rows in _split(size[0], band_rows(num_classes, len(columns), budget // 8)):
+        for rows in _split(size[0], band_rows(num_classes, len(columns), SCORE_BYTES // 8)):
             total: Tensor | None = None
             for shown, is_mirrored in showings:
                 scores = _part(shown, size, rows, columns, is_mirrored=is_mirrored)
@@ -206,14 +194,14 @@ def _blocks(
             yield rows, columns, total
 
 
-def _strip_width(showings: Sequence[Shown], size: Size, view: View, budget: int) -> int:
-    """Columns scored from top to bottom at a time: all, or as many as the budget allows.
+def _strip_width(showings: Sequence[Shown], size: Size, view: View) -> int:
+    """Columns scored from top to bottom at a time: all, or as many as ``SCORE_BYTES`` allow.
 
     Strips narrower than a window would score most windows many times and save little.
     """
     width = size[1]
     while view.crop and width > view.crop[1]:
-        if sum(shown.kept_bytes(size, width) for shown in showings) <= budget:
+        if sum(shown.kept_bytes(size, width) for shown in showings) <= SCORE_BYTES:
             break
         width = -(-width // 2)
     return width

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from tsic.config import LoopConfig
 from tsic.config_file import Schema
-from tsic.config_rules import Bounds, Rules, loop_rules, optim_rules, within
+from tsic.config_rules import Bounds, Broken, broken_in_loop, broken_in_optim, outside
 
 
 @dataclass(frozen=True)
@@ -101,33 +101,23 @@ _BOUNDS: Bounds = {
 }
 
 
-def _rules(config: PretrainConfig) -> Rules:
+def _broken(config: PretrainConfig) -> Broken:
     source, sides = config.source, [side for crop in config.crops for side in crop]
-    shares = (source.leaves, source.streets, source.images_share, source.labelled_share)
-    return [
-        *loop_rules(config, config.trainer, "batch_size"),
-        *within(config, _BOUNDS),
-        (
-            bool(config.crops) and all(side >= 32 and side % 32 == 0 for side in sides),
-            f"crops must be pairs of multiples of 32, got {config.crops}",
-        ),
-        (
-            0.01 <= config.scale[0] <= config.scale[1] <= 100,
-            f"scale must be two rising ratios from 0.01 to 100, got {config.scale}",
-        ),
-        *optim_rules(config.optim),
-        (
-            min(shares) >= 0
-            and source.leaves
-            + source.streets
-            + (source.images_share if source.images else 0)
-            + (source.labelled_share if source.name != "none" else 0)
-            > 0,
-            "the shares of `source` must be >= 0, and one of the sources there are must have more",
-        ),
-    ]
+    yield from broken_in_loop(config, config.trainer, "batch_size")
+    yield from outside(config, _BOUNDS)
+    if not config.crops or any(side < 32 or side % 32 for side in sides):
+        yield f"crops must be pairs of multiples of 32, got {config.crops}"
+    if not 0.01 <= config.scale[0] <= config.scale[1] <= 100:
+        yield f"scale must be two rising ratios from 0.01 to 100, got {config.scale}"
+    yield from broken_in_optim(config.optim)
+    all_shares = (source.leaves, source.streets, source.images_share, source.labelled_share)
+    shares = [source.leaves, source.streets]
+    shares += [source.images_share] if source.images else []
+    shares += [source.labelled_share] if source.name != "none" else []
+    if not (min(all_shares) >= 0 and sum(shares) > 0):
+        yield "the shares of `source` must be >= 0, and one of the sources there are must have more"
 
 
 _GONE = {"trainer.graph": False, "trainer.compile": False}
 
-PRETRAIN = Schema(PretrainConfig, "tsic pretrain", _rules, {}, _GONE)
+PRETRAIN = Schema(PretrainConfig, "tsic pretrain", _broken, {}, _GONE)

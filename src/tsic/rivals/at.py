@@ -19,7 +19,7 @@ def attention_transfer(features: Tensor, target: Tensor, labels: Tensor) -> Tens
         labels: Class ids ``(B, h, w)``; cells of 255 are in neither map.
 
     Returns:
-        Sum over cells, mean over images, float32 ``()``.
+        Sum over cells, mean over images that have labels, float32 ``()``.
 
     Source:
         Zagoruyko and Komodakis, arXiv:1612.03928, equation 2 with p = 2. CIRKD's public code takes
@@ -30,7 +30,8 @@ def attention_transfer(features: Tensor, target: Tensor, labels: Tensor) -> Tens
         F.normalize((one.square().mean(1) * counted).flatten(1))
         for one in (features, target.detach())
     )
-    return (here - there).square().sum(1).mean()
+    told = counted.flatten(1).any(1).sum().clamp(min=1)
+    return (here - there).square().sum() / told
 
 
 class At(Rival):

@@ -25,7 +25,8 @@ def cross_image(features: Tensor, target: Tensor, labels: Tensor) -> Tensor:
         labels: Class ids ``(B, h, w)``; cells of 255 neither ask nor answer.
 
     Returns:
-        Mean over labelled cells and images they are compared with, float32 ``()``.
+        Mean over labelled cells and the images with labels that they are compared with, float32
+        ``()``.
 
     Source:
         Yang et al., arXiv:2204.06986, equations 3 to 5.
@@ -38,7 +39,8 @@ def cross_image(features: Tensor, target: Tensor, labels: Tensor) -> Tensor:
             alike = torch.einsum("icp,jcq->ipjq", cells, cells) / TEMPERATURE
         logs.append(alike.masked_fill(~counted, -1e4).log_softmax(3))
     divergence = (logs[1].exp() * (logs[1] - logs[0]) * counted).sum(3)  # (B, hw, B)
-    return (divergence.mean(2) * counted).sum() / counted.sum().clamp(min=1)
+    told = counted.any(1).sum().clamp(min=1)
+    return (divergence.sum(2) * counted).sum() / told / counted.sum().clamp(min=1)
 
 
 def to_memory(

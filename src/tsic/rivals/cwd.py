@@ -21,7 +21,8 @@ def channel_wise(
         temperature: Softening divisor.
 
     Returns:
-        Sum over pixels, mean over channels and images, times ``temperature**2``, float32 ``()``.
+        Sum over pixels, mean over channels and over images that have labels, times
+        ``temperature**2``, float32 ``()``.
 
     Source:
         Shu et al., arXiv:2011.13256, equations 3 and 4.
@@ -33,7 +34,8 @@ def channel_wise(
         for one in (maps, target.detach())
     )
     divergence = there.exp() * (there - here) * counted
-    return divergence.sum(2).mean() * temperature**2
+    told = counted.any(2).sum().clamp(min=1)
+    return divergence.sum(2).mean(1).sum() / told * temperature**2
 
 
 class Cwd(Rival):

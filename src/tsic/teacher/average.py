@@ -10,19 +10,28 @@ from tsic.teacher.foundation import Seen
 from tsic.teacher.teacher import Teacher, TeacherOutput
 
 
+def decay_at(steps: int, decay: float) -> float:
+    """Share of a moving average that stays after so many steps, growing to ``decay``.
+
+    So the first weights, which know nothing, are soon forgotten.
+
+    Source:
+        TensorFlow's ``ExponentialMovingAverage``.
+    """
+    return min(decay, (1 + steps) / (10 + steps))
+
+
 class AveragedTeacher(nn.Module):
     """Answers as the teacher would with the exponential moving average of its weights.
 
-    Only what trains is held twice; frozen weights are the teacher's own. The decay grows with the
-    steps, so that the first weights, which know nothing, are soon forgotten.
+    Only what trains is held twice; frozen weights are the teacher's own.
 
     Args:
         teacher: Whose weights are averaged; it is handed over at each call, not held.
-        decay: Share of the average that stays at a step, in (0, 1), after the first few.
+        decay: See ``decay_at``.
 
     Source:
-        Mean teacher: Tarvainen and Valpola, arXiv:1703.01780. Growing decay: TensorFlow's
-        ``ExponentialMovingAverage``.
+        Mean teacher: Tarvainen and Valpola, arXiv:1703.01780.
     """
 
     steps: Tensor
@@ -38,8 +47,7 @@ class AveragedTeacher(nn.Module):
     def update(self, teacher: Teacher) -> None:
         """Take the teacher's weights in, after a step."""
         self.steps += 1
-        steps = int(self.steps)
-        share = 1 - min(self.decay, (1 + steps) / (10 + steps))
+        share = 1 - decay_at(int(self.steps), self.decay)
         for name, tensor in _changing(teacher).items():
             mine = self.get_buffer(_key(name))
             if mine.is_floating_point():

@@ -23,6 +23,9 @@ from tsic.training.folder import RunFolder
 from tsic.training.keep import read_checkpoint
 from tsic.training.module import CycleModule
 
+_OF_A_RUN = ("hints_only", "hint_cache", "hint_side", "ema", "warmup_steps", "ramp")
+"""What a teacher's configuration says that is not of the network itself."""
+
 
 def build_module(
     config: RunConfig, classes: ClassTable, class_weights: Tensor | None = None
@@ -50,7 +53,9 @@ def build_module(
         else:
             teacher = build_configured_teacher(config.teacher, classes.num_classes)
         ema = config.teacher.ema
-        cycle = Cycle(student, teacher, config.objective, class_weights, ema, encoder)
+        cycle = Cycle(
+            student, teacher, config.objective, class_weights, ema, encoder, config.data.cutmix
+        )
     else:
         cycle = _build_distilled(config, student, classes, class_weights)
     return CycleModule(
@@ -61,7 +66,7 @@ def build_module(
         warmup_steps=warmup_steps,
         ramp=ramp,
         seed=config.seed,
-        view=config.data.resize,
+        resize=config.data.resize,
         records=config.trainer.graph,
         fuses=config.trainer.compile,
     )
@@ -93,6 +98,7 @@ def _build_distilled(
         weight=distill.weight,
         objective=config.objective,
         class_weights=class_weights,
+        cutmix=config.data.cutmix,
     )
 
 
@@ -137,22 +143,8 @@ def build_configured_teacher(config: TeacherConfig, num_classes: int) -> Teacher
     """Build the teacher that a configuration names; ``None`` for ``none``."""
     if config.name == "none":
         return None
-    return build_teacher(
-        config.name,
-        num_classes=num_classes,
-        mapping=config.mapping,
-        channels=config.channels,
-        prompt=config.prompt,
-        gradient=config.gradient,
-        max_classes=config.max_classes,
-        rounds=config.rounds,
-        class_tokens=config.class_tokens,
-        mask_stride=config.mask_stride,
-        lora_rank=config.lora_rank,
-        trains_encoder=config.trains_encoder,
-        recompute_encoder=config.recompute_encoder,
-        scale=config.scale,
-    )
+    options = {key: value for key, value in vars(config).items() if key not in _OF_A_RUN}
+    return build_teacher(num_classes=num_classes, **options)
 
 
 def load_run(folder: str | Path, which: str = "best") -> tuple[CycleModule, ClassTable]:

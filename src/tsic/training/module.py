@@ -41,7 +41,7 @@ class CycleModule(LightningModule):
         warmup_steps: Optimiser steps before the teacher joins.
         ramp: Share of the steps after these over which its teaching rises to its weight.
         seed: Seed of whatever is random inside a step (dropout).
-        view: Height and width that whole images are brought to before the networks see them, as
+        resize: Height and width that whole images are brought to before the networks see them, as
             training images were; ``None`` for their own.
         records: Whether steps are launched as CUDA graphs.
         fuses: Whether torch.compile fuses what it can of a step.
@@ -60,7 +60,7 @@ class CycleModule(LightningModule):
         warmup_steps: int,
         ramp: float = 0.0,
         seed: int,
-        view: Size | None = None,
+        resize: Size | None = None,
         records: bool = False,
         fuses: bool = False,
     ) -> None:
@@ -68,7 +68,7 @@ class CycleModule(LightningModule):
         # Convolutions are faster so: by 10 to 25 % on a CPU.
         self.cycle = cycle.to(memory_format=torch.channels_last)
         widen_depthwise(cycle)
-        self.view = view
+        self.resize = resize
         self.optim = optim
         self.max_steps = max_steps
         self.warmup_steps = warmup_steps
@@ -219,7 +219,7 @@ class CycleModule(LightningModule):
         Returns:
             The student's class scores ``(B, K, h, w)`` and the teacher's output.
         """
-        images = resize_images(images, self.view)
+        images = resize_images(images, self.resize)
         logits = self.student(images).logits
         teacher = self.cycle.teacher if with_teacher else None
         return logits, None if teacher is None else teacher(images, logits)
@@ -237,7 +237,7 @@ class CycleModule(LightningModule):
         asked = self.cycle.teacher
         if not isinstance(asked, Teacher) or asked.prompt == "none":
             return
-        images, labels = resize_images(batch["images"], self.view), batch["labels"]
+        images, labels = resize_images(batch["images"], self.resize), batch["labels"]
         blank = asked(images, blank_prompt(logits)).logits
         told = asked(images, perfect_prompt(logits, labels)).logits
         self.probe.update(taught, blank, told, labels)

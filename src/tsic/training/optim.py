@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tsic.config import OptimConfig
 from tsic.cycle import Cycle
 from tsic.distilled import Peer
+from tsic.teacher.average import decay_at
 
 _LORA = (".down", ".up", ".up_q", ".up_v")  # how the names of its weights end
 
@@ -125,6 +126,13 @@ def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """A copy of a network that holds the exponential moving average of its weights and buffers."""
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """A copy of a network that holds the exponential moving average of its weights and buffers.
+
+    Its decay grows with the steps, see ``decay_at``.
+    """
+
+    def take(averaged: Any, latest: Any, taken: Any) -> None:
+        get_ema_multi_avg_fn(decay_at(int(taken), decay))(averaged, latest, taken)
+
+    average = AveragedModel(network, multi_avg_fn=take, use_buffers=True)
     return average.requires_grad_(requires_grad=False)

@@ -13,6 +13,7 @@ from tsic.checkpoint import save_student
 from tsic.config import DataConfig, RunConfig
 from tsic.config_file import RUN
 from tsic.config_rules import micro_batch, unlabelled_images
+from tsic.data.batches import TrainDataset
 from tsic.data.check import count_pixels, require_clean, require_one_table
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
@@ -216,17 +217,20 @@ def segmentation_data(
         flip=data.flip,
         resize=data.resize,
     )
-    return SegmentationData(
+    train = TrainDataset(
         images,
-        val_set,
         transform,
-        batch_size=micro_batch(config),
-        seed=config.seed,
-        workers=data.workers,
-        accumulate=config.trainer.accumulate,
+        config.seed,
         photometric=data.photometric,
         on_error=data.on_error,
         hints=hints,
+    )
+    return SegmentationData(
+        train,
+        val_set,
+        batch_size=micro_batch(config),
+        workers=data.workers,
+        accumulate=config.trainer.accumulate,
         unlabelled=unlabelled_images(config),
     )
 

@@ -1,10 +1,8 @@
 """The exported files that a benchmark measures, in a folder that it throws away."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache
 from pathlib import Path
-
-import torch
 
 from tsic.checkpoint import TrainedStudent
 from tsic.deploy.benchmark.worker import Failure, failure_of
@@ -46,46 +44,21 @@ def export_files(
     Returns:
         A path or a `Failure` for each candidate.
     """
-    exporter = _Exporter(trained, layout, calibration)
+    name, graph = trained.student.spec.name, DeployGraph(trained, layout)
+    program = cache(lambda: capture(graph, name))  # which all engines share
     files: Files = {}
     for done, (engine, precision) in enumerate(candidates):
-        source, target = (
-            folder / f"{name}{SUFFIXES[_FORMATS[engine]]}" for name in ("fp32", precision)
-        )
+        kind = _FORMATS[engine]
+        source, target = (folder / f"{stem}{SUFFIXES[kind]}" for stem in ("fp32", precision))
         try:
             if not source.exists():
-                exporter.write_float(engine, source)
+                write(program(), kind, layout, describe(trained, graph, "fp32"), source, name)
             if precision == "int8":
-                exporter.write_int8(engine, source, target)
+                from tsic.deploy.export.int8 import quantise
+
+                quantise(source, target, CalibrationBatches(open_exported(source), calibration))
             files[engine, precision] = str(target if precision == "int8" else source)
         except Exception as error:  # a converter may raise anything; the other engines go on
             files[engine, precision] = failure_of(error)
         on_progress(done + 1, len(candidates))
     return files
-
-
-class _Exporter:
-    """One student, traced once."""
-
-    def __init__(self, trained: TrainedStudent, layout: Layout, calibration: Images) -> None:
-        self.trained = trained
-        self.graph = DeployGraph(trained, layout)
-        self.calibration = calibration
-
-    @cached_property
-    def program(self) -> torch.export.ExportedProgram:
-        """The traced student."""
-        return capture(self.graph, self.trained.student.spec.name)
-
-    def write_float(self, engine: str, path: Path) -> None:
-        """Write float32, which OpenVINO computes in bfloat16, too."""
-        text = describe(self.trained, self.graph, "fp32")
-        name = self.trained.student.spec.name
-        write(self.program, _FORMATS[engine], self.graph.layout, text, path, name)
-
-    def write_int8(self, engine: str, source: Path, target: Path) -> None:
-        """Quantise every layer that the engine can."""
-        from tsic.deploy.export.int8 import quantise
-
-        batches = CalibrationBatches(open_exported(source), self.calibration)
-        quantise(source, target, batches)
