@@ -17,6 +17,13 @@ CLOSED_PIPE = 141
 Command = Callable[[Sequence[str]], int]
 """Takes the words after its verb and returns an exit code."""
 
+_GOES_ON = {
+    "compare": "; run it again, and it goes on",
+    "train": "; --resume auto goes on",
+    "pretrain": "; --resume auto goes on",
+    "predict": ", the same command with --skip-existing goes on",
+}
+
 USAGE = """usage: tsic VERB [OPTIONS]
 
 verbs:
@@ -61,10 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"tsic: {error}\n")
         return 2
     except KeyboardInterrupt as stop:
-        sys.stderr.write(
-            "tsic: interrupted; what was written is whole: compare goes on when it is run again, "
-            "train and pretrain with --resume auto\n"
-        )
+        sys.stderr.write(f"tsic: interrupted; what was written is whole{_GOES_ON.get(verb, '')}\n")
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:
         # Python flushes once more when it ends.

@@ -104,13 +104,14 @@ def pretrain_command(words: Sequence[str]) -> int:
         overrides += ["--source.images", known.images]
     config = read_config(PRETRAIN, known.config, overrides, own.options)
     name = name_of(known, "pretrain")
+    from tsic.evaluation.scores import percent
     from tsic.pretrain.run import pretrain
 
     result = pretrain(config, known.out / name, resume=known.resume == "auto", label=name)
-    scores = result.scores
+    scores = {name: percent(one) for name, one in result.scores.items()}
     sys.stdout.write(
-        f"\nheld-out IoU: prompt {scores['prompt_iou']:.2f}, answer {scores['answer_iou']:.2f}, "
-        f"asked again {scores['second_iou']:.2f}, points and boxes {scores['point_iou']:.2f}; "
+        f"\nheld-out IoU: prompt {scores['prompt_iou']}, answer {scores['answer_iou']}, "
+        f"asked again {scores['second_iou']}, points and boxes {scores['point_iou']}; "
         f"{result.seconds:.0f} s\ntrain with it: teacher.name: {result.folder.path}\n"
     )
     return 0

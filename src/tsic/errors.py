@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def first_line(error: BaseException) -> str:
     """The first line of what an error says, at most 200 letters; its kind where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
+
+
+def not_installed(package: object, extra: str) -> ConfigError:
+    """The error about a package that only an extra of tsic brings."""
+    return ConfigError(
+        f"{package} is not installed; in tsic's repository run "
+        f"{sys.executable} -m pip install -e '.[{extra}]'"
+    )
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -8,7 +8,35 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tsic.errors import DataError
+from filelock import FileLock, Timeout
+
+from tsic.errors import ConfigError, DataError
+
+
+@contextmanager
+def alone_in(folder: Path, does: str, seconds: float = 0.0) -> Iterator[None]:
+    """Keep other processes that ask for this out of a folder, which is made if it is not there.
+
+    Args:
+        folder: Where to work.
+        does: What another one would be doing there, in a message.
+        seconds: How long to wait for it.
+
+    Raises:
+        ConfigError: If another process is still there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout as error:
+        raise ConfigError(
+            f"another process {does} in '{folder}'; wait for it, or choose another --name"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -74,7 +102,7 @@ def read_text(path: Path, what: str = "file") -> str:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write plain values as JSON, whole or not at all."""
-    write_text(path, json.dumps(values, indent=1))
+    write_text(path, json.dumps(values, indent=1, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from tsic.data.classes import ClassTable
 from tsic.deploy.benchmark.turns import take_turns
 from tsic.deploy.benchmark.worker import Failure, Task
 from tsic.deploy.export import writers
-from tsic.errors import ConfigError
+from tsic.errors import not_installed
 from tsic.student import build_student
 
 ROW_KEYS = {
@@ -40,7 +40,7 @@ def test_engines_are_measured_and_a_broken_one_is_told(
 ) -> None:
     def write_all_but_openvino(program: Any, kind: Any, *rest: Any) -> None:
         if kind == "openvino":
-            raise ConfigError("openvino is not installed; run pip install tsic[openvino]")
+            raise not_installed("openvino", "openvino")
         writers.write(program, kind, *rest)
 
     monkeypatch.setattr("tsic.deploy.benchmark.files.write", write_all_but_openvino)
@@ -55,9 +55,10 @@ def test_engines_are_measured_and_a_broken_one_is_told(
     assert "| onnxruntime | int8 " in text
     for precision in ("fp32", "int8"):
         assert (
-            f"- not measured: openvino {precision}: openvino is not installed; "
-            "run pip install tsic[openvino]\n"
+            f"- not measured: openvino {precision}: openvino is not installed; in tsic's "
+            "repository run "
         ) in text
+        assert "-m pip install -e '.[openvino]'\n" in text
     written = json.loads(out.read_text())
     rows = {(row["engine"], row["precision"]): row for row in written["rows"]}
     assert set(rows) == {("eager", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")}

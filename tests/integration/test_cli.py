@@ -212,6 +212,24 @@ def test_demo_compares_and_reports(
     assert (out / "samples" / "panel.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize(
+    ("verb", "goes_on"),
+    [
+        ("train", "; --resume auto goes on"),
+        ("compare", "; run it again, and it goes on"),
+        ("export", ""),
+    ],
+)
+def test_ctrl_c_tells_how_to_go_on(
+    said: Said, monkeypatch: pytest.MonkeyPatch, verb: str, goes_on: str
+) -> None:
+    def interrupted(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VERBS[verb].replace(":", "."), interrupted)
+    assert said(verb) == (130, f"tsic: interrupted; what was written is whole{goes_on}\n")
+
+
 def test_a_reading_process_that_was_killed_is_told(
     said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from tsic.compare.plan import Job
 from tsic.config import RunConfig, TrainerConfig
 from tsic.config_file import load_config
 from tsic.errors import ConfigError
+from tsic.files import alone_in
 from tsic.training.changes import Labelled, moved
 from tsic.training.run import train
 
@@ -275,6 +276,18 @@ def test_data_or_scores_that_changed_in_place_are_no_part_of_it(
     assert in_process == ["alone-seed0"]
     shutil.rmtree(root)
     assert main([*words, "--methods", "alone"]) == 0, "what is finished is summed up all the same"
+
+
+def test_one_process_compares_in_a_folder(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "one"
+    words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "one"]
+    with alone_in(folder, "compares"):
+        assert main(words) == 2
+        assert "another process compares in" in capsys.readouterr().err
+        assert [one.name for one in folder.iterdir()] == [".lock"]
+        assert main([*words, "--dry-run"]) == 0
 
 
 def test_a_run_begun_anew_has_a_new_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,16 @@ def test_the_moving_average_is_what_is_saved(whole: Path, tmp_path: Path) -> Non
         torch.testing.assert_close(value, last, rtol=1e-3, atol=1e-4)
 
 
+def test_what_no_held_out_mask_tells_is_left_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"batch_size": 1, "prompts": 1, "val_images": 1, "rounds": 1}
+    assert run(tmp_path, "--name", "one", steps=1, **one) == 0
+    assert ", points and boxes -; " in capsys.readouterr().out
+    text = (tmp_path / "one" / "evaluation.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["point_iou"] is None
+
+
 def test_a_cut_run_goes_on_to_the_same_weights(whole: Path, tmp_path: Path) -> None:
     assert run(tmp_path, "--name", "cut", "--workers", "1", steps=4) == 0
     expected = weights(whole)

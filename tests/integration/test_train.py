@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +28,7 @@ from tsic.data.classes import ClassTable
 from tsic.data.packed import pack_split
 from tsic.data.readers import open_dataset
 from tsic.errors import CheckpointError, ConfigError, NonFiniteLossError
+from tsic.files import alone_in
 from tsic.pretrain.config import PRETRAIN
 from tsic.teacher import HintEncoder, build_hint_encoder
 from tsic.training.build import load_run
@@ -302,8 +302,10 @@ def test_one_process_trains_in_a_folder(
     files = train(config, run).folder
     kept = files.metrics.read_text()
     files.evaluation.unlink()
-    other = FileLock(run / ".lock")
-    with other, pytest.raises(ConfigError, match=r"another process trains in '.*run'; wait for"):
+    with (
+        alone_in(run, "trains"),
+        pytest.raises(ConfigError, match=r"another process trains in '.*run'; wait for"),
+    ):
         train(config, run, resume=True)
     assert files.metrics.read_text() == kept
     assert not files.evaluation.exists()

@@ -232,7 +232,7 @@ def test_missing_package_names_the_extra(
     missing: dict[str, Any] = {package: None}
     for name, module in missing.items():
         monkeypatch.setitem(sys.modules, name, module)
-    with pytest.raises(ConfigError, match=rf"{package} is not.* pip install tsic\[{extra}\]"):
+    with pytest.raises(ConfigError, match=rf"{package} is not.* pip install -e '\.\[{extra}\]'"):
         open_exported(path)
 
 

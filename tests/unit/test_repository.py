@@ -62,7 +62,7 @@ DOORS = {
         "tsic.deploy.card",
         "tsic.yaml_text",
     },
-    "filelock": {"tsic.training.loop"},
+    "filelock": {"tsic.files"},
     "scipy": {"tsic.compare.statistics", "tsic.data.readers.voc"},
     "safetensors": {"tsic.checkpoint", "tsic.teacher.sam"},
     "matplotlib": {"tsic.report", "tsic.compare.report"},
@@ -145,6 +145,11 @@ def sections() -> set[str]:
 
 
 class TestDocumentation:
+    def test_nothing_tells_to_install_another_project(self) -> None:
+        """PyPI's tsic is none of this one."""
+        files = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("src/**/*.py")]
+        assert [one for one in files if re.search(r"install '?tsic\b", one.read_text())] == []
+
     def test_train_page_lists_every_key_and_no_other(self) -> None:
         written = [key for key, _ in documented_keys()]
         assert sorted(written) == sorted(set(known_keys()) - sections())

@@ -26,6 +26,7 @@ from tsic.config import RunConfig
 from tsic.config_file import RUN, load_config, read_config
 from tsic.config_words import words_of
 from tsic.errors import ConfigError
+from tsic.files import alone_in
 from tsic.options import Role
 from tsic.training.folder import RunFolder
 
@@ -66,10 +67,11 @@ def compare_command(words: Sequence[str]) -> int:
     for options_of in {job.config.trainer for job in unfinished}:
         resolve_precision(options_of)
     places = Places(options.processes, devices)
-    failed = run_all(unfinished, runs, places, sys.stdout)
-    warned = warnings_of(planned, runs)
-    command = shlex.join(["tsic", "compare", *words])
-    page = _write(folder, variants, options.seeds, failed, warned, command)
+    with alone_in(folder, "compares"):
+        failed = run_all(unfinished, runs, places, sys.stdout)
+        warned = warnings_of(planned, runs)
+        command = shlex.join(["tsic", "compare", *words])
+        page = _write(folder, variants, options.seeds, failed, warned, command)
     sys.stdout.write(f"{page}\neverything is in {folder}\n")
     return 1 if failed else 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tsic.config_file import differences
 from tsic.data.readers import open_dataset
 from tsic.errors import ConfigError
+from tsic.evaluation.scores import known, percent
 from tsic.files import write_json
 from tsic.pretrain.config import PRETRAIN, PretrainConfig, SourceConfig
 from tsic.pretrain.data import PretrainData, PromptedImages
@@ -180,7 +181,9 @@ def _finish(
     # Finished steps, which the file of metrics counts, too.
     logged = {name: value for at, name, value in read_metrics(files.metrics) if at == step}
     scores = {name: logged[f"val/{name}"] for name in SCORES}
-    write_json(files.evaluation, {"step": step, **scores})
+    write_json(
+        files.evaluation, {"step": step, **{name: known(one) for name, one in scores.items()}}
+    )
     seconds = time.monotonic() - start
     write_report(
         files.report,
@@ -191,10 +194,10 @@ def _finish(
             "it: mean IoU with the truth, in percent."
         ),
         summary=[
-            ("prompted masks", f"{scores['prompt_iou']:.2f}"),
-            ("answers to them", f"{scores['answer_iou']:.2f}"),
-            ("answers when asked again", f"{scores['second_iou']:.2f}"),
-            ("answers to points and boxes", f"{scores['point_iou']:.2f}"),
+            ("prompted masks", percent(scores["prompt_iou"])),
+            ("answers to them", percent(scores["answer_iou"])),
+            ("answers when asked again", percent(scores["second_iou"])),
+            ("answers to points and boxes", percent(scores["point_iou"])),
             ("steps", f"{config.max_steps}"),
             ("seed", f"{config.seed}"),
             ("seconds", f"{seconds:.0f}"),

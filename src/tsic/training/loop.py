@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -16,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from tsic.config import LoopConfig
 from tsic.config_file import Schema, read_config, save_config
 from tsic.errors import ConfigError, TsicError
+from tsic.files import alone_in
 from tsic.training.callbacks import CsvLog, ShowProgress, ValidateLast
 from tsic.training.folder import TrainingFolder
 from tsic.training.keep import KeepBest, KeepLast, WholeCheckpoints, read_checkpoint
@@ -115,20 +115,11 @@ def begun(
     if not is_main():
         yield
         return
-    files.samples.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(files.path / ".lock")
-    try:
-        lock.acquire(timeout=_LOCK_SECONDS)
-    except Timeout as error:
-        raise ConfigError(
-            f"another process trains in '{files.path}'; wait for it, or choose another --name"
-        ) from error
-    try:
+    with alone_in(files.path, "trains", _LOCK_SECONDS):
         refuse_other_run(schema, config, files, resume=resume, changes=changes)
+        files.samples.mkdir(exist_ok=True)
         save_config(config, files.config)
         yield
-    finally:
-        lock.release()
 
 
 def make_trainer(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, not_installed
 from tsic.machine import total_mib, usable_cores
 
 MATRIX_SIDE = 1024
@@ -99,7 +99,7 @@ def _integer_product(threads: int) -> Callable[[], object]:
         import onnxruntime
         from onnx import TensorProto, helper
     except ImportError as error:
-        raise ConfigError(f"{error.name} is not installed; run pip install tsic[onnx]") from error
+        raise not_installed(error.name, "onnx") from error
     side = [MATRIX_SIDE, MATRIX_SIDE]
     # Small weights: the sums of pairs that CPUs without dot products keep in 16 bits stay exact.
     weights = torch.randint(-63, 64, side, dtype=torch.int8).numpy()

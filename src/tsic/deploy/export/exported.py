@@ -13,7 +13,7 @@ from torch import Tensor
 from tsic.data.classes import ClassTable
 from tsic.deploy.export.graph import read_metadata
 from tsic.deploy.model import Gives
-from tsic.errors import CheckpointError, ConfigError, ShapeError, one_line
+from tsic.errors import CheckpointError, ShapeError, not_installed, one_line
 from tsic.grid import Size, fit_to_image, require_images, resize_images, resize_labels, size_of
 
 Array = NDArray[Any]
@@ -158,9 +158,7 @@ def import_engine(name: str, extra: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ConfigError(
-            f"{error.name} is not installed; run pip install tsic[{extra}]"
-        ) from error
+        raise not_installed(error.name, extra) from error
 
 
 def parts_of(path: Path) -> list[Path]:

@@ -76,12 +76,6 @@ def predict_command(words: Sequence[str]) -> int:
     outcome = Outcome()
     try:
         _run(model, inputs, plan, outcome, options.coco)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "tsic: interrupted; what was written is whole, the same command with --skip-existing "
-            "goes on\n"
-        )
-        return 130
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

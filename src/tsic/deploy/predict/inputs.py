@@ -38,6 +38,9 @@ class Input:
         return self.source.suffix.lower() in VIDEO_SUFFIXES
 
 
+_LONGEST_PATH = 4096
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"RIFF")
+
 Based = tuple[Path, Path]
 """A file, and the folder that its name is relative to."""
 
@@ -90,6 +93,10 @@ def _split(listed: bytes) -> list[Path]:
     """Paths of a list; `find -print0` ends them with zero bytes."""
     parts = listed.split(b"\0") if b"\0" in listed else listed.splitlines()
     paths = [Path(os.fsdecode(part)) for part in parts if part.strip()]
+    if any(len(part) > _LONGEST_PATH for part in parts) or listed.startswith(_IMAGE_STARTS):
+        raise ConfigError(
+            "standard input holds no list of paths, one a line; give an image by its file's name"
+        )
     if not paths:
         raise ConfigError("the list on standard input is empty; write one path a line")
     return paths

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from tsic.data.classes import ClassTable
-from tsic.errors import NO_ROOM, ConfigError, DataError
+from tsic.errors import NO_ROOM, DataError, not_installed
 from tsic.files import replacing
 from tsic.pictures import PAPER, Pixels, draw_entry, overlay, place_legend
 from tsic.progress import OnProgress
@@ -39,7 +39,7 @@ def require_av() -> ModuleType:
     try:
         import av
     except ImportError as error:
-        raise ConfigError("videos need the package av; pip install tsic[video]") from error
+        raise not_installed("av, which videos need,", "video") from error
     module: ModuleType = av
     return module
 
