@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and what of their names others may read."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,8 +102,17 @@ def read_text(path: Path, what: str = "file") -> str:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write plain values as JSON, whole or not at all."""
-    write_text(path, json.dumps(values, indent=1, allow_nan=False))
+    """Write plain values as JSON, whole or not at all; what is no number, null."""
+    write_text(path, json.dumps(_known(values), indent=1, allow_nan=False))
+
+
+def _known(values: Any) -> Any:
+    """The same values, ``None`` for NaN and infinities, which JSON does not have."""
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, Mapping):
+        return {key: _known(one) for key, one in values.items()}
+    return [_known(one) for one in values] if isinstance(values, list | tuple) else values
 
 
 def write_text(path: Path, text: str) -> None:

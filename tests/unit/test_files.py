@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and what is no file is not replaced by one."""
 
 import errno
+import json
 import os
 import re
 import stat
@@ -10,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from tsic.cli import main
-from tsic.files import replacing, write_text
+from tsic.files import replacing, write_json, write_text
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [float("inf"), 1.5], "c": ("x", None)})
+    held = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert held == {"a": None, "b": [None, 1.5], "c": ["x", None]}
 
 
 def test_a_write_that_fails_leaves_the_file_before_and_names_it(tmp_path: Path) -> None:

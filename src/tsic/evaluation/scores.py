@@ -105,18 +105,18 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in ``evaluation.json``; scores in percent."""
         scores: dict[str, Any] = {
-            "miou": known(self.miou),
-            "mean_accuracy": known(self.mean_accuracy),
-            "pixel_accuracy": known(self.pixel_accuracy),
+            "miou": _known(self.miou),
+            "mean_accuracy": _known(self.mean_accuracy),
+            "pixel_accuracy": _known(self.pixel_accuracy),
             "per_class_iou": self.per_class_iou,
             "per_class_accuracy": self.per_class_accuracy,
         }
         if self.boundary is not None:
-            scores["boundary_iou"] = known(self.boundary_iou)
+            scores["boundary_iou"] = _known(self.boundary_iou)
             scores["per_class_boundary_iou"] = self.per_class_boundary_iou
         if self.trimap is not None:
             scores["trimap_px"] = self.trimap.distance
-            scores["trimap_iou"] = known(self.trimap.miou)
+            scores["trimap_iou"] = _known(self.trimap.miou)
             scores["per_class_trimap_iou"] = self.trimap.per_class_iou(self.class_names)
         return scores | {
             "confusion_matrix": self.confusion.tolist(),
@@ -146,14 +146,14 @@ class Report:
 def _by_name(names: Sequence[str], shares: Tensor) -> ByName:
     """Shares ``(K,)`` in percent; ``None`` for NaN."""
     values = (100 * shares).tolist()
-    return {name: known(value) for name, value in zip(names, values, strict=True)}
+    return {name: _known(value) for name, value in zip(names, values, strict=True)}
 
 
-def known(value: float | None) -> float | None:
+def _known(value: float | None) -> float | None:
     """``None`` for NaN, which JSON does not have."""
     return None if value is None or math.isnan(value) else value
 
 
 def percent(value: float | None) -> str:
     """A score for people to read."""
-    return "-" if known(value) is None else f"{value:.2f}"
+    return "-" if _known(value) is None else f"{value:.2f}"

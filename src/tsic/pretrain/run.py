@@ -7,7 +7,7 @@ from pathlib import Path
 from tsic.config_file import differences
 from tsic.data.readers import open_dataset
 from tsic.errors import ConfigError
-from tsic.evaluation.scores import known, percent
+from tsic.evaluation.scores import percent
 from tsic.files import write_json
 from tsic.pretrain.config import PRETRAIN, PretrainConfig, SourceConfig
 from tsic.pretrain.data import PretrainData, PromptedImages
@@ -181,9 +181,7 @@ def _finish(
     # Finished steps, which the file of metrics counts, too.
     logged = {name: value for at, name, value in read_metrics(files.metrics) if at == step}
     scores = {name: logged[f"val/{name}"] for name in SCORES}
-    write_json(
-        files.evaluation, {"step": step, **{name: known(one) for name, one in scores.items()}}
-    )
+    write_json(files.evaluation, {"step": step, **scores})
     seconds = time.monotonic() - start
     write_report(
         files.report,
