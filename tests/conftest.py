@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none."""
+    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     """Start every test from the same random state."""

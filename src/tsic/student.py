@@ -180,10 +180,29 @@ class Student(nn.Module):
         multiple = self.network.size_multiple
         return max(-(-side // multiple) * multiple, self.network.minimum_px)
 
+    def idle_weights(self) -> list[str]:
+        """Names of the network's trained weights that have no part in the logits."""
+        was_training = self.training
+        self.eval()  # batch statistics stay untouched
+        trained = [
+            (name, one) for name, one in self.network.named_parameters() if one.requires_grad
+        ]
+        empty = torch.zeros(1, 3, self._probe_side, self._probe_side, device=self.mean.device)
+        logits, _ = self.network(empty)
+        gradients = torch.autograd.grad(
+            logits.sum(), [one for _, one in trained], allow_unused=True
+        )
+        self.train(was_training)
+        return [name for (name, _), one in zip(trained, gradients, strict=True) if one is None]
+
+    @property
+    def _probe_side(self) -> int:
+        return self._padded(max(2 * self.network.size_multiple, 64))
+
     @torch.no_grad()
     def _probe(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         """Learn strides and channels from one empty image; batch statistics stay untouched."""
-        side = self._padded(max(2 * self.network.size_multiple, 64))
+        side = self._probe_side
         self.eval()
         try:
             logits, features = self.network(torch.zeros(1, 3, side, side))

@@ -153,6 +153,8 @@ def test_features_come_from_the_forward_that_made_the_logits(student: Student) -
 
 
 def test_every_weight_gets_a_gradient(student: Student) -> None:
+    assert student.idle_weights() == []
+    assert student.training
     student.train()
     student.zero_grad()
     side = student._padded(64)

@@ -294,7 +294,7 @@ def test_a_run_begun_anew_has_a_new_log(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "executable", "true")
     job, runs = Job("a", RunConfig()), tmp_path / "runs"
     for goes_on in (False, True):
-        runner._start(job, 0, runs, runner.Places()).wait()
+        runner._start(job, None, runs, runner.Places()).wait()
         log = tmp_path / "logs" / "a.log"
         assert log.read_text() == ("tsic: warning: old\n" if goes_on else "")
         log.write_text("tsic: warning: old\n")
@@ -303,7 +303,7 @@ def test_a_run_begun_anew_has_a_new_log(tmp_path: Path, monkeypatch: pytest.Monk
         (runs / "a" / "config.yaml").touch()
 
 
-def test_runs_take_turns_among_the_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_spread_over_the_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert _devices([]) == ["0", "1", "2"]
@@ -324,17 +324,38 @@ def test_a_run_of_several_devices_sees_all(tmp_path: Path, monkeypatch: pytest.M
         "Popen",
         lambda words, *, env, **_: seen.append(env.get("CUDA_VISIBLE_DEVICES")),
     )
-    for number, trainer in enumerate(
-        (
-            TrainerConfig(),
-            TrainerConfig(),
-            TrainerConfig(devices=2),
-            TrainerConfig(accelerator="cpu"),
-        )
-    ):
+    for trainer in (TrainerConfig(), TrainerConfig(devices=2), TrainerConfig(accelerator="cpu")):
         job = Job("a", RunConfig(trainer=trainer))
-        runner._start(job, number, tmp_path / "runs", runner.Places(2, ["4", "6"]))
-    assert seen == ["4", "6", None, None]
+        runner._start(job, "4", tmp_path / "runs", runner.Places(2, ["4", "6"]))
+    assert seen == ["4", None, None]
+
+
+def test_a_run_takes_the_gpu_that_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+    asked = dict.fromkeys("abc", 0)
+
+    class Run:
+        """The second run ends long before the first."""
+
+        returncode = 0
+
+        def __init__(self, words: list[Any], *, env: dict[str, str], **_: Any) -> None:
+            self.name = words[words.index("--name") + 1]
+            seen[self.name] = env["CUDA_VISIBLE_DEVICES"]
+
+        def poll(self) -> int | None:
+            asked[self.name] += 1
+            return 0 if asked[self.name] > {"a": 20, "b": 2, "c": 2}[self.name] else None
+
+        def terminate(self) -> None: ...
+
+        wait = terminate
+
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(subprocess, "Popen", Run)
+    jobs = [Job(name, RunConfig()) for name in "abc"]
+    runner.run_all(jobs, tmp_path / "runs", runner.Places(2, ["4", "6"]), io.StringIO())
+    assert seen == {"a": "4", "b": "6", "c": "6"}
 
 
 def test_another_set_of_the_hub_is_other_data(tmp_path: Path) -> None:

@@ -45,8 +45,17 @@ def test_parts_and_total_add_up(config_file: Path) -> None:
     assert found.total_seconds == pytest.approx(expected)
 
 
-def test_the_student_alone_has_one_part(config_file: Path) -> None:
-    found = rehearse(load_config(config_file, ["--teacher.name", "none"]), steps=1)
+def test_the_student_alone_has_one_part(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, halves = CycleModule.answer, []
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        halves.append(torch.is_autocast_enabled("cpu"))
+        return answer(*arguments, **options)
+
+    monkeypatch.setattr(CycleModule, "answer", timed)
+    words = ["--teacher.name", "none", "--trainer.precision", "bf16-mixed"]
+    found = rehearse(load_config(config_file, words), steps=1)
+    assert halves == [True, True], "as validation runs"
     assert [part.name for part in found.parts] == ["student"]
     assert found.alone_seconds == found.step_seconds
 

@@ -374,3 +374,19 @@ def test_a_graph_on_a_gpu_trains_as_steps_without(name: str) -> None:
         for optimizer in optimizers:
             optimizer.step()
     assert other._graph is not None
+
+
+@pytest.mark.gpu
+def test_a_replay_on_a_gpu_draws_boxes_of_its_own() -> None:
+    cycle = Cycle(build_student("compact", num_classes=CLASSES), None, cutmix=1.0).cuda()
+    plain, step = copy.deepcopy(cycle), StepGraph(cycle, None)
+    images, labels = (one.cuda() for one in _batch(0))
+    totals = []
+    for seed in range(EAGER_STEPS + 4):
+        torch.manual_seed(seed)
+        found = step(images, labels, with_teacher=False, teaching=1.0).total.clone()
+        torch.manual_seed(seed)
+        expected = plain(images, labels, with_teacher=False).total.detach()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        totals.append(found.item())
+    assert len(set(totals[EAGER_STEPS:])) > 1

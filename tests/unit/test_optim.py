@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tsic.config import OptimConfig
@@ -148,11 +148,17 @@ def test_adamw_moves_weights_alike_in_every_memory_format() -> None:
             max_steps=10,
         )
         for step in range(3):
-            weight.grad = (start * (step - 1)).contiguous(memory_format=of_rest)
             state = optimizer.state[weight]
             for name in state.keys() & {"exp_avg", "exp_avg_sq"}:  # as a checkpoint may bring them
                 state[name] = state[name].contiguous(memory_format=of_rest)
-            optimizer.step()
+            gradient = (start * (step - 1)).contiguous(memory_format=of_rest)
+
+            def backward(weight: Tensor = weight, gradient: Tensor = gradient) -> float:
+                weight.grad = None
+                (weight * gradient).sum().backward()
+                return 0.0
+
+            optimizer.step(backward)  # as Lightning steps
         ends.append(weight.detach())
     assert not torch.equal(ends[0], start)
     for end in ends[1:]:

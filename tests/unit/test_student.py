@@ -433,3 +433,13 @@ def test_a_function_is_no_network_to_begin_with() -> None:
     with pytest.raises(ConfigError, match=r"must be a class; derive one from torch.nn.Module"):
         require_class(f"{__name__}:bare")
     build_student(f"{__name__}:bare", num_classes=3)  # as earlier versions trained it
+
+
+def test_weights_that_no_answer_reads_are_told() -> None:
+    """Several devices wait for the gradient of each that they are not told of."""
+    student = build_student("fpn", num_classes=3, encoder="efficientnet-b0")
+    assert student.idle_weights() == [
+        "model.encoder._conv_head.weight",
+        "model.encoder._bn1.weight",
+        "model.encoder._bn1.bias",
+    ]

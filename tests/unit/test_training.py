@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from tsic.config import OptimConfig
+from tsic.config import OptimConfig, TrainerConfig
 from tsic.cycle import Cycle
 from tsic.errors import NonFiniteLossError, TsicError
 from tsic.pretrain.config import PretrainConfig, PretrainOptimConfig
@@ -72,10 +73,12 @@ def test_a_gradient_that_is_not_finite_is_told_before_it_changes_a_weight() -> N
     parts = {"student": ([good], 1.0), "teacher": ([bad], None)}
     told = "norm of the gradient of the teacher is not finite at step 7 on images a.png, b.png;"
     with pytest.raises(NonFiniteLossError, match=told):
-        limit_gradients(parts, 7, ["a.png", "b.png"], scaled=False)
+        limit_gradients(parts, 7, ["a.png", "b.png"])
     torch.testing.assert_close(good.grad, torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
-    limit_gradients(parts, 7, scaled=True)  # the scale falls, and the step is left out
-    limit_gradients({"student": ([nn.Parameter(torch.zeros(2))], 1.0)}, 7, scaled=False)
+    limit_gradients(parts, 7, scale=65536.0)  # the scale falls, and the step is left out
+    with pytest.raises(NonFiniteLossError, match=told.replace(" on images a.png, b.png", "")):
+        limit_gradients(parts, 7, scale=0.5)
+    limit_gradients({"student": ([nn.Parameter(torch.zeros(2))], 1.0)}, 7)
 
 
 def test_moving_average_follows_the_student(tiny_cycle: Cycle) -> None:
@@ -144,3 +147,43 @@ def test_whoever_loses_another_process_points_at_its_message(
     with pytest.raises(raised) as error:
         loop.fit(trainer, nothing, nothing, files, resumes=False)
     assert ("see its message above" in str(error.value)) == (raised is TsicError)
+
+
+def test_every_device_has_a_process_whatever_a_cluster_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SLURM job of one task that has two GPUs would train on one, with half of the batch."""
+    for name in ("JOB_ID", "PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    options = TrainerConfig("32-true", "cpu", devices=2)
+    files = TrainingFolder(tmp_path)
+    trainer = loop.make_trainer(options, files, "x", max_steps=4, monitor="val/student_miou")
+    assert trainer.world_size == 2
+
+
+def test_the_first_process_is_the_users_own_whatever_its_rank_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lightning calls it 0 from the first training of several devices on."""
+    for rank, is_main in ((None, True), ("0", True), ("1", False)):
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        if rank is not None:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        assert loop.is_main() is is_main
+
+
+def test_a_process_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise NonFiniteLossError("loss kl is not finite")
+
+    monkeypatch.setattr(loop, "run_trainer", fail)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        trainer: Any = SimpleNamespace(
+            strategy=SimpleNamespace(launcher=SimpleNamespace(procs=[other]))
+        )
+        nothing: Any = SimpleNamespace(last=None)
+        with pytest.raises(NonFiniteLossError):
+            loop.fit(trainer, nothing, nothing, nothing, resumes=False)
+        assert other.wait(30) == -signal.SIGKILL

@@ -107,7 +107,7 @@ def _require_whole(planned: Sequence[Job], unfinished: Sequence[Job], runs: Path
 
 
 def _devices(asked: Sequence[str]) -> Sequence[str]:
-    """GPUs that runs take in turns: those asked for, else all that this process may use."""
+    """GPUs that runs are spread over: those asked for, else all that this process may use."""
     import torch
 
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -205,7 +205,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument(
-        "--devices", nargs="+", default=[], help="numbers of the GPUs, which runs take in turns"
+        "--devices",
+        nargs="+",
+        default=[],
+        help="numbers of the GPUs, of which each run takes the least used",
     )
     return parser
 

@@ -31,7 +31,7 @@ class Places:
 
     Attributes:
         processes: Runs at a time.
-        devices: GPUs by number; runs of one device take turns among them, and several may share
+        devices: GPUs by number; a run of one device takes the least used, and several may share
             one.
     """
 
@@ -120,19 +120,21 @@ def run_all(jobs: Sequence[Job], runs: Path, places: Places, out: TextIO) -> dic
     """
     waiting = list(enumerate(jobs))
     unfinished = {(runs / job.name).resolve() for job in jobs}
-    running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
+    running: dict[subprocess.Popen[bytes], tuple[Job, str | None, float]] = {}
     failed: dict[str, str] = {}
     with _ending(running):
         while waiting or running:
             ready = [one for one in waiting if _teacher(one[1].config) not in unfinished]
             for number, job in ready[: places.processes - len(running)]:
                 waiting.remove((number, job))
-                running[_start(job, number, runs, places)] = (job, time.monotonic())
+                taken = [device for _, device, _ in running.values()]
+                device = min(places.devices, key=taken.count, default=None)
+                running[_start(job, device, runs, places)] = (job, device, time.monotonic())
                 out.write(f"{job.name}: started ({number + 1} of {len(jobs)})\n")
                 out.flush()
             time.sleep(_POLL_SECONDS)
             for process in [one for one in running if one.poll() is not None]:
-                job, since = running.pop(process)
+                job, _, since = running.pop(process)
                 end = f"finished in {time.monotonic() - since:.0f} s"
                 folder = (runs / job.name).resolve()
                 if process.returncode:
@@ -165,7 +167,7 @@ def _ending(running: Iterable[subprocess.Popen[bytes]]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start(job: Job, number: int, runs: Path, places: Places) -> subprocess.Popen[bytes]:
+def _start(job: Job, device: str | None, runs: Path, places: Places) -> subprocess.Popen[bytes]:
     """Start ``tsic train`` in a process of its own."""
     config = runs.parent / "configs" / f"{job.name}.yaml"
     for folder in (config.parent, runs, _log(job, runs).parent):
@@ -173,8 +175,8 @@ def _start(job: Job, number: int, runs: Path, places: Places) -> subprocess.Pope
     save_config(job.config, config)
     environment = dict(os.environ)
     trainer = job.config.trainer
-    if places.devices and trainer.devices == 1 and trainer.accelerator != "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = places.devices[number % len(places.devices)]
+    if device and trainer.devices == 1 and trainer.accelerator != "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = device
     if places.processes > 1:
         # Runs side by side must not fight for the same cores.
         threads = max(1, usable_cores() // places.processes)

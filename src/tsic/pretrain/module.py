@@ -18,7 +18,7 @@ from tsic.pretrain.losses import answer_loss, iou_of
 from tsic.pretrain.promptable import Promptable, PromptBatch, corrected
 from tsic.pretrain.prompts import POSITIVE
 from tsic.teacher.foundation import Embedding
-from tsic.training.finite import limit_gradients, require_finite
+from tsic.training.finite import limit_gradients, require_finite, scale_of
 from tsic.training.optim import adamw, moving_average, trainable
 
 
@@ -111,8 +111,8 @@ class PretrainModule(LightningModule):
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         parts = {"model": (self.promptable.parameters(), self.config.optim.clip)}
-        scaled = self.trainer.precision == "16-mixed"
-        limit_gradients(parts, self.global_step, scaled=scaled)
+        scale = scale_of(self.trainer.precision_plugin)
+        limit_gradients(parts, self.global_step, scale=scale)
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -49,12 +49,18 @@ def largest_batch(config: RunConfig) -> int:
                 f"not even {least} image{'s' * (least > 1)} per device fit into memory: choose a "
                 "smaller data.crop or teacher, or set teacher.recompute_encoder: true"
             )
+    _forget()
     return fits * per_step
 
 
-def _fits(config: RunConfig, batch_size: int, peaks: dict[int, float], batch: int) -> bool:
-    gc.collect()  # trainer and networks of the try before hold each other
+def _forget() -> None:
+    """Free the memory of the try before, whose trainer and networks hold each other."""
+    gc.collect()
     torch.cuda.empty_cache()
+
+
+def _fits(config: RunConfig, batch_size: int, peaks: dict[int, float], batch: int) -> bool:
+    _forget()
     uses_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     if not uses_gpu and len(peaks) > 1:
         (less, low), (more, high) = sorted(peaks.items())[-2:]

@@ -16,7 +16,7 @@ from tsic.data.readers import open_split
 from tsic.markdown import to_markdown
 from tsic.teacher import Teacher
 from tsic.training.cost import peak_mib
-from tsic.training.embed import embed, stored_hints
+from tsic.training.embed import embed, product_kind, stored_hints
 from tsic.training.module import CycleModule
 from tsic.training.pace import pace, settled, untrained
 from tsic.training.run import training_images
@@ -147,7 +147,9 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
         alone_seconds = pace(config, untrained(config, warmup=sys.maxsize), steps)
     full.eval()
     image = val_set.read(0)[0][None].to(full.device).float() / 255
-    with torch.inference_mode():
+    kind = product_kind(config)
+    half = torch.autocast(full.device.type, kind, enabled=kind != torch.float32)
+    with torch.inference_mode(), half:  # as validation does
         image_seconds = min(
             _seconds(lambda: full.answer(image, with_teacher=full.cycle.teacher_learns))
             for _ in range(2)

@@ -27,7 +27,7 @@ def stored_hints(
     """
     if config.teacher.hint_cache is None or encoder is None:
         return None
-    kind = str(_kind(config)).removeprefix("torch.")
+    kind = str(product_kind(config)).removeprefix("torch.")
     folder = f"{_digest(encoder)}-{config.teacher.hint_side}-{kind}"
     return StoredHints(Path(config.teacher.hint_cache) / folder, dataset)
 
@@ -37,7 +37,7 @@ def _device(config: RunConfig) -> torch.device:
     return torch.device("cpu") if config.trainer.accelerator == "cpu" or here is None else here
 
 
-def _kind(config: RunConfig) -> torch.dtype:
+def product_kind(config: RunConfig) -> torch.dtype:
     """What products are computed in."""
     if config.trainer.precision == "32-true":
         return torch.float32
@@ -89,7 +89,7 @@ def embed_missing(
 @torch.no_grad()
 def embed(encoder: HintEncoder, image: Tensor, config: RunConfig) -> Tensor:
     """Embed an image, uint8 ``(3, H, W)``, and its mirror image: ``(2, D, h, w)`` on the CPU."""
-    device, kind = _device(config), _kind(config)
+    device, kind = _device(config), product_kind(config)
     ratio = config.teacher.hint_side / max(image.shape[1:])
     size = [max(1, round(side * ratio)) for side in image.shape[1:]]
     scaled = TF.resize(image.to(device), size, antialias=True).float() / 255

@@ -34,7 +34,7 @@ def limit_gradients(
     step: int,
     images: Sequence[str] = (),
     *,
-    scaled: bool,
+    scale: float | None = None,
 ) -> None:
     """Clip the gradient of each part by its own norm, and stop at one that is not finite.
 
@@ -44,8 +44,8 @@ def limit_gradients(
         parts: Parameters and the largest norm, ``None`` for any, by name.
         step: Optimiser steps before this one.
         images: What this one saw, if it has names.
-        scaled: Whether the loss was scaled for float16: then a step too large is left out, and the
-            scale falls.
+        scale: What the loss was multiplied by for float16, if it was. A step too large is then left
+            out and the scale falls; once it is below 1, it is not the scale that is at fault.
 
     Raises:
         NonFiniteLossError: Naming the parts, the step and what to do. Clipped by such a norm,
@@ -58,12 +58,18 @@ def limit_gradients(
             norms[name] = get_total_norm([one.grad for one in held if one.grad is not None])
             if limit is not None:
                 clip_grads_with_norm_(held, limit, norms[name])
-    if scaled or not norms:
+    if not norms or (scale is not None and scale >= 1):
         return
     found = torch.stack(list(norms.values())).tolist()
     bad = [name for name, norm in zip(norms, found, strict=True) if not math.isfinite(norm)]
     if bad:
         raise _stopped(f"the norm of the gradient of the {' and the '.join(bad)}", step, images)
+
+
+def scale_of(precision: object) -> float | None:
+    """What Lightning's plugin of a precision multiplies losses by, if it does."""
+    scaler = getattr(precision, "scaler", None)
+    return None if scaler is None else float(scaler.get_scale())
 
 
 def _stopped(what: str, step: int, images: Sequence[str]) -> NonFiniteLossError:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from tsic.config import LoopConfig
@@ -38,7 +40,7 @@ _LOCK_SECONDS = 10  # the workers of a killed process hold its lock a few second
 
 def is_main() -> bool:
     """Whether this is the process that the user started; Lightning starts the other ranks."""
-    return "LOCAL_RANK" not in os.environ
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def resolve(schema: Schema[C], config: C, files: TrainingFolder) -> C:
@@ -151,17 +153,18 @@ def make_trainer(
         step, _ = read_checkpoint(files.last, "meta", "delete it to start this run again")
     loggers = [TensorBoardLogger(files.path, name="", version="tensorboard")]
     val_every = min(options.val_every, max_steps)
-    uses_ddp = options.devices > 1
+    several = DDPStrategy(find_unused_parameters=leaves_unused)
     stop = StopBetweenSteps()
     return Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
-        strategy=DDPStrategy(find_unused_parameters=leaves_unused) if uses_ddp else "auto",
+        strategy=several if options.devices > 1 else "auto",
         precision=options.precision,
         accumulate_grad_batches=options.accumulate,
         max_steps=max_steps,
         max_epochs=-1,
-        plugins=[WholeCheckpoints()],
+        # Not SLURM's: in a job of one task it would train on one device of several.
+        plugins=[WholeCheckpoints(), LightningEnvironment()],
         val_check_interval=val_every * options.accumulate,
         check_val_every_n_epoch=None,
         log_every_n_steps=options.log_every,
@@ -199,8 +202,12 @@ def fit(
     """
     try:
         run_trainer(trainer, module, data, files.last if resumes else None)
-    except RuntimeError as error:
-        if isinstance(error, TsicError) or not _has_lost_another(trainer):
+    except Exception as error:
+        is_talk = isinstance(error, RuntimeError) and not isinstance(error, TsicError)
+        has_lost_another = is_talk and _has_lost_another(trainer)
+        for other in _others(trainer):
+            other.kill()  # it would wait for this one, holding its device
+        if not has_lost_another:
             raise
         raise TsicError("another process of this training failed: see its message above") from error
     trainer.save_checkpoint(files.last)
@@ -210,9 +217,14 @@ def fit(
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
 
 
+def _others(trainer: Trainer) -> Sequence[subprocess.Popen[bytes]]:
+    """The processes that Lightning started for the other devices."""
+    return getattr(trainer.strategy.launcher, "procs", ())
+
+
 def _has_lost_another(trainer: Trainer) -> bool:
     """Whether a process that Lightning started failed; what fails here then is talk with it."""
-    others = getattr(trainer.strategy.launcher, "procs", ())
+    others = _others(trainer)
     until = time.monotonic() + _LAST_WORDS_SECONDS
     while others and time.monotonic() < until:
         if any(one.poll() for one in others):

@@ -19,7 +19,7 @@ from tsic.networks.depthwise import widen_depthwise
 from tsic.student import Student
 from tsic.teacher import Foundation, Teacher, TeacherOutput, hold_frozen
 from tsic.training.diagnostics import PROBES, Contest, PromptProbe, blank_prompt, perfect_prompt
-from tsic.training.finite import limit_gradients, require_finite
+from tsic.training.finite import limit_gradients, require_finite, scale_of
 from tsic.training.graph import Answer, StepGraph
 from tsic.training.optim import build_optimizer, moving_average
 
@@ -131,11 +131,6 @@ class CycleModule(LightningModule):
             self.fusion = Fusion(self.cycle)
 
     @override
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        images = batch["images"].contiguous(memory_format=torch.channels_last)
-        return {**batch, "images": images}
-
-    @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # What is random inside a step depends on seed, step and rank alone, so that a resumed run
         # draws what the uninterrupted one would have drawn.
@@ -179,8 +174,8 @@ class CycleModule(LightningModule):
             name: (network.parameters(), self.optim.clip if name in _NETWORKS else None)
             for name, network in self.cycle.named_children()
         }
-        scaled = self.trainer.precision == "16-mixed"
-        limit_gradients(parts, self.global_step, self._names, scaled=scaled)
+        scale = scale_of(self.trainer.precision_plugin)
+        limit_gradients(parts, self.global_step, self._names, scale=scale)
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -97,20 +97,14 @@ def adamw(
 
 
 def _lay_out_alike(optimizer: Optimizer, *_: Any) -> None:
-    """Lay gradients and moments out as their weights: on a CPU the fused kernel trusts they are.
+    """Lay moments out as their weights: on a CPU the fused kernel trusts they are.
 
-    They are not if a checkpoint has another memory format.
+    They are not if a checkpoint has another memory format. (Gradients are: autograd sees to it.)
     """
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            if weight.grad is None:
-                continue
-            if weight.grad.stride() != weight.stride():
-                weight.grad = torch.empty_like(weight).copy_(weight.grad)
-            state = optimizer.state[weight]
-            for name, moment in state.items():
-                if moment.shape == weight.shape and moment.stride() != weight.stride():
-                    state[name] = torch.empty_like(weight).copy_(moment)
+    for weight, state in optimizer.state.items():
+        for name, moment in state.items():
+            if moment.shape == weight.shape and moment.stride() != weight.stride():
+                state[name] = torch.empty_like(weight).copy_(moment)
 
 
 def _is_table(name: str) -> bool:

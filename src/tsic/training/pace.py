@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 from typing_extensions import override
 
@@ -63,6 +64,7 @@ def pace(config: RunConfig, module: CycleModule, steps: int) -> float:
         accelerator=config.trainer.accelerator,
         devices=1,
         precision=config.trainer.precision,
+        plugins=[LightningEnvironment()],
         accumulate_grad_batches=config.trainer.accumulate,
         max_steps=warm + steps,
         max_epochs=-1,

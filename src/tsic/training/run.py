@@ -92,8 +92,7 @@ def train(
             max_steps=config.max_steps,
             monitor="val/student_miou",
             callbacks=[cost, Watch(), Panels(files.samples, val_set, config.trainer.pictures)],
-            # While the teacher warms up, and for prompts it does not use, weights have no gradient.
-            leaves_unused=module.cycle.teaches,
+            leaves_unused=_leaves_unused(config, module),
             resumes=resumes,
         )
         fit(trainer, module, data, files, resumes=resumes)
@@ -199,6 +198,15 @@ def _warn_of_padding(image: Size, data: DataConfig) -> None:
             f"tsic: warning: crops of {list(data.crop)} pixels are mostly padding: the first "
             f"image, of {list(image)}, gets no larger than {largest}; set data.crop smaller\n"
         )
+
+
+def _leaves_unused(config: RunConfig, module: CycleModule) -> bool:
+    """Whether trained weights have no gradient in some steps, which several devices must know.
+
+    The teacher's while it warms up and for prompts that it does not use; some encoders' always.
+    """
+    cycle = module.cycle
+    return config.trainer.devices > 1 and (cycle.teaches or bool(cycle.student.idle_weights()))
 
 
 def segmentation_data(
