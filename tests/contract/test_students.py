@@ -153,6 +153,7 @@ def test_features_come_from_the_forward_that_made_the_logits(student: Student) -
 
 
 def test_every_weight_gets_a_gradient(student: Student) -> None:
+    student.train()
     assert student.idle_weights() == []
     assert student.training
     student.train()
