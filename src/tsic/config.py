@@ -46,8 +46,7 @@ class DataConfig:
     """Random brightness, contrast, saturation and hue (SSD's ranges)."""
     cutmix: float = 0.0
     """CutMix: probability that two images of a batch exchange a box, a quarter to half of each,
-    before the student sees them; a teacher sees them whole. Try 1 for the student alone where few
-    images are labelled."""
+    before the student sees them; a teacher sees them whole."""
     batch_size: int = 8
     """Images per optimiser step, over all devices and accumulated batches."""
     on_error: Literal["stop", "skip"] = "stop"
