@@ -156,7 +156,6 @@ def test_every_weight_gets_a_gradient(student: Student) -> None:
     student.train()
     assert student.idle_weights() == []
     assert student.training
-    student.train()
     student.zero_grad()
     side = student._padded(64)
     output = student(torch.rand(2, 3, side, side))

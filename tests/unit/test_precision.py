@@ -1,6 +1,7 @@
 """Which precision a machine trains in."""
 
 import itertools
+from contextlib import nullcontext
 from typing import Literal
 
 import pytest
@@ -32,9 +33,17 @@ def test_other_programs_that_interrupt_some_steps_do_not_decide(
     taken[0] = taken[4] = taken[7] = taken[9] = taken[11] = 9.0
     ticks = itertools.chain.from_iterable((0.0, seconds) for seconds in taken)
     monkeypatch.setattr("tsic.training.precision.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # slow where emulated
     threads = torch.get_num_threads()
     assert resolve_precision(TrainerConfig(accelerator="cpu")) == found
     assert torch.get_num_threads() == threads
+
+
+def test_what_a_cpu_only_emulates_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr("tsic.training.precision._times_as_fast", pytest.fail)
+    assert resolve_precision(TrainerConfig(accelerator="cpu")) == "32-true"
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,9 @@ def test_a_list_on_standard_input(photos: Path) -> None:
     assert names("-", "photos/*.jpg", listed=b"photos/x\n") == ["c.jpg", "deep/d.tif", "b.jpg"]
     with pytest.raises(ConfigError, match="the list on standard input is empty"):
         names("-", listed=b"\n")
-    for what in (b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\x89PNG\r\n\x1a\n\0\0", b"x" * 5000):
+    assert names("-", listed=b"BM/b.jpg\n") == ["b.jpg"]  # as a BMP begins
+    jpeg, png, bmp = b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\x89PNG\r\n\x1a\n\0\0", b"BM6\x10\x0e\0"
+    for what in (jpeg, png, bmp, b"x" * 5000):
         with pytest.raises(ConfigError, match="holds no list of paths, one a line; give an image"):
             names("-", listed=what)
 

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Input:
 
 
 _LONGEST_PATH = 4096
-_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"RIFF")
+_NO_TEXT = re.compile(rb"[\x01-\x08\x0e-\x1f]")  # control characters, of which images are full
 
 Based = tuple[Path, Path]
 """A file, and the folder that its name is relative to."""
@@ -93,7 +94,7 @@ def _split(listed: bytes) -> list[Path]:
     """Paths of a list; `find -print0` ends them with zero bytes."""
     parts = listed.split(b"\0") if b"\0" in listed else listed.splitlines()
     paths = [Path(os.fsdecode(part)) for part in parts if part.strip()]
-    if any(len(part) > _LONGEST_PATH for part in parts) or listed.startswith(_IMAGE_STARTS):
+    if any(len(part) > _LONGEST_PATH for part in parts) or _NO_TEXT.search(listed):
         raise ConfigError(
             "standard input holds no list of paths, one a line; give an image by its file's name"
         )
