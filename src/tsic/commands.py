@@ -45,7 +45,7 @@ def train_command(words: Sequence[str]) -> int:
     finds_batch = known.batch == "auto"
     if known.batch and not finds_batch:
         overrides += ["--data.batch_size", known.batch]
-    config = load_config(known.config, overrides, own.options)
+    config = load_config(known.config, overrides, own)
     name = name_of(known, "run")
     if finds_batch:
         config = _with_largest_batch(
@@ -102,7 +102,7 @@ def pretrain_command(words: Sequence[str]) -> int:
     known, overrides = own.parse_known_args(list(words))
     if known.images is not None:
         overrides += ["--source.images", known.images]
-    config = read_config(PRETRAIN, known.config, overrides, own.options)
+    config = read_config(PRETRAIN, known.config, overrides, own)
     name = name_of(known, "pretrain")
     from tsic.evaluation.scores import percent
     from tsic.pretrain.run import pretrain

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 import jsonargparse
 import yaml
 
+from tsic.command_line import Parser
 from tsic.config import RunConfig
 from tsic.config_rules import Broken, broken_in_run
 from tsic.config_words import last_value, near_key, normalised
@@ -66,17 +67,17 @@ def known_keys(config_class: type = RunConfig, prefix: str = "") -> list[str]:
 
 
 def load_config(
-    path: str | Path | None, overrides: Sequence[str] = (), options: Sequence[str] = ()
+    path: str | Path | None, overrides: Sequence[str] = (), verb: Parser | None = None
 ) -> RunConfig:
     """Read a run's configuration; see ``read_config``."""
-    return read_config(RUN, path, overrides, options)
+    return read_config(RUN, path, overrides, verb)
 
 
 def read_config(
     schema: Schema[C],
     path: str | Path | None,
     overrides: Sequence[str] = (),
-    options: Sequence[str] = (),
+    verb: Parser | None = None,
 ) -> C:
     """Read a configuration: defaults, recipe, parent file, file, then overrides.
 
@@ -85,7 +86,7 @@ def read_config(
         path: YAML file that states differences from the defaults; it may name one parent, relative
             to itself, as ``base: other.yaml``. ``None`` starts from the defaults.
         overrides: Command-line words, ``--data.root DIR`` or ``--data.root=DIR``.
-        options: The verb's own, which a misspelt word may mean as well.
+        verb: Whose words these are: a misspelt one may mean one of its options.
 
     Returns:
         The complete configuration.
@@ -108,7 +109,7 @@ def read_config(
             written[section] = {k: v for k, v in written[section].items() if k != name}
     words = normalised(overrides)
     typed = [word[2:] for word in words[::2]]
-    _refuse_unknown(schema, [key for key, _ in _leaves(written)], typed, path, options)
+    _refuse_unknown(schema, [key for key, _ in _leaves(written)], typed, path, verb)
     return _checked(schema, _merge(_recipe(schema, written, words), written), words)
 
 
@@ -265,7 +266,7 @@ def _refuse_unknown(
     written: Sequence[str],
     typed: Sequence[str],
     path: str | Path | None,
-    options: Sequence[str] = (),
+    verb: Parser | None = None,
 ) -> None:
     """Name all unknown keys of the file and of the command line, each with the nearest."""
     known = known_keys(schema.kind)
@@ -273,14 +274,15 @@ def _refuse_unknown(
         f"'{key}'{source} ({near_key(key, choices)})"
         for keys, source, choices in (
             (written, f" in '{path}'", known),
-            (typed, "", [*known, *options]),
+            (typed, "", [*known, *(verb.options if verb else ())]),
         )
         for key in keys
         if key not in known and not key.startswith("student.options.")
     ]
     if wrong:
         plural = "keys" if len(wrong) > 1 else "key"
-        raise ConfigError(f"unknown {plural} {'; '.join(wrong)}; see {schema.verb} --help")
+        told = verb.prog if verb else schema.verb
+        raise ConfigError(f"unknown {plural} {'; '.join(wrong)}; see {told} --help")
 
 
 def _parse(schema: Schema[C], merged: Mapping[str, Any], words: Sequence[str]) -> C:

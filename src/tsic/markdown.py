@@ -13,6 +13,7 @@ def to_markdown(rows: Sequence[Sequence[str]], *, texts: int = 1) -> str:
     Returns:
         Lines of Markdown, without a line break at the end.
     """
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         [f"{cell:{'<' if i < texts else '>'}{widths[i]}}" for i, cell in enumerate(row)]

@@ -221,6 +221,8 @@ class Student(nn.Module):
                 f"student '{self.spec.name}' must return logits (B, {self.spec.num_classes}, h, w),"
                 f" got {tuple(logits.shape)}"
             )
+        if any(not isinstance(one, Tensor) or one.ndim != 4 for one in features):
+            raise ConfigError(f"student '{self.spec.name}' must return features (B, C, h, w) each")
         maps = (logits, *features)
         for one in maps:
             if one.shape[2] != one.shape[3] or side % one.shape[2]:
@@ -229,6 +231,11 @@ class Student(nn.Module):
                     f"{one.shape[2]}x{one.shape[3]} cells; each must cover the same whole number"
                 )
         strides = [side // one.shape[2] for one in maps]
+        if sorted(strides[1:]) != strides[1:]:
+            raise ConfigError(
+                f"student '{self.spec.name}' must return its coarsest features last, got strides "
+                f"{strides[1:]}"
+            )
         return strides[0], tuple(strides[1:]), tuple(one.shape[1] for one in features)
 
 

@@ -133,6 +133,18 @@ def test_an_offline_teacher_is_trained_first(
     assert "none of the --methods has an offline teacher" in capsys.readouterr().err
 
 
+def test_an_offline_file_s_data_must_have_the_same_classes(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(load_config(config_file).data.root, tmp_path / "other")
+    (data / "classes.yaml").write_text("classes: [ground, disc, square]\n")
+    other = tmp_path / "other.yaml"
+    other.write_text(f"base: {config_file.name}\ndata: {{root: {data}}}\n")
+    words = ["compare", "--config", str(config_file), "--methods", "kd", "--offline", str(other)]
+    assert main([*words, "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "data has other classes than --config's" in capsys.readouterr().err
+
+
 def test_an_offline_file_s_own_method_is_kept(config_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "peers.yaml"
     file.write_text(
@@ -152,7 +164,10 @@ def test_a_teacher_or_folder_that_is_not_there_is_told_before_anything_trains(
     if not dry:
         other = ["--methods", "release", "--teacher.name", "tiny-mobile-sam"]
         assert main([*words, *other]) == 2
-        assert "maps of one width at several depths, which 'tiny-m" in capsys.readouterr().err
+        assert "at 4 depths, of which 'tiny-mobile-sam' has 0; use light" in capsys.readouterr().err
+        (tmp_path / "sam.pt").write_bytes(b"no model")
+        assert main([*words, "--methods", "cycle", "--teacher.name", str(tmp_path / "sam.pt")]) == 2
+        assert "sam.pt'" in capsys.readouterr().err
     plain = tmp_path / "plain.yaml"
     plain.write_text("base: tiny.yaml\nteacher: {name: none}\n")
     taught = ["--methods", "kd", "--offline", str(plain), "--distill.role", "teacher"]
@@ -398,6 +413,7 @@ def test_runs_whose_teacher_is_gone_are_not_finished(
         (["--methods", "kd"], "--offline"),
         (["--methods", "cwwd"], "did you mean 'cwd'"),
         (["--seeds", "0"], "--seeds"),
+        (["--methd", "kd"], "did you mean 'methods'?); see tsic compare --help"),
         (["--name", "../c"], "--name '../c' must be a name"),
         (["--ablate", "promt"], "did you mean 'prompt'"),
         (["--ablate", "student.name=unet"], "none of the cycle's own"),

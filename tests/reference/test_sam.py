@@ -380,7 +380,7 @@ def no_json(folder: Path) -> None:
 )
 def test_load_foundation_says_that_a_folder_cannot_be_loaded(damage: Any, tmp_path: Path) -> None:
     damage(tmp_path)
-    message = r"^teacher.name '.*' could not be loaded \(.+\); give the folder of a downloaded"
+    message = r"^teacher.name '.*' could not be loaded \(.+\); give .* of a downloaded checkpoint$"
     with pytest.raises(CheckpointError, match=message):
         load_foundation(str(tmp_path))
 

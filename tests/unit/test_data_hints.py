@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from tsic.config import RunConfig, TeacherConfig
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import Sample, SegmentationDataset
 from tsic.data.hints import StoredHints, cells_of
 from tsic.data.transforms import TrainTransform, View, seeded
 from tsic.errors import DataError
+from tsic.teacher import build_hint_encoder
+from tsic.training.embed import stored_hints
 
 HEIGHT, WIDTH = 120, 160
 CLASSES = ClassTable(("a",), ((0, 0, 0),), {0: 0})
@@ -117,3 +120,16 @@ def test_a_palette_and_a_turn_make_another_image(tmp_path: Path) -> None:
     samples = tuple(Sample(file, file, file.name) for file in files)
     dataset = SegmentationDataset("folder", tmp_path, "train", CLASSES, samples)
     assert len(set(StoredHints(tmp_path / "hints", dataset).files)) == 4
+
+
+def test_an_encoder_s_settings_name_the_folder_as_its_weights_do(tmp_path: Path) -> None:
+    config = RunConfig(teacher=TeacherConfig("tiny-sam", hints_only=True, hint_cache=str(tmp_path)))
+    dataset = two_images(tmp_path / "images", 1, 2)
+    folders = []
+    for epsilon in (1e-6, 1e-6, 1e-3):
+        encoder = build_hint_encoder("tiny-sam")
+        encoder.foundation.model.config.vision_config.layer_norm_eps = epsilon
+        stored = stored_hints(config, encoder, dataset)
+        assert stored is not None
+        folders.append(stored.files[0].parent)
+    assert folders[0] == folders[1] != folders[2]

@@ -13,3 +13,7 @@ def test_texts_stand_at_the_left_and_numbers_at_the_right(texts: int, cell: str,
         f"|-------|{rule}|----:|",
         f"| road  | {cell} | 7.5 |",
     ]
+
+
+def test_a_bar_in_a_name_begins_no_column() -> None:
+    assert to_markdown([["class"], ["a|b"]]).splitlines()[-1] == r"| a\|b  |"

@@ -73,6 +73,13 @@ def test_every_file_is_a_method() -> None:
         rival_class("nothing")
 
 
+def test_a_method_s_file_that_holds_two_of_them_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = type("Second", (Rival,), {"__module__": "tsic.rivals.kd"})
+    monkeypatch.setattr("tsic.rivals.kd.Second", second, raising=False)
+    with pytest.raises(ConfigError, match=r"rivals/kd.py must hold one class .* holds Kd, Second"):
+        rival_class("kd")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -39,11 +39,23 @@ class Blocks(nn.Module):
             return logits
         if self.returns in {"out", "logits"}:
             return {self.returns: logits, "features": [means]}
+        if (maps := self._odd(means)) is not None:
+            return {"out": logits, "features": maps}
         if self.returns == "broken":
             raise RuntimeError("no such shape")
         if self.returns == "list":
             return [logits]
         return StudentOutput(logits, (means, F.avg_pool2d(images, 16)))
+
+    def _odd(self, means: Tensor) -> Any:
+        """Features in other wrappings, or none that could be used."""
+        coarse = F.avg_pool2d(means, 2)
+        return {
+            "one map": means,
+            "named maps": {"fine": means, "coarse": coarse},
+            "reversed": [coarse, means],
+            "flat": [means.mean((2, 3))],
+        }.get(self.returns)
 
 
 def no_network(*_: object, **__: object) -> None:
@@ -142,6 +154,15 @@ class TestBuildStudent:
         assert output.logits.shape == (1, 3, 3, 4)
         assert len(output.features) == {"output": 2, "tensor": 0}.get(returns, 1)
 
+    @pytest.mark.parametrize(("returns", "strides"), [("one map", (8,)), ("named maps", (8, 16))])
+    def test_own_network_s_features_are_one_map_or_several(
+        self, returns: str, strides: tuple[int, ...]
+    ) -> None:
+        student = student_of_blocks(returns=returns)
+        assert student.feature_strides == strides
+        features = student(torch.rand(2, 3, 32, 64)).features
+        assert [one.shape[-1] for one in features] == [64 // stride for stride in strides]
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -153,6 +174,11 @@ class TestBuildStudent:
             ({"name": BLOCKS + "s"}, r"has no class 'Blockss'; did you mean 'Blocks'\?"),
             ({"name": BLOCKS, "options": {"width": 1}}, "refuses its arguments: .*'width'"),
             ({"name": BLOCKS, "options": {"returns": "list"}}, "must return a tensor, .* got list"),
+            (
+                {"name": BLOCKS, "options": {"returns": "flat"}},
+                r"return features \(B, C, h, w\) each",
+            ),
+            ({"name": BLOCKS, "options": {"returns": "reversed"}}, r"last, got strides \[16, 8\]"),
             ({"name": BLOCKS, "options": {"stride": 7}}, "into 9x9 cells; each must cover"),
             ({"name": "tests_none/none:Net"}, "could not be read or fetched"),
             ({"num_classes": 1}, "num_classes must be 2 to 254, got 1"),

@@ -25,6 +25,7 @@ from tsic.compare.plan import (
 from tsic.config import RunConfig
 from tsic.config_file import RUN, load_config, read_config
 from tsic.config_words import words_of
+from tsic.data.classes import ClassTable
 from tsic.errors import ConfigError
 from tsic.files import alone_in
 from tsic.options import Role
@@ -38,7 +39,7 @@ def compare_command(words: Sequence[str]) -> int:
     require_least(options, 1, "seeds", "processes")
     if options.ablate and (options.methods or options.offline):
         raise ConfigError("--ablate varies the cycle alone: it goes without --methods, --offline")
-    base = load_config(options.config, overrides, parser.options)
+    base = load_config(options.config, overrides, parser)
     folder: Path = options.out / name_of(options)
     runs = folder / "runs"
     shared = words_of(("data", "trainer"), overrides, but=OWN)
@@ -55,8 +56,8 @@ def compare_command(words: Sequence[str]) -> int:
 
     planned = [*_settled(first, runs), *_settled(jobs(variants, options.seeds), runs)]
     unfinished = missing(planned, runs)
-    if offline and not first and any(job.config.distill.teacher for job in unfinished):
-        _try(offline, base)
+    if offline and any(job.config.distill.teacher for job in unfinished):
+        _try(offline, first, base)
     _require_teachers(unfinished, loads=not options.dry_run)
     _require_photos(unfinished)
     devices = _devices(options.devices)
@@ -81,7 +82,7 @@ def _require_teachers(unfinished: Sequence[Job], *, loads: bool) -> None:
 
     Args:
         unfinished: Runs to train.
-        loads: Whether to load those that are asked for maps at several depths.
+        loads: Whether to load them, too.
     """
     asked = [job.config.teacher for job in unfinished if job.config.teacher.name != "none"]
     if not asked:
@@ -92,8 +93,10 @@ def _require_teachers(unfinished: Sequence[Job], *, loads: bool) -> None:
     for name in sorted({one.name for one in asked}):
         check_name(name)
         kinds = {one.mapping for one in asked if one.name == name and not one.hints_only}
-        if loads and kinds - {"light"}:
-            require_levels(load_foundation(name), min(kinds - {"light"}), name)
+        if loads:
+            foundation = load_foundation(name)
+            for kind in kinds:
+                require_levels(foundation, kind, name)
 
 
 def _require_whole(planned: Sequence[Job], unfinished: Sequence[Job], runs: Path) -> None:
@@ -238,13 +241,24 @@ def _offline(
     return (runs / job.name).resolve(), [job]
 
 
-def _try(offline: Path, base: RunConfig) -> None:
-    """Load who teaches, so that what is wrong with it is told before anything trains."""
-    from tsic.data.readers import open_split
+def _try(offline: Path, first: Sequence[Job], base: RunConfig) -> None:
+    """Tell what is wrong with who teaches, or is to teach, before anything trains."""
     from tsic.training.build import load_offline
 
-    classes = open_split(base.data, base.data.train_split).classes
-    load_offline(str(offline), base.distill.role, classes)
+    classes = _classes(base)
+    if not first:
+        load_offline(str(offline), base.distill.role, classes)
+    elif any(_classes(job.config).names != classes.names for job in first):
+        raise ConfigError(
+            "--offline: its configuration's data has other classes than --config's; --data.root "
+            "on the command line gives both the same"
+        )
+
+
+def _classes(config: RunConfig) -> ClassTable:
+    from tsic.data.readers import open_split
+
+    return open_split(config.data, config.data.train_split).classes
 
 
 def _write(
@@ -261,8 +275,8 @@ def _write(
 
     outcomes = {
         one.name: {
-            one.config.seed + seed: read_outcome(folder / "runs" / run_name(one.name, seed))
-            for seed in range(seeds)
+            seed: read_outcome(folder / "runs" / run_name(one.name, seed))
+            for seed in range(one.config.seed, one.config.seed + seeds)
             if run_name(one.name, seed) not in failed
         }
         for one in variants
@@ -273,9 +287,7 @@ def _write(
         raise ConfigError(f"no run of the student alone finished: {told}")
     for name, finished_runs in outcomes.items():
         for seed in finished_runs.keys() & alone.keys():
-            require_same_images(
-                run_name(name, seed - variants[0].config.seed), finished_runs[seed], alone[seed]
-            )
+            require_same_images(run_name(name, seed), finished_runs[seed], alone[seed])
     summaries = {
         name: summarise(runs, None if name == ALONE else alone)
         for name, runs in outcomes.items()
@@ -283,13 +295,12 @@ def _write(
     }
     evaluation = next(iter(alone.values())).evaluation
     config = variants[0].config
-    finished = min(alone) - config.seed
     facts = {
         "split": evaluation["split"],
         "images": evaluation["images"],
         "steps": config.max_steps,
         "unlabelled": any(one.config.data.unlabelled for one in variants),
-        "student": _inference_cost(folder / "runs" / run_name(ALONE, finished), config),
+        "student": _inference_cost(folder / "runs" / run_name(ALONE, min(alone)), config),
         "machine": _machine(),
         "command": command,
     }

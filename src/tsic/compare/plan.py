@@ -288,8 +288,8 @@ def _values(name: str) -> Sequence[Mapping[str, Any]]:
 def jobs(variants: Sequence[Job], seeds: int) -> list[Job]:
     """One run per variant and seed, seed by seed, so that an early look is a fair one."""
     return [
-        Job(run_name(one.name, seed), replace(one.config, seed=one.config.seed + seed))
-        for seed in range(seeds)
+        Job(run_name(one.name, one.config.seed + i), replace(one.config, seed=one.config.seed + i))
+        for i in range(seeds)
         for one in variants
     ]
 

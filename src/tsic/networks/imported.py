@@ -17,8 +17,9 @@ def build_imported(path: str, *, num_classes: int, options: Mapping[str, object]
     Args:
         path: ``package.module:Class``; called with ``num_classes`` and ``options``. Its forward
             takes normalised images and returns logits, a dict with ``out`` or ``logits`` (and
-            ``features``), or an object with these attributes. A class attribute
-            ``size_multiple`` says which image sides it takes; others are padded.
+            ``features``: maps ``(B, C, h, w)``, coarsest last), or an object with these
+            attributes. A class attribute ``size_multiple`` says which image sides it takes; others
+            are padded.
         num_classes: Classes ``K``.
         options: Keyword arguments of the class.
 
@@ -78,4 +79,8 @@ def _read_imported(model: Any, images: Tensor) -> Maps:
             f"student '{type(model).__name__}' must return a tensor, a dict with 'out' or "
             f"'logits', or a StudentOutput, got {type(answer).__name__}"
         )
+    if isinstance(features, Tensor):
+        return logits, (features,)
+    if isinstance(features, Mapping):
+        features = features.values()
     return logits, () if features is None else tuple(features)

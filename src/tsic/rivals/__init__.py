@@ -18,14 +18,17 @@ def rival_class(name: str) -> type[Rival]:
     """Find a method's class.
 
     Raises:
-        ConfigError: If there is no such method.
+        ConfigError: If there is no such method, or its file does not hold it.
     """
     if name not in RIVALS:
         raise ConfigError(f"distill.method: '{name}' is no method; {nearest(name, RIVALS)}")
     module = import_module(f"{__name__}.{name}")
-    (found,) = (
+    found = [
         one
         for one in vars(module).values()
         if inspect.isclass(one) and issubclass(one, Rival) and one.__module__ == module.__name__
-    )
-    return found
+    ]
+    if len(found) != 1:
+        names = ", ".join(one.__name__ for one in found) or "none"
+        raise ConfigError(f"rivals/{name}.py must hold one class derived from Rival, holds {names}")
+    return found[0]

@@ -30,6 +30,10 @@ class PromptedMasks:
     class_ids: Tensor | None
 
 
+LEVELS = (4, 8, 16, 32)
+"""Strides in pixels that UPerNet's neck brings as many maps to."""
+
+
 class Mapping(Protocol):
     """What the teacher asks of a mapping decoder."""
 
@@ -94,9 +98,7 @@ class UperMapping(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = attention
-        self.scales = [
-            stride / target for stride, target in zip(strides, (4, 8, 16, 32), strict=True)
-        ]
+        self.scales = [stride / target for stride, target in zip(strides, LEVELS, strict=True)]
         self.neck_lateral = nn.ModuleList(nn.Conv2d(dim, neck_channels, 1) for _ in strides)
         self.neck_out = nn.ModuleList(
             nn.Conv2d(neck_channels, neck_channels, 3, padding=1) for _ in strides

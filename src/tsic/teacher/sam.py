@@ -227,9 +227,10 @@ def load_foundation(name: str, key: str = "teacher.name") -> Foundation:
     except ConfigError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        online = "" if Path(name).exists() else ", or go online once so that it can be fetched"
         raise CheckpointError(
             f"{key} '{name}' could not be loaded ({first_line(error)}); give the folder of "
-            "a downloaded checkpoint, or go online once so that it can be fetched"
+            f"a downloaded checkpoint{online}"
         ) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])

@@ -18,7 +18,7 @@ from tsic.prompt import LOGIT_RANGE, Prompts, class_prompts, index_prompt
 from tsic.teacher.canvas import Canvas
 from tsic.teacher.foundation import Embedding, Foundation, Seen
 from tsic.teacher.lora import attach_lora
-from tsic.teacher.mapping import LightMapping, Mapping, PromptedMasks, UperMapping
+from tsic.teacher.mapping import LEVELS, LightMapping, Mapping, PromptedMasks, UperMapping
 from tsic.teacher.sam import load_foundation
 
 
@@ -213,10 +213,11 @@ def require_levels(foundation: Foundation, mapping: MappingKind, name: str) -> N
     Raises:
         ConfigError: Naming both.
     """
-    if mapping != "light" and not foundation.has_levels:
+    depths = len(foundation.hidden_strides) if foundation.has_levels else 0
+    if mapping != "light" and depths != len(LEVELS):
         raise ConfigError(
-            f"teacher.mapping {mapping} reads maps of one width at several depths, which "
-            f"'{name}' has not; use light"
+            f"teacher.mapping {mapping} reads maps of one width at {len(LEVELS)} depths, of which "
+            f"'{name}' has {depths}; use light"
         )
 
 

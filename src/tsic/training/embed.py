@@ -1,6 +1,7 @@
 """Let a frozen encoder look at whole training images once, before the first step."""
 
 import hashlib
+import json
 import random
 import sys
 import time
@@ -46,8 +47,10 @@ def product_kind(config: RunConfig) -> torch.dtype:
 
 
 def _digest(encoder: HintEncoder) -> str:
-    """Tell an encoder's weights from others."""
-    digest = hashlib.sha256()
+    """Tell an encoder, its settings and weights, from others."""
+    settings = encoder.foundation.model.config.vision_config.to_diff_dict()
+    del settings["transformers_version"]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(encoder.foundation.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.float().cpu().contiguous().numpy().data)
