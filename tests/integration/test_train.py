@@ -19,10 +19,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
 
 from tsic.checkpoint import load_student
 from tsic.cli import main
 from tsic.config_file import load_config, read_config
+from tsic.data.check import count_pixels
 from tsic.data.class_file import write_classes
 from tsic.data.classes import ClassTable
 from tsic.data.packed import pack_split
@@ -85,6 +87,9 @@ def test_train_leaves_the_folder_that_the_design_promises(
     assert set(scores["teacher"]["per_class_iou"]) == {"ground", "square", "disc"}
     # The resolved configuration trains again, and means the same.
     assert load_config(folder / "config.yaml") == replace(load_config(config_file))
+
+    rates = [group["lr"] for group in state_of(folder)["optimizer_states"][0]["param_groups"]]
+    assert max(rates) == 0, "they fall to 0 within the run"
 
     rows = read_metrics(folder / "metrics.csv")
     steps_of = {name: [step for step, key, _ in rows if key == name] for _, name, _ in rows}
@@ -281,6 +286,26 @@ def test_a_teacher_that_never_joins_is_warned_of_and_not_scored(
     assert result.teacher is None
     said = capsys.readouterr().err
     assert "warning: the teacher takes no part: teacher.warmup_steps 2 is not below" in said
+
+
+def test_rare_classes_weigh_more_as_the_training_split_counts_them(
+    config_file: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Tensor | None] = []
+
+    def build(config: object, classes: object, weights: Tensor | None) -> None:
+        given.append(weights)
+        raise InterruptedError
+
+    monkeypatch.setattr("tsic.training.run.build_module", build)
+    for balance in ("0", "1"):
+        config = load_config(config_file, ["--objective.class_balance", balance])
+        with pytest.raises(InterruptedError):
+            train(config, tmp_path / "run")
+    pixels = count_pixels(open_dataset("folder", Path(settings["data"]["root"]), "train"))
+    assert given[0] is None
+    assert given[1] is not None
+    torch.testing.assert_close(given[1] * pixels, (pixels.sum() / 3).expand(3).float())
 
 
 def test_a_checkpoint_that_is_none_is_told(config_file: Path, tmp_path: Path) -> None:
@@ -620,6 +645,8 @@ def test_a_mirror_image_is_embedded_beside_its_image(config_file: Path) -> None:
     torch.testing.assert_close(seen, other.flip(0))
     assert not torch.allclose(seen[0], seen[1])
     assert seen.shape[2:] == (5, 6), "72 x 96 pixels, in cells of 16"
+    scaled = TF.resize(image, [72, 96], antialias=True)[None].float() / 255
+    torch.testing.assert_close(seen[:1], encoder(scaled), msg="the image itself is the first")
 
 
 def test_either_network_of_a_run_teaches_offline(
@@ -678,6 +705,7 @@ def test_last_weights_are_validated_though_val_every_misses_them(
     scores = {step: value for step, name, value in rows if name == "val/student_miou"}
     assert list(scores) == [3, 5]
     assert result.student.miou == pytest.approx(max(scores.values()), abs=1e-3)
+    assert state_of(result.folder.path)["global_step"] == 5, "whatever save_every is"
 
 
 class NormFree(torch.nn.Module):

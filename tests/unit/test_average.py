@@ -10,6 +10,7 @@ from tsic.cycle import Cycle
 from tsic.options import Objective
 from tsic.student import build_student
 from tsic.teacher import AveragedTeacher, Teacher, build_teacher
+from tsic.teacher.average import decay_at
 
 
 @pytest.fixture
@@ -39,11 +40,31 @@ def test_average_answers_as_a_teacher_with_the_mean_of_weights(teacher: Teacher)
         for mine, new in pairs:
             mine.lerp_(new, 9 / 11)
         wanted = expected(images, logits)
-    teacher.train()
+    modes: list[bool] = []
+    teacher.train().register_forward_pre_hook(lambda *_: modes.append(teacher.training))
     answer = average(teacher, images, logits)
+    assert modes == [False], "it draws no dropout and counts nothing"
     torch.testing.assert_close(answer.logits, wanted.logits, rtol=1e-4, atol=1e-5)
     assert teacher.training
     assert not answer.logits.requires_grad
+
+
+def test_decay_grows_to_what_was_asked() -> None:
+    assert [decay_at(steps, 0.5) for steps in (1, 7, 8, 1000)] == [2 / 11, 8 / 17, 0.5, 0.5]
+
+
+def test_statistics_of_norms_are_averaged_and_counts_taken_over(teacher: Teacher) -> None:
+    norm = nn.BatchNorm2d(16)
+    teacher.mapping.classifier.insert(0, norm)  # type: ignore[attr-defined]
+    average = AveragedTeacher(teacher, 0.9)
+    assert norm.running_mean is not None
+    assert norm.num_batches_tracked is not None
+    norm.running_mean += 11.0
+    norm.num_batches_tracked += 3
+    average.update(teacher)  # the first decay is 2 / 11
+    held = average.get_buffer("mapping/classifier/0/running_mean")
+    torch.testing.assert_close(held, torch.full((16,), 9.0))
+    assert average.get_buffer("mapping/classifier/0/num_batches_tracked") == 3
 
 
 @pytest.mark.parametrize(("rank", "looks"), [(0, 1), (4, 2)])

@@ -62,6 +62,11 @@ def test_who_has_no_prompted_teacher_does_not_depend_on_the_cycles_keys() -> Non
     assert methods(shared, [ALONE], None)[0].config.objective.ohem
 
 
+def test_the_student_alone_is_alone_whatever_method_a_configuration_names() -> None:
+    taught = replace(BASE, teacher=TeacherConfig(), distill=DistillConfig("mutual", weight=2.0))
+    assert methods(taught, [ALONE], None)[0].config.distill == DistillConfig()
+
+
 def test_whoever_has_a_teacher_is_taught_on_images_without_labels() -> None:
     photos = replace(
         BASE,
@@ -87,7 +92,7 @@ def test_a_method_may_be_trained_for_longer_and_is_validated_as_often() -> None:
 def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() -> None:
     own = replace(
         BASE,
-        teacher=replace(BASE.teacher, rounds=2),
+        teacher=replace(BASE.teacher, rounds=2, scale=2.0),
         objective=replace(BASE.objective, teacher_weight=0.5),
     )
     paper = {one.name: one.config for one in methods(own, ["paper", "release"], None)}
@@ -96,6 +101,7 @@ def test_other_recipes_take_their_presets_but_keep_the_schedule_and_the_model() 
         assert config.recipe == name
         assert config.teacher.prompt == "index"
         assert config.teacher.rounds == 1
+        assert config.teacher.scale == 1.0
         assert config.teacher.name == "tiny-sam"
         assert config.teacher.warmup_steps == 3
         assert config.objective.temperature == 5.0

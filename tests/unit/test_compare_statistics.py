@@ -11,6 +11,7 @@ import torch
 from tsic.compare.statistics import Outcome, paired_interval, read_outcome, summarise
 from tsic.errors import CheckpointError
 from tsic.evaluation.confusions import Confusions
+from tsic.evaluation.metrics import mean_iou
 from tsic.training.folder import RunFolder
 
 NAMES = ("a", "b")
@@ -49,6 +50,19 @@ def test_confusions_sum_images_and_survive_a_file(tmp_path: Any) -> None:
     np.testing.assert_array_equal(again.rows, confusions.rows)
 
 
+def test_confusions_score_as_the_dataset_is_scored(tmp_path: Path) -> None:
+    """Of three classes the first image holds two, nothing the third; large images are many."""
+    confusions = Confusions(3)
+    cells = torch.tensor([[100_000, 40_000, 0], [30_000, 70_000, 0], [0, 0, 0]])
+    for one in (cells, cells.T):
+        confusions.add(one)
+    confusions.save(tmp_path / "c.npz")
+    again = Confusions.load(tmp_path / "c.npz")
+    for times, whole in (([1.0, 1.0], cells + cells.T), ([2.0, 0.0], cells)):
+        assert again.miou(np.array([times])) == pytest.approx([mean_iou(whole)])
+    assert again.labels.tolist() == [[140_000, 100_000, 0], [130_000, 110_000, 0]]
+
+
 def test_summary_is_what_a_hand_would_compute() -> None:
     alone = {0: outcome([5, 5]), 1: outcome([6, 6])}
     ours = {0: outcome([7, 7], seconds=2, teacher=80), 1: outcome([6, 6], seconds=4, teacher=90)}
@@ -64,9 +78,27 @@ def test_summary_is_what_a_hand_would_compute() -> None:
     assert (summary.train_seconds, summary.peak_memory_mib) == (3, 400)
 
 
+def test_runs_are_paired_by_their_seed_whatever_their_order() -> None:
+    alone = {0: outcome([5]), 1: outcome([6]), 2: outcome([4])}
+    summary = summarise({2: outcome([7]), 1: outcome([7]), 3: outcome([9])}, alone)
+    gains = [iou(7, 10) - iou(4, 10), iou(7, 10) - iou(6, 10)]  # seed 3 has no rival
+    assert summary.delta == pytest.approx(np.mean(gains))
+    assert list(summary.seeds) == [2, 1, 3]
+
+
+def test_a_class_that_one_of_a_pair_lacks_has_no_gain_there() -> None:
+    runs = {seed: outcome([5 + seed]) for seed in range(2)}
+    alone = {seed: outcome([5]) for seed in range(2)}
+    for held, name in ((runs[0], "a"), (alone[0], "b"), (alone[1], "b")):
+        held.evaluation["per_class_iou"][name] = None
+    found = summarise(runs, alone).per_class_delta
+    assert found == {"a": pytest.approx(iou(6, 10) - iou(5, 10)), "b": None}
+
+
 def test_one_seed_has_no_spread_and_the_student_alone_no_gain() -> None:
     summary = summarise({0: outcome([5])}, None)
     assert (summary.std, summary.delta, summary.delta_ci95) == (None, None, None)
+    assert summary.teacher_miou is None
 
 
 def test_interval_of_what_nothing_varies_is_closed() -> None:
@@ -92,6 +124,16 @@ def test_interval_adds_the_luck_of_trainings_to_that_of_images() -> None:
     of_images = (iou(9, 10) + iou(8, 10)) / 2 - iou(5, 10) - np.mean(gains)
     of_seeds = 12.706205 * np.std(gains, ddof=1) / 2**0.5
     assert high - np.mean(gains) == pytest.approx(np.hypot(of_seeds, of_images))
+
+
+def test_interval_of_the_images_leaves_one_in_forty_out_on_either_side() -> None:
+    """The one of three images that gains is drawn three times in 1/27, not at all in 8/27."""
+    pair = (outcome([9, 5, 5]), outcome([5, 5, 5]))
+    low, high = paired_interval([pair])
+    assert low == pytest.approx(0)
+    assert high == pytest.approx(iou(9, 10) - iou(5, 10))
+    mixed = [(outcome([9, 4, 6, 8, 5, 7]), outcome([5, 6, 5, 7, 3, 6]))]
+    assert paired_interval(mixed) == paired_interval(mixed), "the same each time"
 
 
 def test_interval_holds_the_truth_as_often_as_it_says() -> None:

@@ -28,6 +28,8 @@ def test_pairs_share_a_box_on_the_cells_of_features() -> None:
     assert shares.mean().item() == pytest.approx(sum(AREA) / 2, abs=0.02)
     assert len(shares.unique()) > 10
     assert boxes.any(0).all()  # anywhere
+    taller = (rows / 160 > columns / 224).float().mean().item()
+    assert 0.3 < taller < 0.7
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)])
@@ -50,6 +52,14 @@ def test_a_second_exchange_undoes_the_first(size: tuple[int, int]) -> None:
         assert torch.equal(mixed[index][:, ~inside], images[index][:, ~inside])
     for maps in (images, torch.rand(5, 2, -(-size[0] // 16), -(-size[1] // 16))):
         assert torch.equal(exchange(exchange(maps, boxes), boxes), maps)
+
+
+def test_a_cell_is_its_partners_where_its_centre_is() -> None:
+    boxes = draw_boxes(torch.rand(2, 3, 100, 75), 1.0)
+    maps = torch.stack([torch.zeros(1, 7, 5), torch.ones(1, 7, 5)])
+    rows, columns = ((torch.arange(n) + 0.5) * side / n for n, side in ((7, 100), (5, 75)))
+    expected = boxes[0, 0][rows.long()][:, columns.long()]
+    assert torch.equal(exchange(maps, boxes)[0, 0], expected.float())
 
 
 class Pointwise(nn.Module):

@@ -25,7 +25,7 @@ COMMON = {"student_ce", "auxiliary_ce", "teacher_ce", "kl", "feature"}
 class Given(nn.Module):
     """Stands for a network and gives a fixed answer."""
 
-    feature_channels = (8,)  # of the student
+    feature_channels = (3, 8)  # of the student
     foundation = SimpleNamespace(dim=6)  # of the teacher
 
     def __init__(self, answer: StudentOutput | TeacherOutput) -> None:
@@ -46,7 +46,8 @@ class Scene:
         self.images = torch.rand(2, 3, 16, 24)
         self.labels = torch.randint(0, 4, (2, 16, 24))
         self.labels[:, :5] = 255
-        self.student = StudentOutput(leaf(2, 4, 2, 3), (leaf(2, 8, 2, 3),), leaf(2, 4, 2, 3))
+        features = leaf(2, 3, 4, 6), leaf(2, 8, 2, 3)  # the coarsest is what is taught
+        self.student = StudentOutput(leaf(2, 4, 2, 3), features, leaf(2, 4, 2, 3))
         self.teacher = TeacherOutput(
             leaf(2, 4, 4, 6),
             leaf(2, 5, 2, 3),
@@ -74,7 +75,7 @@ class Scene:
         """Names of the leaves that a loss sends gradient to."""
         leaves = {
             "student logits": self.student.logits,
-            "student features": self.student.features[0],
+            "student features": self.student.features[-1],
             "student auxiliary": self.student.auxiliary,
             "teacher logits": self.teacher.logits,
             "teacher features": self.teacher.features,
@@ -219,6 +220,25 @@ def test_cycle_ohem_counts_only_when_it_is_on() -> None:
         off, losses.cross_entropy(scene.student.logits, scene.labels, average="all")
     )
     assert off > expected
+
+
+def test_class_weights_count_in_every_cross_entropy() -> None:
+    scene = Scene()
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    found = scene.run(Objective(), weights).losses
+    s, t = scene.student, scene.teacher
+    assert s.auxiliary is not None
+    named = {"student_ce": s.logits, "auxiliary_ce": s.auxiliary, "teacher_ce": t.logits}
+    for name, logits in named.items():
+        expected = losses.cross_entropy(logits, scene.labels, class_weights=weights)
+        torch.testing.assert_close(found[name], (0.4 if "aux" in name else 1) * expected)
+
+
+def test_class_weights_are_no_part_of_a_checkpoint(tiny_cycle: Cycle) -> None:
+    """Whoever loads one for use has no data to count them from."""
+    weighed = Cycle(tiny_cycle.student, tiny_cycle.teacher, class_weights=torch.ones(3))
+    plain = Cycle(tiny_cycle.student, tiny_cycle.teacher)
+    assert weighed.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_cycle_with_nothing_labelled_has_no_supervision() -> None:

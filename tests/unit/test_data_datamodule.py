@@ -111,6 +111,20 @@ def test_one_sample_is_augmented_differently_each_time(train: SegmentationDatase
     assert not torch.equal(batches[0]["images"][0], batches[1]["images"][place])
 
 
+def test_colours_vary_with_the_place_in_the_run(train: SegmentationDataset) -> None:
+    transform = TrainTransform((64, 96), (1, 1), max_class_share=1, flip=0)
+    one, other = (TrainDataset(train, transform, 3)[position, 0] for position in (0, 1))
+    assert isinstance(one, Item)
+    assert isinstance(other, Item)
+    assert torch.equal(one.image, other.image)
+    assert one.colours is not None
+    assert other.colours is not None
+    assert not torch.equal(one.colours, other.colours)
+    plain = TrainDataset(train, transform, 3, photometric=False)[0, 0]
+    assert isinstance(plain, Item)
+    assert plain.colours is None
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_resume_sees_what_the_uninterrupted_run_sees(
     train: SegmentationDataset, accumulate: int

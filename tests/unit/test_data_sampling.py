@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tsic.data.sampling import StepBatches, position_seed, sample_order
+from tsic.data.sampling import StepBatches, position_seed, sample_order, spread
 from tsic.errors import ConfigError
 
 Batches = list[list[tuple[int, int]]]
@@ -18,6 +18,12 @@ def test_sample_order_is_a_permutation_of_its_own_per_epoch_and_seed() -> None:
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
     assert orders[0] == sample_order(0, 0, 50)
+
+
+def test_spread_reaches_over_all_items() -> None:
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 9) == [0, 1, 2]
+    assert spread(9, 0) == []
 
 
 def test_position_seed_is_fixed_for_ever() -> None:

@@ -105,6 +105,27 @@ def test_class_share_is_kept_where_possible() -> None:
     assert mixed(1) <= 50
 
 
+@pytest.mark.parametrize(
+    ("label", "is_mixed"),
+    [
+        ([0, 0, 0, 1], True),  # three of four are no more than its share
+        ([0, 0, 0, 0, 1], False),
+        ([0, 1] + [255] * 8, True),  # ignored pixels are no class
+        ([255, 255], False),
+        ([0, 0, 255], False),
+    ],
+)
+def test_a_crop_is_mixed_by_what_is_labelled(label: list[int], is_mixed: bool) -> None:
+    transform = TrainTransform((1, 1), max_class_share=0.75)
+    assert transform._is_mixed(torch.tensor([label], dtype=torch.uint8)) is is_mixed
+
+
+def test_flips_are_as_frequent_as_asked() -> None:
+    transform, label = TrainTransform((8, 8), flip=0.7), _labels(16, 16)
+    share = sum(transform.draw(label).mirrored for _ in range(400)) / 400
+    assert 0.6 < share < 0.8
+
+
 @pytest.mark.parametrize("value", [255, 3])
 def test_one_class_or_none_still_gives_a_crop(value: int) -> None:
     label = torch.full((32, 32), value, dtype=torch.uint8)
@@ -169,6 +190,15 @@ def test_rare_crop_shows_every_class_of_the_image(crop: tuple[int, int]) -> None
     assert (seen[1:] >= 75).all()  # each is chosen in a third of the crops
     plain = TrainTransform((24, 24), scale=(1, 1), max_class_share=1)
     assert sum(int((plain(image, label)[1] == 1).any()) for _ in range(100)) <= 10
+
+
+def test_rare_crop_always_shows_what_it_is_laid_around() -> None:
+    label = torch.full((40, 50), 255, dtype=torch.uint8)
+    label[23, 31] = 2
+    transform = TrainTransform((4, 4), scale=(1, 1), rare_crop=1)
+    for _ in range(100):
+        _, crop = transform(_coordinates(40, 50), label)
+        assert (crop == 2).any()
 
 
 def test_rare_crop_of_an_unlabelled_image_is_any_crop() -> None:

@@ -76,6 +76,7 @@ def test_blank_prompt_tells_no_place_and_the_perfect_one_the_true_one() -> None:
     valid = TRUTH != 255
     assert torch.equal(told.argmax(1)[valid], TRUTH[valid])
     assert told[0, :, 1, 3].unique().numel() == 1, "nothing is known of an ignored pixel"
+    assert (told.softmax(1).amax(1)[valid] > 0.999).all(), "as sure as a mask is"
 
 
 def test_signs_of_a_dead_cycle() -> None:
@@ -84,6 +85,26 @@ def test_signs_of_a_dead_cycle() -> None:
     assert list(signs({**alive, "val/prompt_sensitivity": 0.0}).values()) == [True, False]
     assert list(signs({**alive, "val/teacher_miou": 39.0}).values()) == [False, True]
     assert signs({"val/student_miou": 40.0}) == {}
+
+
+def test_what_is_bad_now_and_then_is_not_warned_of(
+    tiny_cycle: Cycle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = CycleModule(
+        tiny_cycle,
+        OptimConfig(),
+        class_names=("a", "b", "c"),
+        max_steps=9,
+        warmup_steps=0,
+        seed=0,
+    )
+    watch = Watch()
+    for teacher in (*[39.0] * (PATIENCE - 1), 41.0, *[39.0] * PATIENCE):
+        assert not capsys.readouterr().err
+        scores = {"val/teacher_miou": teacher, "val/student_miou": 40.0}
+        trainer: Any = SimpleNamespace(callback_metrics=scores, is_global_zero=True, global_step=9)
+        watch.on_validation_end(trainer, module)
+    assert "worse than its student" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_prompted", [True, False])

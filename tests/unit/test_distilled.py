@@ -55,6 +55,16 @@ def test_an_offline_teacher_stands_still_in_every_way(batch: tuple[Tensor, Tenso
     assert all(p.grad is not None for p in model.student.parameters())
 
 
+def test_an_offline_teacher_is_prompted_by_its_own_student(batch: tuple[Tensor, Tensor]) -> None:
+    own, prompted = student(), build_teacher("tiny-sam", num_classes=K, channels=16)
+    teacher = Offline(own, prompted)
+    images, learner = batch[0], torch.randn(2, K, 8, 12)
+    expected = prompted(images, own(images).logits)
+    assert expected.masks is not None
+    torch.testing.assert_close(teacher(images, learner).masks, expected.masks)
+    assert not torch.allclose(prompted(images, learner).masks, expected.masks)
+
+
 class Logits(nn.Module):
     """A network of a user's that gives no features."""
 

@@ -64,3 +64,9 @@ def test_only_frozen_layers_of_matrices_are_rounded() -> None:
     assert sum(p.nbytes for p in frozen) < 0.6 * before
     # Neither read nor kept: files map to memory as a whole.
     assert len({p.untyped_storage().data_ptr() for p in frozen}) == len(frozen)
+
+
+def test_an_encoder_that_trains_keeps_its_precision() -> None:
+    teacher = build_teacher("tiny-sam", num_classes=3, trains_encoder=True, channels=16)
+    hold_frozen(teacher.foundation, torch.bfloat16)
+    assert {p.dtype for p in teacher.parameters()} == {torch.float32}

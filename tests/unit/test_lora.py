@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -85,13 +86,23 @@ def test_attach_lora_replaces_every_qkv_and_nothing_else() -> None:
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_attach_lora_heeds_heads_that_stand_apart() -> None:
+    apart: Any = Attention()
+    apart.heads_of_qkv = 2
+    encoder = nn.Sequential(Attention(), apart)
+    attach_lora(encoder, 3)
+    found = [one.heads for one in encoder.modules() if isinstance(one, LoraQkv)]
+    assert found == [1, 2]
+
+
 def test_lora_of_a_convolution_starts_frozen_and_adds_a_low_rank_one() -> None:
-    conv = nn.Conv2d(6, 8, 3, stride=2, padding=1).requires_grad_(requires_grad=False)
+    conv = nn.Conv2d(6, 8, 3, stride=2, padding=2, dilation=2).requires_grad_(requires_grad=False)
     lora, maps = LoraConv(conv, 2), torch.randn(2, 6, 9, 11)
     assert torch.equal(lora(maps), conv(maps))
     nn.init.normal_(lora.up)
     product = torch.einsum("or,rikl->oikl", lora.up[:, :, 0, 0], lora.down)
-    expected = F.conv2d(maps, conv.weight + product, conv.bias, stride=2, padding=1)
+    weight = conv.weight + product
+    expected = F.conv2d(maps, weight, conv.bias, stride=2, padding=2, dilation=2)
     torch.testing.assert_close(lora(maps), expected, rtol=1e-4, atol=1e-5)
     lora(maps).square().sum().backward()
     assert {name for name, p in lora.named_parameters() if p.grad is not None} == {"down", "up"}

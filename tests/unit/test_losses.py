@@ -320,6 +320,8 @@ def test_feature_hint_counts_all_channels_alike_and_resizes_the_target() -> None
     ones = torch.tensor([[[-1.0, 1.0]], [[1.0, -1.0]]])[None]
     for features, expected in ((ones, 0.0), (torch.zeros_like(ones), 1.0), (-ones, 4.0)):
         assert losses.feature_hint(features, target).item() == pytest.approx(expected, abs=1e-5)
+    flat = losses.feature_hint(ones, 1e-3 * target).item()
+    assert flat == pytest.approx(0, abs=1e-5), "however little they vary"
     still = torch.full((1, 2, 1, 4), 7.0)
     assert losses.feature_hint(ones, still).item() == pytest.approx(1)
 

@@ -99,6 +99,25 @@ def test_light_guide_changes_the_answer_where_a_mask_changes() -> None:
     assert not change[1].any()
 
 
+def test_light_features_tell_what_the_encoder_saw() -> None:
+    mapping = light()
+    (_, one), (_, other) = (mapping(IMAGES, embedding_of(SAM), None) for _ in range(2))
+    assert (one - other).abs().mean() > 0.1
+
+
+def test_light_guide_is_added_as_probabilities() -> None:
+    mapping, embedding = light(mask_channels=3), embedding_of(SAM)
+    assert mapping.guide is not None
+    nn.init.normal_(mapping.guide.weight)
+    mapping.classifier = nn.Sequential()  # leaves what it is given
+    guide = 3 * GUIDE[:, :3]
+    with_guide, without = (
+        mapping(IMAGES, embedding, masks)[0] for masks in (masks_of(guide), None)
+    )
+    expected = torch.einsum("ck,bkhw->bchw", mapping.guide.weight[:, :, 0, 0], guide.sigmoid())
+    torch.testing.assert_close(with_guide - without, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("strides", [SAM, SAM2])
 def test_light_gives_every_weight_a_gradient_at_the_first_step(strides: tuple[int, ...]) -> None:
     mapping = light(strides)
@@ -127,6 +146,16 @@ def test_uper_attention_stands_large_sums_in_float16(attention: Attention) -> No
     with torch.autocast("cpu", dtype=torch.float16):
         attended = mapping.attend(features, torch.full((1, 3, 128, 256), 30.0))
     assert attended.isfinite().all()
+
+
+def test_uper_drops_channels_in_training_alone() -> None:
+    mapping, embedding = uper(), embedding_of(SAM)
+    assert mapping.dropout.p == 0.1
+    mapping.dropout.p = 1.0
+    dropped, _ = mapping(IMAGES, embedding, None)
+    assert mapping.classifier.bias is not None
+    assert torch.equal(dropped, mapping.classifier.bias[:, None, None].expand_as(dropped))
+    assert mapping.eval()(IMAGES, embedding, None)[0].std() > 1e-3
 
 
 def test_uper_released_attention_is_one() -> None:

@@ -42,6 +42,19 @@ def test_strips_equal_the_plain_formula(
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_images_are_taken_some_at_a_time(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pixel_loss._AT_ONCE, "cpu", count * 4 * 6 * 8)
+    logits = torch.randn(3, 4, 6, 4, dtype=torch.float64, requires_grad=True)
+    labels, weights = torch.randint(4, (3, 12, 8)), torch.rand(3, 12, 8, dtype=torch.float64)
+    resized = F.interpolate(logits, (12, 8), mode="bilinear", align_corners=False)
+    plain = F.cross_entropy(resized, labels, reduction="none")
+    torch.testing.assert_close(pixel_loss.pixel_losses(logits, labels), plain.detach())
+    both = pixel_loss.weighted_cross_entropy(logits, labels, weights), (plain * weights).sum()
+    torch.testing.assert_close(*both)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in both))
+
+
 @on_grids
 @in_strips
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -79,15 +92,16 @@ def test_autocast_does_not_round_the_scores() -> None:
     logits, labels = 30 * torch.randn(1, 4, 3, 3), torch.randint(4, (1, 12, 12))
     target, weights = 30 * torch.randn(1, 4, 12, 12), torch.ones(1, 12, 12)
 
-    def both() -> tuple[Tensor, Tensor]:
+    def each() -> tuple[Tensor, ...]:
         return (
+            pixel_loss.pixel_losses(logits, labels),
             pixel_loss.weighted_cross_entropy(logits, labels, weights),
             pixel_loss.weighted_kl(logits, target, weights),
         )
 
-    plain = both()
+    plain = each()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        strips = both()
+        strips = each()
     torch.testing.assert_close(strips, plain, rtol=0, atol=0)
 
 

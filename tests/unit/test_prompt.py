@@ -91,6 +91,8 @@ def test_class_prompts_passes_gradient_if_and_only_if_asked() -> None:
     assert not held.log_odds.requires_grad
     prompts = class_prompts(logits, 2, has_gradient=True)
     assert torch.equal(prompts.masks, held.masks)
+    assert prompts.log_odds is not None
+    assert prompts.log_odds.requires_grad, "of the classes that have no prompt, too"
     (gradient,) = torch.autograd.grad(prompts.masks.sum(), logits)
     assert (gradient != 0).all()
 

@@ -63,6 +63,24 @@ def test_answers_to_several_prompts_are_those_to_each_alone() -> None:
     torch.testing.assert_close(together[1, 2], alone[0, 0])
 
 
+def test_inside_a_mask_is_what_prompt_and_answer_say_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[torch.Tensor] = []
+
+    def seen_by(features: torch.Tensor, shares: torch.Tensor, scale: int | None) -> torch.Tensor:
+        compared.append(shares)
+        return contrast(features, shares, scale)
+
+    monkeypatch.setattr("tsic.teacher.refiner.contrast", seen_by)
+    refiner = Refiner(6, 10, 8)
+    prompts, answers = torch.randn(2, 1, 8, 12), torch.randn(2, 3, 8, 12)
+    refiner(torch.randn(2, 8, 8, 12), prompts, answers)
+    expected = (prompts + answers).sigmoid().flatten(0, 1)[:, None]
+    assert len(compared) == len(SCALES)
+    assert all(torch.equal(shares, expected) for shares in compared)
+
+
 def test_what_it_keeps_of_the_prompt_is_added_to_every_answer() -> None:
     torch.manual_seed(0)
     refiner = Refiner(6, 10, 8)

@@ -474,6 +474,21 @@ def test_cirkd_compares_projected_cells_with_both_memories(signals: Signals) -> 
         torch.testing.assert_close(found[name], 0.1 * expected)
 
 
+def test_cirkd_draws_as_many_entries_as_the_public_code(
+    signals: Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    draw = Queue.draw
+
+    def drawn(self: Queue, count: int) -> tuple[Tensor, Tensor]:
+        asked.append(count)
+        return draw(self, count)
+
+    monkeypatch.setattr(Queue, "draw", drawn)
+    losses(build("cirkd"), signals)
+    assert asked == [4096 // 3 + 1, 1024 // 3 + 1]
+
+
 def test_cirkd_keeps_a_few_random_cells_of_each_class_in_an_image() -> None:
     labels = torch.zeros(2, 6, 6, dtype=torch.int64)
     labels[1, 0, :4] = 2

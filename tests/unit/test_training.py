@@ -1,3 +1,4 @@
+import itertools
 import signal
 import subprocess
 import sys
@@ -12,11 +13,14 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 from tsic.config import OptimConfig, TrainerConfig
-from tsic.cycle import Cycle
+from tsic.cycle import Cycle, CycleOutput
 from tsic.errors import NonFiniteLossError, TsicError
+from tsic.evaluation.metrics import to_labels
+from tsic.grid import resize_images
 from tsic.pretrain.config import PretrainConfig, PretrainOptimConfig
 from tsic.pretrain.module import PretrainModule
 from tsic.pretrain.promptable import Promptable
+from tsic.student import StudentOutput
 from tsic.teacher.sam import load_foundation, save_foundation
 from tsic.training import loop
 from tsic.training.finite import limit_gradients
@@ -25,11 +29,14 @@ from tsic.training.module import CycleModule
 from tsic.training.optim import moving_average
 
 
+def module_of(cycle: Cycle, optim: OptimConfig | None = None, **settings: Any) -> CycleModule:
+    told = {"max_steps": 2, "warmup_steps": 0, "seed": 0, **settings}
+    return CycleModule(cycle, optim or OptimConfig(), class_names=("a", "b", "c"), **told)
+
+
 def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> None:
     optim = OptimConfig(clip=1.0)
-    module = CycleModule(
-        tiny_cycle, optim, class_names=("a", "b", "c"), max_steps=1, warmup_steps=0, seed=0
-    )
+    module = module_of(tiny_cycle, optim, max_steps=1)
     module.trainer = Trainer(barebones=True, accelerator="cpu")
     optimizer = torch.optim.SGD(module.parameters())
     assert tiny_cycle.teacher is not None
@@ -43,6 +50,60 @@ def test_clipping_of_the_teacher_leaves_the_student_alone(tiny_cycle: Cycle) -> 
     assert all(torch.equal(p.grad, torch.full_like(p, 1e-5)) for p in student if p.grad is not None)
     norm = get_total_norm([p.grad for p in teacher if p.grad is not None])
     assert norm.item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_projections_for_a_loss_are_not_clipped(tiny_cycle: Cycle) -> None:
+    optim = OptimConfig(clip=1.0)
+    module = module_of(tiny_cycle, optim, max_steps=1)
+    module.trainer = Trainer(barebones=True, accelerator="cpu")
+    assert tiny_cycle.hint is not None
+    weight = tiny_cycle.hint.weight
+    weight.grad = torch.full_like(weight, 7.0)
+    module.on_before_optimizer_step(torch.optim.SGD(module.parameters()))
+    assert torch.equal(weight.grad, torch.full_like(weight, 7.0))
+
+
+def test_each_micro_batch_of_each_process_and_run_draws_for_itself(
+    tiny_cycle: Cycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def step(*_: object, **__: object) -> CycleOutput:
+        drawn.append(torch.rand(()).item())
+        answer = StudentOutput(torch.zeros(1, 3, 4, 4), ())
+        return CycleOutput({"student_ce": torch.zeros(())}, answer, None)
+
+    monkeypatch.setattr(Cycle, "forward", step)
+    monkeypatch.setattr(CycleModule, "log_dict", lambda *_, **__: None)
+    trainer = SimpleNamespace(accumulate_grad_batches=2, world_size=2)
+    monkeypatch.setattr(CycleModule, "trainer", trainer)
+    batch = {"images": torch.zeros(1), "labels": torch.zeros(1), "names": [""], "hints": None}
+    for seed, rank, index in itertools.product(range(2), range(2), range(4)):
+        module = module_of(tiny_cycle, seed=seed)
+        monkeypatch.setattr(CycleModule, "global_rank", rank)
+        monkeypatch.setattr(CycleModule, "global_step", index // 2)
+        module.training_step(batch, index)  # type: ignore[arg-type]
+    assert len(set(drawn)) == 2 * 2 * 4
+
+
+def test_each_validation_scores_itself_alone(
+    tiny_cycle: Cycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(CycleModule, "log_dict", lambda _, scores: logged.append(scores))
+    monkeypatch.setattr(Trainer, "num_val_batches", [1])
+    module = module_of(tiny_cycle).eval()
+    module.trainer = Trainer(barebones=True, accelerator="cpu")
+    images = torch.rand(1, 3, 32, 48)
+    said = to_labels(tiny_cycle.student(images).logits[0], (32, 48))[None]
+    for labels in (said, (said + 1) % 3):
+        module.on_validation_epoch_start()
+        module.validation_step(
+            {"images": images, "labels": labels, "names": [""], "hints": None}, 0
+        )
+        module.on_validation_epoch_end()
+    assert [scores["val/student_miou"] for scores in logged] == [100, 0]
+    assert module.probe.confusions.sum().item() == 3 * 32 * 48
 
 
 def test_pretraining_trains_every_part_wherever_it_comes_from(tmp_path: Path) -> None:
@@ -83,9 +144,7 @@ def test_a_gradient_that_is_not_finite_is_told_before_it_changes_a_weight() -> N
 
 def test_moving_average_follows_the_student(tiny_cycle: Cycle) -> None:
     optim = OptimConfig(ema=0.5)
-    module = CycleModule(
-        tiny_cycle, optim, class_names=("a", "b", "c"), max_steps=2, warmup_steps=0, seed=0
-    )
+    module = module_of(tiny_cycle, optim)
     assert module.student is not tiny_cycle.student
     assert module.averaged is not None
     weight = next(tiny_cycle.student.parameters())
@@ -95,6 +154,68 @@ def test_moving_average_follows_the_student(tiny_cycle: Cycle) -> None:
     module.averaged.update_parameters(tiny_cycle.student)
     # After one step 2 / 11 of an average stay, however slow it will be.
     torch.testing.assert_close(next(module.student.parameters()), first + 2 * (1 - 2 / 11))
+
+
+def test_averages_take_in_every_step_and_the_teachers_those_that_it_learns_in(
+    tiny_cycle: Cycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycle = Cycle(tiny_cycle.student, tiny_cycle.teacher, teacher_ema=0.9)
+    module = module_of(cycle, OptimConfig(ema=0.9), max_steps=3, warmup_steps=1)
+    module.trainer = Trainer(barebones=True, accelerator="cpu")
+    assert module.averaged is not None
+    assert cycle.averaged is not None
+    optimizer, taken = torch.optim.SGD(cycle.parameters(), lr=0.0), []
+    for step in range(3):
+        monkeypatch.setattr(CycleModule, "global_step", step)
+        module.optimizer_step(0, step, optimizer, lambda: None)
+        taken.append((int(module.averaged.n_averaged), int(cycle.averaged.steps)))
+    assert taken == [(1, 0), (2, 1), (3, 2)]
+
+
+def test_the_average_answers_and_prompts_at_the_size_of_training(tiny_cycle: Cycle) -> None:
+    module = module_of(tiny_cycle, OptimConfig(ema=0.9), resize=(32, 48)).eval()
+    assert module.averaged is not None
+    assert tiny_cycle.teacher is not None
+    for weight in tiny_cycle.student.parameters():
+        weight.data.add_(1.0)  # a step that the average has not taken in
+    images = torch.rand(1, 3, 64, 96)
+    logits, teacher = module.answer(images, with_teacher=True)
+    shown = resize_images(images, (32, 48))
+    torch.testing.assert_close(logits, module.averaged(shown).logits)
+    assert teacher is not None
+    torch.testing.assert_close(teacher.logits, tiny_cycle.teacher(shown, logits).logits)
+
+
+def test_a_prompt_that_has_no_effect_is_told_at_any_size(tiny_cycle: Cycle) -> None:
+    """A teacher that has not learned yet answers as if there were no prompt."""
+    module = module_of(tiny_cycle, resize=(32, 48)).eval()
+    module.trainer = Trainer(barebones=True, accelerator="cpu")
+    module._probed = {0}
+    images, labels = torch.rand(1, 3, 64, 96), torch.randint(3, (1, 64, 96))
+    module.validation_step({"images": images, "labels": labels, "names": [""], "hints": None}, 0)
+    assert module.probe.compute()["prompt_sensitivity"] == 0
+
+
+def test_a_checkpoint_holds_the_average_and_nothing_that_is_frozen(tiny_cycle: Cycle) -> None:
+    module = module_of(tiny_cycle, OptimConfig(ema=0.9))
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    held = checkpoint["state_dict"].keys()
+    assert module.averaged is not None
+    assert {f"averaged.{name}" for name in module.averaged.state_dict()} <= held
+    frozen = {name for name, p in tiny_cycle.named_parameters() if not p.requires_grad}
+    assert frozen
+    assert not {f"cycle.{name}" for name in frozen} & held
+
+
+def test_moving_average_takes_buffers_in_as_weights() -> None:
+    network = nn.BatchNorm1d(1)
+    average = moving_average(network, 0.5)
+    average.update_parameters(network)
+    assert network.running_mean is not None
+    network.running_mean += 11.0
+    average.update_parameters(network)  # 2 / 11 of what it was stays
+    torch.testing.assert_close(average.module.running_mean, torch.tensor([9.0]))
 
 
 def test_moving_average_soon_forgets_the_first_weights() -> None:
@@ -115,15 +236,7 @@ def test_moving_average_soon_forgets_the_first_weights() -> None:
 def test_teaching_rises_once_the_teacher_has_joined(
     tiny_cycle: Cycle, ramp: float, shares: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = CycleModule(
-        tiny_cycle,
-        OptimConfig(),
-        class_names=("a", "b", "c"),
-        max_steps=10,
-        warmup_steps=2,
-        ramp=ramp,
-        seed=0,
-    )
+    module = module_of(tiny_cycle, max_steps=10, warmup_steps=2, ramp=ramp)
     found = []
     for step in (2, 3, 5, 9):
         monkeypatch.setattr(CycleModule, "global_step", step)
@@ -161,6 +274,14 @@ def test_every_device_has_a_process_whatever_a_cluster_says(
     files = TrainingFolder(tmp_path)
     trainer = loop.make_trainer(options, files, "x", max_steps=4, monitor="val/student_miou")
     assert trainer.world_size == 2
+
+
+def test_micro_batches_are_no_steps(tmp_path: Path) -> None:
+    options = TrainerConfig("32-true", "cpu", accumulate=4, val_every=3)
+    files = TrainingFolder(tmp_path)
+    trainer = loop.make_trainer(options, files, "x", max_steps=9, monitor="val/student_miou")
+    assert trainer.accumulate_grad_batches == 4
+    assert trainer.val_check_interval == 12, "Lightning counts batches"
 
 
 def test_the_first_process_is_the_users_own_whatever_its_rank_is_called(

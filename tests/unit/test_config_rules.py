@@ -1,0 +1,71 @@
+"""What cannot work is told by its key, and what just can is let through."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tsic.config import RunConfig
+from tsic.config_rules import broken_in_run
+
+HINTS = {"teacher.name": "x", "teacher.hints_only": True, "teacher.hint_cache": "y"}
+TAUGHT = {"distill.method": "kd", "distill.teacher": "x"}
+
+
+def broken(values: dict[str, Any]) -> list[str]:
+    config: Any = RunConfig()
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        part = replace(getattr(config, section), **{name: value})
+        config = replace(config, **{section: part})
+    return list(broken_in_run(config))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({**HINTS, "teacher.scale": 2.0}, "teacher.scale has no part in teacher.hint_cache"),
+        ({"teacher.ema": 1.0}, "teacher.ema must lie between 0 and 1, got 1.0"),
+        ({"optim.ema": 1.0}, "optim.ema must lie between 0 and 1, got 1.0"),
+        ({"trainer.graph": True, "trainer.accumulate": 2}, "trainer.graph needs trainer.devices"),
+        ({"trainer.graph": True, "trainer.devices": 2}, "trainer.graph needs trainer.devices"),
+        ({"trainer.compile": True, "trainer.devices": 2}, "trainer.compile needs trainer.devices"),
+        ({"objective.temperature": 0.0}, "objective.temperature must be > 0"),
+        ({**TAUGHT, "distill.weight": 0.0}, "distill.weight must be > 0, got 0.0"),
+        ({"distill.method": "kd"}, "distill.teacher must name the folder"),
+        (
+            {"distill.method": "mutual", "distill.teacher": "x"},
+            "distill.teacher: method mutual has none",
+        ),
+        ({**TAUGHT, "teacher.name": "x"}, "distill.method kd stands in the cycle's place"),
+        ({"trainer.accumulate": 3}, "data.batch_size must be a multiple of"),
+        ({"data.cutmix": 1.0, "trainer.accumulate": 8}, "data.cutmix exchanges boxes between"),
+        (
+            {"teacher.name": "x", "teacher.mapping": "uper", "trainer.devices": 8},
+            "teacher.mapping uper normalises over the images of a device",
+        ),
+        ({"objective.class_balance": 1.5}, "objective.class_balance must lie in [0, 1], got 1.5"),
+        ({"teacher.rounds": 0}, "teacher.rounds must be >= 1, got 0"),
+        ({"objective.mask_weight": -0.5}, "objective.mask_weight must be >= 0, got -0.5"),
+    ],
+)
+def test_what_cannot_work_is_told_by_its_key(values: dict[str, Any], said: str) -> None:
+    (told,) = broken(values)
+    assert told.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        HINTS,
+        TAUGHT,
+        {"distill.method": "mutual"},
+        {"teacher.name": "x", "teacher.ema": 0.5, "optim.ema": 0.5},
+        {"trainer.graph": True, "trainer.compile": True},
+        {"data.cutmix": 1.0, "trainer.accumulate": 4},
+        {"objective.class_balance": 1.0, "teacher.rounds": 1},
+    ],
+)
+def test_what_can_work_is_let_through(values: dict[str, Any]) -> None:
+    assert broken(values) == []
