@@ -705,7 +705,10 @@ def test_last_weights_are_validated_though_val_every_misses_them(
     scores = {step: value for step, name, value in rows if name == "val/student_miou"}
     assert list(scores) == [3, 5]
     assert result.student.miou == pytest.approx(max(scores.values()), abs=1e-3)
-    assert state_of(result.folder.path)["global_step"] == 5, "whatever save_every is"
+    held = state_of(result.folder.path)
+    assert held["global_step"] == 5, "whatever save_every is"
+    (best,) = (kept for name, kept in held["callbacks"].items() if name.startswith("KeepBest"))
+    assert best["best_model_score"] == max(scores.values())
 
 
 class NormFree(torch.nn.Module):

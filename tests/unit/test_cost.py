@@ -1,5 +1,7 @@
 """What a training says of its time."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,3 +60,26 @@ def test_a_loader_that_keeps_the_steps_waiting_is_told_of(
     assert later.waiting_seconds == cost.waiting_seconds
     warning = "29% of the training's time went into waiting for images; raise data.workers"
     assert (warning in capsys.readouterr().err) == told
+
+
+def test_seconds_are_those_of_steps_alone_and_add_up_over_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    trainer: Any = SimpleNamespace(train_dataloader=None, is_global_zero=True)
+    module: Any = SimpleNamespace(device=CPU)
+    first, second = Cost(), Cost()
+
+    def after(seconds: float, happens: Callable[..., object]) -> None:
+        clock[0] += seconds
+        happens(trainer, module)
+
+    first.on_train_start(trainer, module)
+    after(5, first.on_validation_start)
+    after(70, first.on_train_batch_start)
+    clock[0] += 3
+    second.load_state_dict(first.state_dict())  # it is killed, and goes on much later
+    after(900, second.on_train_start)
+    after(4, second.on_train_end)
+    assert second.seconds == 5 + 3 + 4

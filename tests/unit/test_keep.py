@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from tsic.errors import CheckpointError
+from tsic.training.callbacks import ValidateLast
 from tsic.training.keep import KeepBest, KeepLast, WholeCheckpoints, read_checkpoint
 from tsic.training.stopping import StopBetweenSteps, heed_late_signal, run_trainer
 
-SCORES = {2: 50.0, 4: 60.0, 6: 55.0}
+SCORES = {2: 50.0, 4: 60.0, 5: 65.0, 6: 55.0}
 
 
 class Scored(LightningModule):
@@ -101,15 +102,16 @@ def run(
     number: signal.Signals | None = None,
     accumulate: int = 1,
     reads_until: int | None = None,
+    max_steps: int = 6,
 ) -> Scored:
-    """Six steps, a validation after every second; ends with an error or a signal at a step."""
+    """Steps, a validation after every second and the last; an error or a signal ends them."""
     module = Scored(stops_at, in_validation, number)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     last = folder / "last.ckpt"
     stop = StopBetweenSteps()
     trainer = Trainer(
         accelerator="cpu",
-        max_steps=6,
+        max_steps=max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
         val_check_interval=2 * accumulate,
@@ -120,8 +122,9 @@ def run(
         enable_model_summary=False,
         callbacks=[
             stop,
+            ValidateLast(max_steps),
             KeepBest(folder / "best.ckpt", "score"),
-            KeepLast(last, stop, every=every, val_every=2, max_steps=6),
+            KeepLast(last, stop, every=every, val_every=2, max_steps=max_steps),
         ],
     )
     run_trainer(trainer, module, Ones(reads_until), last if last.is_file() else None)
@@ -171,6 +174,15 @@ def test_a_stopped_training_keeps_the_same_best(
     assert run(tmp_path, every=every).validated == again
     assert step_of(tmp_path / "best.ckpt") == 4
     assert step_of(tmp_path / "last.ckpt") == 6
+
+
+def test_a_last_step_of_its_own_is_written_once_it_is_scored(tmp_path: Path) -> None:
+    """Else a training that is stopped while it is would go on without its score."""
+    with pytest.raises(InterruptedError):
+        run(tmp_path, stops_at=5, in_validation=True, every=1, max_steps=5)
+    assert step_of(tmp_path / "last.ckpt") == 4
+    assert run(tmp_path, every=1, max_steps=5).validated == [5]
+    assert step_of(tmp_path / "best.ckpt") == 5
 
 
 @pytest.fixture

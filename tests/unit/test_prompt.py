@@ -75,6 +75,14 @@ def test_class_prompts_takes_the_largest_expected_areas_of_each_image() -> None:
     torch.testing.assert_close(prompts.log_odds, p.logit()[:, :, None, None].expand(-1, -1, 2, 3))
 
 
+def test_class_prompts_goes_by_area_however_sure_a_class_is_not_to_be_elsewhere() -> None:
+    """Half of the image is all but surely class 0, which is all but surely nowhere else."""
+    p = torch.tensor([[0.98, 1e-4], [0.01, 0.3], [0.01, 0.6999]])
+    prompts = class_prompts(p.log()[None, :, None], 2, has_gradient=False)
+    assert prompts.class_ids is not None
+    assert prompts.class_ids.tolist() == [[0, 2]]
+
+
 @pytest.mark.parametrize(("classes", "expected"), [(3, 3), (8, 8), (19, 8)])
 def test_class_prompts_gives_at_most_max_classes_each_once(classes: int, expected: int) -> None:
     prompts = class_prompts(torch.randn(2, classes, 4, 4), 8, has_gradient=False)
