@@ -213,13 +213,13 @@ def mask_loss(mask_logits: Tensor, class_ids: Tensor, labels: Tensor) -> Tensor:
     """
     counted = labels != IGNORE
     valid, told = counted[:, None].float(), _are_told(counted).float()
-    truth = (labels[:, None] == class_ids[:, :, None, None]).float()
+    truth = (labels[:, None] == class_ids[:, :, None, None]).float()  # 0 where nothing is known
     mask_logits = mask_logits.float()
     bce = F.binary_cross_entropy_with_logits(mask_logits, truth, reduction="none") * valid
     per_pixel = bce.sum() / (valid.sum() * mask_logits.shape[1]).clamp(min=1)
     probability = mask_logits.sigmoid() * valid
     overlap = 2 * (probability * truth).sum((2, 3)) + 1
-    dice = 1 - overlap / (probability.sum((2, 3)) + (truth * valid).sum((2, 3)) + 1)
+    dice = 1 - overlap / (probability.sum((2, 3)) + truth.sum((2, 3)) + 1)
     return per_pixel + (dice.mean(1) * told).sum() / told.sum().clamp(min=1)
 
 

@@ -43,7 +43,7 @@ def build_module(
     """
     torch.manual_seed(config.seed)
     student = build_student(**vars(config.student), num_classes=classes.num_classes)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # a teacher's start is the same whatever the student drew
     warmup_steps, ramp = 0, 0.0
     if config.distill.method == "none":
         warmup_steps, ramp = config.teacher.warmup_steps, config.teacher.ramp
