@@ -10,11 +10,8 @@ import torch
 from tsic.checkpoint import TrainedStudent
 from tsic.data.classes import ClassTable
 from tsic.deploy.export.engines import open_exported
-from tsic.deploy.export.export import export
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
-from tsic.deploy.export.proof import drawn_images
 from tsic.deploy.export.writers import SUFFIXES, Format, capture, write
-from tsic.errors import ConfigError
 from tsic.networks.smp import SMP_NAMES
 from tsic.student import build_student
 
@@ -87,10 +84,3 @@ def test_free_size_holds_at_sizes_that_are_no_multiples(
     case: str, kinds: list[Format], tmp_path: Path
 ) -> None:
     assert_answers_alike(student_of(case), Layout(batch=None), kinds, tmp_path, *FREE)
-
-
-def test_pooling_to_a_fixed_grid_needs_a_fixed_size_and_says_so(tmp_path: Path) -> None:
-    """Pyramid pooling divides the map into a grid, which ONNX cannot do for any map."""
-    with pytest.raises(ConfigError, match="fix the size with --size H W"):
-        export(student_of("pspnet"), tmp_path, ["onnx"], Layout(), drawn_images((96, 160), 1))
-    assert list(tmp_path.rglob("*.*")) == []

@@ -362,6 +362,20 @@ def test_layer_that_cannot_be_traced_is_named() -> None:
     assert "\n" not in str(raised.value)
 
 
+class Pools(nn.Module):
+    """Pools to a grid, as PSPNet does: ONNX cannot do that for a map of any size."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.interpolate(F.adaptive_avg_pool2d(image, 3), image.shape[-2:])
+
+
+def test_pooling_to_a_fixed_grid_needs_a_fixed_size_and_says_so(tmp_path: Path) -> None:
+    images = drawn_images((96, 160), 1)
+    with pytest.raises(ConfigError, match=r"does not run on .* fix the size with --size H W"):
+        export(student_of(Pools()), tmp_path, ["onnx"], Layout(), images)
+    assert list(tmp_path.rglob("*.*")) == []
+
+
 def test_every_file_is_proven_and_described(trained: TrainedStudent, tmp_path: Path) -> None:
     label = torch.randint(0, 3, (45, 59), dtype=torch.uint8)
     done: list[tuple[int, int]] = []
