@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 import sys
@@ -12,7 +13,7 @@ from safetensors.torch import load, save
 
 from tsic.checkpoint import StudentFiles, find_student, load_student, save_student
 from tsic.data.classes import ClassTable
-from tsic.errors import CheckpointError
+from tsic.errors import CheckpointError, ConfigError
 from tsic.grid import resize_images
 from tsic.model_file import FORMAT
 from tsic.student import Student, build_student
@@ -86,6 +87,15 @@ def test_trained_student_predicts_at_the_images_own_size(saved: StudentFiles) ->
     assert labels.shape == (45, 61)
     assert labels.dtype == torch.int64
     assert torch.equal(loaded.predict(image.float() / 255), labels)
+
+
+def test_a_student_in_training_mode_predicts_nothing(saved: StudentFiles) -> None:
+    loaded = load_student(saved.weights)
+    loaded.student.train()  # as a training of one's own does; the wrapper itself stays as it was
+    before = copy.deepcopy(loaded.state_dict())
+    with pytest.raises(ConfigError, match=r"in training mode, .*call its eval\(\) first"):
+        loaded.predict(torch.rand(3, 45, 61))
+    assert all(torch.equal(value, before[name]) for name, value in loaded.state_dict().items())
 
 
 def test_trained_student_sees_images_at_the_size_it_was_trained_on(saved: StudentFiles) -> None:

@@ -199,6 +199,8 @@ def test_evaluate_refuses_what_cannot_be_scored(dataset: SegmentationDataset) ->
     for answer, got in ((torch.zeros(3, 4, 4), r"\(3, 4, 4\)"), (score, "function")):
         with pytest.raises(ShapeError, match=rf"with scores \(1, K, h, w\), got {got}; "):
             evaluate(lambda images, answer=answer: answer, dataset)  # type: ignore[misc]
+    with pytest.raises(ConfigError, match=r"in training mode, .*call its eval\(\) first"):
+        evaluate(torch.nn.Conv2d(3, 3, 1), dataset)
     with pytest.raises(ConfigError, match="trimap must be at least 1 pixel, got 0"):
         evaluate(Seeing(), dataset, trimap=0)
 

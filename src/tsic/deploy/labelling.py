@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsic.data.images import read_image, rgb_pixels
 from tsic.deploy.inference import WHOLE, View, label_image, label_images, score_image
-from tsic.deploy.model import Model
+from tsic.deploy.model import Model, require_evaluation_mode
 from tsic.errors import ShapeError
 from tsic.evaluation.metrics import best_class, to_labels
 from tsic.grid import Size, size_of
@@ -101,7 +101,9 @@ def label(model: Model, images: AnyImage | list[Any]) -> Tensor | list[Tensor]:
     Raises:
         ShapeError: If an image is empty, or of another shape, type or range.
         DataError: If a file cannot be decoded, or an image has more than 8 bits per channel.
+        ConfigError: If the model is in training mode.
     """
+    require_evaluation_mode(model)
     if isinstance(images, list):
         return [_predict_one(model, image) for image in images]
     return _predict_one(model, images)

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsic.data.classes import ClassTable
 from tsic.deploy.hub import is_name
+from tsic.errors import ConfigError
 from tsic.grid import Size
 
 Gives = Literal["scores", "labels"]
@@ -48,3 +49,16 @@ class Model(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score a batch."""
+
+
+def require_evaluation_mode(model: object) -> None:
+    """Refuse a network whose batch norms would take their statistics from what it is shown.
+
+    Raises:
+        ConfigError: If it, or a part of it, is in training mode.
+    """
+    if isinstance(model, nn.Module) and any(one.training for one in model.modules()):
+        raise ConfigError(
+            "the network is in training mode, in which it answers otherwise and learns from what "
+            "it is shown; call its eval() first"
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
 from tsic.deploy.inference import WHOLE, View, label_image
-from tsic.deploy.model import Gives, Model
+from tsic.deploy.model import Gives, Model, require_evaluation_mode
 from tsic.errors import ConfigError, DataError, ShapeError
 from tsic.evaluation.boundary import boundary_counts, trimap_labels
 from tsic.evaluation.metrics import confusion_matrix
@@ -98,7 +98,8 @@ def evaluate(
 
     Raises:
         DataError: If the model has other classes than the dataset, or a file is bad.
-        ConfigError: If the model does not take images so, is none, or ``trimap`` is below 1.
+        ConfigError: If the model does not take images so, is none or in training mode, or
+            ``trimap`` is below 1.
         ShapeError: If a function answers with anything but scores.
     """
     for one, way in ((model, "tsic.open_model"), (dataset, "tsic.data.readers.open_dataset")):
@@ -106,6 +107,7 @@ def evaluate(
             raise ConfigError(f"'{one}' is a path; open it with {way}")
     if trimap is not None and trimap < 1:
         raise ConfigError(f"trimap must be at least 1 pixel, got {trimap}")
+    require_evaluation_mode(model)
     shown = _as_model(model, dataset, device)
     num_classes = dataset.classes.num_classes
     confusion, near = (torch.zeros(num_classes, num_classes, dtype=torch.int64) for _ in range(2))
