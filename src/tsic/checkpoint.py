@@ -213,7 +213,7 @@ def load_student(path: str | Path, *, allow_code: bool = False) -> TrainedStuden
             and one from the hub none.
 
     Returns:
-        The student in evaluation mode on the CPU.
+        The student in evaluation mode on the CPU, in float32.
 
     Raises:
         CheckpointError: If a file is missing, damaged, from a newer format or would run code, or
@@ -224,7 +224,7 @@ def load_student(path: str | Path, *, allow_code: bool = False) -> TrainedStuden
     require_safe(facts.spec, files.facts.parent, is_local=not is_hub(path), allow_code=allow_code)
     tensors, digest = read_weights(files, facts)
     try:
-        student = build_student(**facts.spec.to_dict())
+        student = build_student(**facts.spec.to_dict()).float()  # whatever PyTorch's default type
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         # A class that is not on the path says so itself.
         more = "" if isinstance(error.__cause__, ImportError) else f"; {AGAIN}"
@@ -256,7 +256,8 @@ def _misfit(
         if name not in expected:
             return f"tensor '{name}' is not in the network"
     for name, said in (("mean", facts.mean), ("std", facts.std)):
-        if not torch.allclose(found[name].flatten().float(), torch.tensor(said)):
+        told = torch.tensor(said, dtype=torch.float32)
+        if not torch.allclose(found[name].flatten().float(), told):
             return f"'{name}' is {found[name].flatten().tolist()}, not {list(said)}"
     return None
 

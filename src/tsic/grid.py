@@ -84,7 +84,8 @@ def _fit_axis(cells: Tensor, dim: int, padded: int, side: int) -> Tensor:
     count = -(-side // stride)
     if side % stride == 0:
         return cells.narrow(dim, 0, count)
-    at = (torch.arange(count, device=cells.device) + 0.5) * (side / (count * stride)) - 0.5
+    centres = torch.arange(count, dtype=torch.float32, device=cells.device) + 0.5
+    at = centres * (side / (count * stride)) - 0.5
     return sample_axis(cells, dim, at)
 
 

@@ -98,6 +98,21 @@ def test_a_student_in_training_mode_predicts_nothing(saved: StudentFiles) -> Non
     assert all(torch.equal(value, before[name]) for name, value in loaded.state_dict().items())
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_a_student_is_the_same_whatever_the_default_type(
+    saved: StudentFiles, default: torch.dtype
+) -> None:
+    image = torch.rand(3, 45, 61)
+    expected = load_student(saved.weights).state_dict(), load_student(saved.weights).predict(image)
+    torch.set_default_dtype(default)
+    try:
+        loaded = load_student(saved.weights)
+        found = loaded.state_dict(), loaded.predict(image)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_trained_student_sees_images_at_the_size_it_was_trained_on(saved: StudentFiles) -> None:
     plain = load_student(saved.weights)
     change(saved, resize=[32, 48])

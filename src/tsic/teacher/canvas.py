@@ -49,8 +49,9 @@ class Canvas:
         for dim, side in zip((2, 3), self.image_size, strict=True):
             # Centres of the canvas's cells that lie inside the image, in cells of the map.
             count = math.ceil(side / stride - 0.5)
-            centres = (torch.arange(count, device=maps.device) + 0.5) * stride
-            maps = sample_axis(maps, dim, centres * maps.shape[dim] / side - 0.5)
+            centres = torch.arange(count, dtype=torch.float32, device=maps.device) + 0.5
+            at = centres * stride * maps.shape[dim] / side - 0.5
+            maps = sample_axis(maps, dim, at)
             cells.append(count)
         right, below = self.width // stride - cells[1], self.height // stride - cells[0]
         return F.pad(maps, (0, right, 0, below), value=fill)
