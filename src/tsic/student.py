@@ -133,7 +133,7 @@ class Student(nn.Module):
         """Segment a batch in one pass.
 
         Args:
-            images: RGB, float ``(B, 3, H, W)`` in [0, 1].
+            images: RGB, float ``(B, 3, H, W)`` in [0, 1]; its type need not be the weights'.
 
         Returns:
             Logits, features and, in training mode, auxiliary logits. A map of stride ``s`` has
@@ -146,7 +146,7 @@ class Student(nn.Module):
         require_images(images, "student")
         size = size_of(images)
         padded = (self._padded(size[0]), self._padded(size[1]))
-        normalised = (images - self.mean) / self.std
+        normalised = ((images - self.mean) / self.std).to(self.mean.dtype)
         normalised = F.pad(normalised, (0, padded[1] - size[1], 0, padded[0] - size[0]))
         auxiliary = None
         try:

@@ -414,6 +414,12 @@ def test_labels_that_are_not_the_images_are_refused(wrong: Tensor) -> None:
         scene.run(Objective())
 
 
+def test_images_may_be_more_precise_than_the_weights(tiny_cycle: Cycle) -> None:
+    images, labels = torch.rand(2, 3, 32, 48), torch.randint(0, 3, (2, 32, 48))
+    found, expected = (tiny_cycle(one, labels).total for one in (images.double(), images))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_misspelt_rule_is_told() -> None:
     with pytest.raises(ConfigError, match=r"kl_where cannot be 'evrywhere'; did you mean 'everyw"):
         Objective(kl_where="evrywhere")  # type: ignore[arg-type]

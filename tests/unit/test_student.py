@@ -146,6 +146,15 @@ class TestStudent:
             logits = student(torch.rand(2, 3, 65, 97)).logits
         assert logits.isfinite().all()
 
+    @pytest.mark.parametrize("kinds", [("float64", "float32"), ("float32", "bfloat16")])
+    def test_images_may_be_of_another_type_than_the_weights(self, kinds: tuple[str, str]) -> None:
+        shown, held = (getattr(torch, kind) for kind in kinds)
+        student = build_student("compact", num_classes=4, options={"width": 0.25}).eval()
+        images = torch.rand(2, 3, 65, 97)
+        expected = student(images).logits
+        found = student.to(held)(images.to(shown)).logits
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
+
 
 class TestBuildStudent:
     @pytest.mark.parametrize("returns", ["output", "out", "logits", "tensor"])

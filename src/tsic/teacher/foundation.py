@@ -108,7 +108,7 @@ class Foundation(nn.Module, ABC):
             height, width = (max(1, round(side * self.scale)) for side in size_of(images))
             images = resize_images(images, (height, width))
         canvas = Canvas(images.shape[-2], images.shape[-1], self.multiple)
-        return canvas, canvas.pad((images - self.mean) / self.std)
+        return canvas, canvas.pad(((images - self.mean) / self.std).to(self.mean.dtype))
 
     def encode(self, images: Tensor, *, with_levels: bool) -> Embedding:
         """Embed normalised images ``(B, 3, H, W)``, sides multiples of ``multiple``."""
