@@ -1,4 +1,5 @@
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,3 +192,18 @@ def test_count_pixels_counts_each_class_once(folder_dataset: Path) -> None:
     expected = [(labels == train_id).sum().item() for train_id in range(3)]
     assert count_pixels(dataset).tolist() == expected
     assert sum(expected) == labels.numel() - (labels == 255).sum().item()
+
+
+@pytest.mark.parametrize("shape", [(3000, 3000, 3), (3000, 3000)])
+def test_a_huge_mask_is_looked_up_in_bands(folder_dataset: Path, shape: tuple[int, ...]) -> None:
+    dataset = _open(folder_dataset)
+    of_class = dataset.classes.palette if len(shape) == 3 else (0, 1)
+    values = np.full(shape, of_class[0], np.uint8)
+    values[-1] = of_class[1]
+    dataset.count_values(values[:1])  # the tables of ids and colours are made
+    tracemalloc.start()
+    counts = dataset.count_values(values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert counts.tolist() == [2999 * 3000, 3000, 0]
+    assert peak < 7 * 3000 * 3000  # an index takes 8 bytes a pixel

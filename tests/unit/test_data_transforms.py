@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from tsic.data.colours import changed, distort_colours, draw_colours
 from tsic.data.images import PAD_COLOUR
-from tsic.data.transforms import TrainTransform, seeded
+from tsic.data.transforms import TrainTransform, _pixel_of, seeded
 from tsic.errors import ConfigError
 from tsic.grid import resize_images
 
@@ -199,6 +199,13 @@ def test_rare_crop_always_shows_what_it_is_laid_around() -> None:
     for _ in range(100):
         _, crop = transform(_coordinates(40, 50), label)
         assert (crop == 2).any()
+
+
+def test_a_pixel_of_a_class_is_drawn_evenly_without_a_list_of_all() -> None:
+    label = torch.tensor([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.uint8)
+    drawn = [_pixel_of(1, label) for _ in range(200)]
+    assert set(drawn) == {(0, 0), (0, 3), (2, 0), (2, 1)}
+    assert min(drawn.count(pixel) for pixel in set(drawn)) > 25
 
 
 def test_rare_crop_of_an_unlabelled_image_is_any_crop() -> None:

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from tsic.data.classes import IGNORE, MAX_CLASSES, MAX_FILE_VALUE, ClassTable, Colour
-from tsic.data.images import Verified, read_image, read_mask, size_mismatch, verify_image
+from tsic.data.images import (
+    BAND_PIXELS,
+    Verified,
+    read_image,
+    read_mask,
+    size_mismatch,
+    verify_image,
+)
 from tsic.data.surprises import Surprise, SurpriseKind, image_surprises
 from tsic.errors import DataError, EmptySplitError
 
@@ -226,8 +233,9 @@ class SegmentationDataset:
     def count_values(self, values: Values) -> Tensor:
         """Count the pixels of each class ``(K,)`` in what a mask holds."""
         train_ids = self._train_ids(values)
-        counts = np.bincount(train_ids.ravel(), minlength=IGNORE + 1)
-        return torch.from_numpy(counts[: self.classes.num_classes])
+        # NumPy's own would copy the ids to 8 bytes each.
+        counts = torch.bincount(torch.from_numpy(train_ids).flatten(), minlength=IGNORE + 1)
+        return counts[: self.classes.num_classes]
 
     def unknown_values(self, values: Values) -> str:
         """Describe the ids or colours of a mask that the class table does not know.
@@ -284,10 +292,17 @@ class SegmentationDataset:
         """Train id of each pixel ``(H, W)``, `_UNKNOWN` where the table has none."""
         if self.store.holds_train_ids:
             return values
-        if values.ndim == 2:
-            return np.take(self._by_id, values)
-        red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
-        return np.take(self._by_colour, red << 16 | green << 8 | blue)
+        train_ids = np.empty(values.shape[:2], np.uint8)
+        rows = max(1, BAND_PIXELS // max(1, values.shape[1]))
+        for top in range(0, len(values), rows):  # an index takes 8 bytes a pixel
+            band = values[top : top + rows]
+            if values.ndim == 2:
+                train_ids[top : top + rows] = np.take(self._by_id, band)
+            else:
+                red, green, blue = np.moveaxis(band.astype(np.int32), -1, 0)
+                colours = red << 16 | green << 8 | blue
+                train_ids[top : top + rows] = np.take(self._by_colour, colours)
+        return train_ids
 
     @cached_property
     def _by_id(self) -> npt.NDArray[np.uint8]:

@@ -246,12 +246,19 @@ def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode == "P":  # Pillow wants transparency resolved before it drops it
         image = image.convert("RGBA")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    rows = max(1, BAND_PIXELS // max(1, image.width))
-    for top in range(0, image.height, rows):  # Pillow's copies of a whole image are what is large
-        bottom = min(top + rows, image.height)
-        band = image.crop((0, top, image.width, bottom))
+    top = 0
+    for band in _bands(image):
+        bottom = top + band.height
         pixels[top:bottom] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
+        top = bottom
     return pixels
+
+
+def _bands(image: Image.Image) -> Iterator[Image.Image]:
+    """Cut an image into bands of rows: Pillow's copies of a whole image are what is large."""
+    rows = max(1, BAND_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 _SPREAD = {"L;2": 85, "L;4": 17}
@@ -299,8 +306,10 @@ def _verified(image: Image.Image) -> Verified:
     image.load()
     # Asked for after loading, since Pillow itself turns TIFF (size and all) and then forgets it.
     facts = f"{size} {image.mode} {orientation_of(image)}".encode()
-    content = bytes(image.getpalette() or ()) + image.tobytes()
-    return Verified(_upright(image, size), blake2b(facts + content, digest_size=16).digest())
+    digest = blake2b(facts + bytes(image.getpalette() or ()), digest_size=16)
+    for band in _bands(image):
+        digest.update(band.tobytes())
+    return Verified(_upright(image, size), digest.digest())
 
 
 def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:

@@ -151,9 +151,7 @@ class TrainTransform:
         classes = torch.bincount(label.flatten(), minlength=IGNORE + 1)[:IGNORE].nonzero()[:, 0]
         if not len(classes):
             return self._choose_corner(label, scaled)
-        chosen = classes[_integer(0, len(classes) - 1)]
-        pixels = (label == chosen).nonzero()
-        pixel = pixels[_integer(0, len(pixels) - 1)].tolist()
+        pixel = _pixel_of(int(classes[_integer(0, len(classes) - 1)]), label)
         top, left = (
             self._start_before(int((at + 0.5) * scaled_side / side), scaled_side, crop)
             for at, scaled_side, side, crop in zip(
@@ -245,6 +243,19 @@ def uniform(low: float, high: float) -> float:
 def chance(probability: float) -> bool:
     """Say yes with this probability, drawn from torch's global generator."""
     return float(torch.rand(())) < probability
+
+
+def _pixel_of(chosen: int, label: Tensor) -> tuple[int, int]:
+    """Draw a pixel, row and column, of a class that a label ``(H, W)`` holds.
+
+    The places of all of them are not listed: they would take 16 bytes each.
+    """
+    pixels = label.numpy() == chosen
+    up_to = np.cumsum(np.count_nonzero(pixels, axis=1))
+    number = _integer(0, int(up_to[-1]) - 1)
+    row = int(np.searchsorted(up_to, number, side="right"))
+    column = np.flatnonzero(pixels[row])[number - up_to[row]]  # counted from the row's end
+    return row, int(column)
 
 
 def _integer(low: int, high: int) -> int:
