@@ -18,6 +18,9 @@ from tsic.grid import resize
 Pixels = NDArray[np.uint8]
 Array = NDArray[Any]
 
+BAND_PIXELS = 2**20
+"""Pixels that are coloured at a time, so that a large image has no copy in floats."""
+
 VOID_COLOUR = (16, 16, 20)
 """Nearly black: where there is no label, or one that no class has."""
 
@@ -109,6 +112,30 @@ def overlay(
     is_labelled = ((ids >= 0) & (ids < classes.num_classes))[..., None]
     mixed = np.rint((1.0 - alpha) * pixels + alpha * colours).astype(np.uint8)
     return np.where(is_labelled, mixed, pixels)
+
+
+def overlay_picture(
+    image: Tensor, labels: Tensor | Array, classes: ClassTable, alpha: float = 0.5
+) -> Image.Image:
+    """Lay the colours of labels over an image of any size, in bands of rows.
+
+    Args:
+        image: RGB uint8 ``(3, H, W)``.
+        labels: As for `overlay`.
+        classes: As for `overlay`.
+        alpha: As for `overlay`.
+
+    Returns:
+        RGB picture.
+    """
+    height, width = labels.shape
+    picture = Image.new("RGB", (width, height))
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        band = slice(top, top + rows)
+        painted = overlay(image[:, band], labels[band], classes, alpha)
+        picture.paste(Image.fromarray(painted), (0, top))
+    return picture
 
 
 def colour_masks(

@@ -1,3 +1,5 @@
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +72,15 @@ def test_unreadable_file_is_named(folder_dataset: Path) -> None:
     (folder_dataset / "train/masks/003.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"masks/003\.png: cannot be decoded"):
         pixels_of(folder_dataset)
+
+
+def test_a_large_image_is_coloured_in_bands(folder_dataset: Path) -> None:
+    for kind, mode in (("images", "RGB"), ("masks", "L")):
+        Image.new(mode, (2000, 2000)).save(folder_dataset / f"train/{kind}/000.png")
+    dataset = open_dataset("folder", folder_dataset, "train")
+    dataset = replace(dataset, samples=dataset.samples[:1])
+    tracemalloc.start()
+    contact_sheet(dataset, count=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30 * 2000 * 2000  # mixed as a whole, in floats, it took 56 bytes a pixel

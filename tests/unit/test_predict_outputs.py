@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tsic import pictures
 from tsic.data.classes import ClassTable
 from tsic.data.readers import open_dataset
 from tsic.data.readers.rle import counts_to_box, decode_counts, encode_counts, labels_to_counts
@@ -49,7 +50,7 @@ def test_labels_are_a_palette_png(tmp_path: Path) -> None:
 def test_bands_of_an_overlay_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = draw(50, 30)
     image = torch.randint(0, 256, (3, 50, 30), dtype=torch.uint8)
-    monkeypatch.setattr(outputs, "BAND_PIXELS", 7 * 30)
+    monkeypatch.setattr(pictures, "BAND_PIXELS", 7 * 30)
     outputs.write_overlay(tmp_path / "a.overlay.png", image, ids, CLASSES, 0.3)
     with Image.open(tmp_path / "a.overlay.png") as picture:
         assert np.array_equal(np.asarray(picture), overlay(image, ids, CLASSES, 0.3))

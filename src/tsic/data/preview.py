@@ -3,12 +3,13 @@
 import random
 from collections.abc import Sequence
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tsic.data.classes import IGNORE, ClassTable
 from tsic.data.dataset import SegmentationDataset
-from tsic.pictures import INK, PAPER, Pixels, fit_width, overlay, panel, to_pixels
+from tsic.pictures import INK, PAPER, fit_width, overlay_picture, panel, to_pixels
 
 TILE_WIDTH = 320
 """Width of each picture on the sheet, in pixels."""
@@ -38,7 +39,8 @@ def contact_sheet(dataset: SegmentationDataset, *, count: int = 12, seed: int = 
     present: set[int] = set()
     for index in chosen:
         image, label = dataset.read(index)
-        present |= set(label.unique().tolist())
+        # Sorted, as unique would, 64 million pixels take seconds and several copies.
+        present |= set(torch.bincount(label.flatten()).nonzero().flatten().tolist())
         pairs.append(_pair(image, label, dataset.classes, dataset.samples[index].name))
     per_row = min(PAIRS_PER_ROW, len(pairs))
     blank = Image.new("RGB", (TILE_WIDTH, 1), PAPER)
@@ -53,12 +55,13 @@ def _pair(
     image: Tensor, label: Tensor, classes: ClassTable, name: str
 ) -> tuple[Image.Image, Image.Image]:
     """An image and its overlay, each below a strip that holds the name or nothing."""
-    return _tile(to_pixels(image), name), _tile(overlay(image, label, classes, alpha=0.6), "")
+    coloured = overlay_picture(image, label, classes, alpha=0.6)
+    return _tile(Image.fromarray(to_pixels(image)), name), _tile(coloured, "")
 
 
-def _tile(pixels: Pixels, caption: str) -> Image.Image:
+def _tile(picture: Image.Image, caption: str) -> Image.Image:
     """Scale a picture to the width of a tile and write a caption above it."""
-    picture = fit_width(Image.fromarray(pixels), TILE_WIDTH)
+    picture = fit_width(picture, TILE_WIDTH)
     tile = Image.new("RGB", (TILE_WIDTH, _CAPTION + picture.height), PAPER)
     tile.paste(picture, (0, _CAPTION))
     draw = ImageDraw.Draw(tile)

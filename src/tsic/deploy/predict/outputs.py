@@ -20,14 +20,11 @@ from tsic.deploy.predict.inputs import Input
 from tsic.errors import ConfigError, DataError
 from tsic.files import replacing
 from tsic.grid import Size
-from tsic.pictures import VOID_COLOUR, overlay
+from tsic.pictures import VOID_COLOUR, overlay_picture
 
 Labels = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float16]
 OverlayFormat = Literal["jpg", "png"]
-
-BAND_PIXELS = 2**20
-"""Pixels that are coloured at a time, so that a large image has no copy in floats."""
 
 JPEG_QUALITY = 90
 JPEG_SIDE = 65_500
@@ -183,7 +180,7 @@ def read_labels(file: Path, size: Size, classes: ClassTable) -> Labels | None:
 def write_overlay(
     file: Path, image: Tensor, labels: Labels, classes: ClassTable, opacity: float
 ) -> None:
-    """Write an image with the colours of its classes, painted in bands of rows.
+    """Write an image with the colours of its classes.
 
     Args:
         file: JPEG or PNG, by its ending.
@@ -195,17 +192,11 @@ def write_overlay(
     Raises:
         DataError: If it is too large for a JPEG.
     """
-    height, width = labels.shape
-    if file.suffix == ".jpg" and max(height, width) > JPEG_SIDE:
+    if file.suffix == ".jpg" and max(labels.shape) > JPEG_SIDE:
         raise DataError(
             f"overlay: a JPEG holds at most {JPEG_SIDE} pixels a side; say --overlay-format png"
         )
-    picture = Image.new("RGB", (width, height))
-    rows = max(1, BAND_PIXELS // width)
-    for top in range(0, height, rows):
-        band = slice(top, top + rows)
-        painted = overlay(image[:, band], labels[band], classes, opacity)
-        picture.paste(Image.fromarray(painted), (0, top))
+    picture = overlay_picture(image, labels, classes, opacity)
     with replacing(file) as part:
         if file.suffix == ".jpg":
             picture.save(part, format="JPEG", quality=JPEG_QUALITY)
