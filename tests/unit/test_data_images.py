@@ -98,6 +98,17 @@ def test_other_unreadable_files_are_named(tmp_path: Path) -> None:
         read_image(tmp_path / "deep.png")
 
 
+def test_a_whole_tiff_of_other_bands_is_not_called_damaged(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2, 2, 4), np.uint8)).save(tmp_path / "bands.tif")
+    content = bytearray((tmp_path / "bands.tif").read_bytes())
+    # Photometric interpretation: of RGB (2), black is zero (1), as satellites' bands are written.
+    entry = content.index(struct.pack("<HHI", 262, 3, 1))
+    content[entry + 8] = 1
+    (tmp_path / "bands.tif").write_bytes(content)
+    with pytest.raises(DataError, match=r"bands\.tif: a TIFF whose bands or bits .* as RGB with 8"):
+        read_image(tmp_path / "bands.tif")
+
+
 def test_read_mask_gives_palette_indices_not_colours(tmp_path: Path) -> None:
     ids = np.array([[0, 1, 2], [3, 1, 255]], np.uint8)
     mask = Image.fromarray(ids).convert("P")

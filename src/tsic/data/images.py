@@ -168,6 +168,10 @@ def read_size(path: Path) -> tuple[int, int]:
     return _decode(path, lambda image: _upright_size(image, path))
 
 
+_TIFF = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
+"""How TIFF files begin, in either order of bytes, of 32 and 64 bits."""
+
+
 def _decode(path: Path, extract: Callable[[Image.Image], T], rows: int | None = None) -> T:
     """Open an image file and turn whatever goes wrong into one error that names it."""
     try:
@@ -189,6 +193,11 @@ def _decode(path: Path, extract: Callable[[Image.Image], T], rows: int | None = 
         raise DataError(f"{path}: is a folder; name a file in it") from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         unknown = isinstance(error, UnidentifiedImageError)  # its message shows Python's objects
+        if unknown and isinstance(path, Path) and path.read_bytes()[:4] in _TIFF:
+            raise DataError(
+                f"{path}: a TIFF whose bands or bits are of no kind that is read, or damaged; save "
+                "an image as RGB with 8 bits, a mask with one channel of class ids"
+            ) from error
         reason = (
             "cannot identify image file" if unknown else str(error).replace(f" {str(path)!r}", "")
         )
