@@ -589,6 +589,11 @@ class TestCoco:
                 r"annotations\[0\] must have image_id",
             ),
             (
+                '{"images": [], "annotations": [{"image_id": 1, "segments_info": []}], '
+                '"categories": []}',
+                r"train\.json: is in COCO's panoptic format",
+            ),
+            (
                 '{"images": [], "annotations": [], "categories": [{"name": "a"}]}',
                 "categories must have an id",
             ),

@@ -215,6 +215,11 @@ def _load(file: Path) -> dict[str, list[Any]]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(f"{file}: not in COCO's format: it has no list '{key}'")
+    if any(isinstance(one, dict) and "segments_info" in one for one in content["annotations"][:1]):
+        raise DataError(
+            f"{file}: is in COCO's panoptic format, whose segments lie in PNG files; give its "
+            "instances_*.json, or masks of class ids to the reader 'folder'"
+        )
     return content
 
 
