@@ -1,7 +1,6 @@
 """The command line: a thin table from verb to function."""
 
 import io
-import os
 import re
 import signal
 import sys
@@ -10,6 +9,7 @@ from importlib import import_module
 
 from tsic.errors import NO_ROOM, ConfigError, TsicError, nearest
 from tsic.files import at_home
+from tsic.streams import tell, to_nowhere
 
 CLOSED_PIPE = 141
 """Exit code where nobody reads the output any more, as of a process that SIGPIPE ends."""
@@ -65,20 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, what cannot be printed is noticed
         return code
     except TsicError as error:
-        sys.stderr.write(f"tsic: {error}\n")
+        tell(f"tsic: {error}\n")
         return 2
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"tsic: interrupted; what was written is whole{_GOES_ON.get(verb, '')}\n")
+        tell(f"tsic: interrupted; what was written is whole{_GOES_ON.get(verb, '')}\n")
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:
-        # Python flushes once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nowhere(sys.stdout)  # Python flushes once more when it ends
         return CLOSED_PIPE
     except (OSError, RuntimeError, MemoryError) as error:
         told = _told(error, verb)
         if told is None:
             raise
-        sys.stderr.write(f"tsic: {told}\n")
+        tell(f"tsic: {told}\n")
         return 2
 
 

@@ -234,6 +234,20 @@ def test_a_signal_while_data_is_read_loses_nothing(
 
 
 @pytest.mark.usefixtures("heeds_ctrl_c")
+def test_a_stop_that_nobody_reads_of_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where ``tee`` has had the same Ctrl-C."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr("tsic.training.stopping._STDERR", writing)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stops_at=2, every=100, number=signal.SIGINT)
+    os.close(writing)
+    assert step_of(tmp_path / "last.ckpt") == 3
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_a_signal_in_the_last_step_is_heeded(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, stops_at=5, number=signal.SIGINT)

@@ -1,7 +1,6 @@
 """How batches are loaded in a training that can begin at any step, on every rank (Lightning)."""
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from typing_extensions import override
 
 from tsic.data.sampling import StepBatches
 from tsic.errors import ConfigError
+from tsic.streams import tell
 
 
 class Loader(DataLoader[Any]):
@@ -38,7 +38,7 @@ class Loader(DataLoader[Any]):
             for message in batch.get("skipped", ()):
                 if message not in told:
                     told.add(message)
-                    sys.stderr.write(f"skipped {message}\n")
+                    tell(f"skipped {message}\n")
             yield batch
 
     def end_workers(self) -> None:

@@ -21,6 +21,7 @@ from tsic.evaluation.metrics import to_labels
 from tsic.files import replacing
 from tsic.grid import size_of
 from tsic.pictures import Pixels, colour_labels, colour_masks, panel, save_png, to_pixels
+from tsic.streams import tell
 from tsic.training.module import CycleModule
 from tsic.training.stopping import ends_step
 
@@ -121,11 +122,9 @@ class ShowProgress(Callback):
         elif shown and trainer.is_global_zero and ends_step(trainer, args[2]):
             pace = (time.monotonic() - self.start) / max(1, step - self.first_step)
             left = pace * (self.max_steps - step)
-            self.console.print(
+            tell(
                 f"{self.label} {step}/{self.max_steps} {_losses(trainer)} {self.scores}"
-                f"{pace:.2f} s/step, {left / 60:.1f} min left",
-                soft_wrap=True,
-                highlight=False,
+                f"{pace:.2f} s/step, {left / 60:.1f} min left\n"
             )
 
     @override

@@ -1,6 +1,5 @@
 """What a training costs: seconds of its steps and the most memory it took."""
 
-import sys
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ from typing_extensions import override
 
 from tsic.data.loader import Loader
 from tsic.machine import peak_resident_mib
+from tsic.streams import tell
 
 _NOTABLE = 0.15
 _NOTABLE_SECONDS = 30.0
@@ -67,7 +67,7 @@ class Cost(Callback):
         self._note(goes_on=False)
         share = self.waiting_seconds / max(self.seconds, 1e-9)
         if share > _NOTABLE and self.waiting_seconds > _NOTABLE_SECONDS and trainer.is_global_zero:
-            sys.stderr.write(
+            tell(
                 f"tsic: warning: {share:.0%} of the training's time went into waiting for images; "
                 "raise data.workers, or pack the data (tsic data pack)\n"
             )

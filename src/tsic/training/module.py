@@ -1,6 +1,5 @@
 """The cycle as a LightningModule: losses to gradients, scores at validation, small checkpoints."""
 
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +15,7 @@ from tsic.data.batches import Batch
 from tsic.data.sampling import position_seed, spread
 from tsic.grid import Size, resize_images
 from tsic.networks.depthwise import widen_depthwise
+from tsic.streams import tell
 from tsic.student import Student
 from tsic.teacher import Foundation, Teacher, TeacherOutput, hold_frozen
 from tsic.training.diagnostics import PROBES, Contest, PromptProbe, blank_prompt, perfect_prompt
@@ -125,9 +125,7 @@ class CycleModule(LightningModule):
             from tsic.training.fusion import Fusion  # a second, to import the compiler
 
             if self.trainer.is_global_zero:
-                sys.stderr.write(
-                    "compiling: the student's first step and the teacher's take a minute or two\n"
-                )
+                tell("compiling: the student's first step and the teacher's take a minute or two\n")
             self.fusion = Fusion(self.cycle)
 
     @override

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -76,7 +77,8 @@ class StopBetweenSteps(Callback):
         # SIGTERM goes on waiting: `tsic compare` sends it to runs that had the same Ctrl-C.
         signal.signal(signal.SIGINT, self._before.pop(signal.SIGINT))
         # Not ``sys.stderr``, which cannot be written to while it is being written to.
-        os.write(_STDERR, b"\ntsic: stopping after this step; Ctrl-C stops at once\n")
+        with suppress(OSError):  # a pipe's reader may have had the same Ctrl-C
+            os.write(_STDERR, b"\ntsic: stopping after this step; Ctrl-C stops at once\n")
 
     def raise_if_asked(self) -> None:
         """Raise KeyboardInterrupt with the signal's number if one came."""

@@ -1,11 +1,11 @@
 """Says once, while there is time to stop, that a cycle is not alive."""
 
-import sys
 from collections.abc import Mapping
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from tsic.streams import tell
 from tsic.teacher import Teacher
 from tsic.training.module import CycleModule
 
@@ -26,7 +26,7 @@ class Watch(Callback):
         assert isinstance(pl_module, CycleModule)
         idle = pl_module.warmup_steps >= pl_module.max_steps
         if pl_module.cycle.teaches and idle and trainer.is_global_zero:
-            sys.stderr.write(
+            tell(
                 "tsic: warning: the teacher takes no part: teacher.warmup_steps "
                 f"{pl_module.warmup_steps} is not below max_steps {pl_module.max_steps}\n"
             )
@@ -41,7 +41,7 @@ class Watch(Callback):
             count = self._in_a_row.get(message, 0) + 1 if is_bad else 0
             self._in_a_row[message] = count
             if count == PATIENCE and trainer.is_global_zero:
-                sys.stderr.write(f"tsic: warning: {message} (step {trainer.global_step})\n")
+                tell(f"tsic: warning: {message} (step {trainer.global_step})\n")
 
 
 def signs(scores: Mapping[str, float]) -> dict[str, bool]:
