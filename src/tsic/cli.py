@@ -9,7 +9,7 @@ from importlib import import_module
 
 from tsic.errors import NO_ROOM, ConfigError, TsicError, nearest
 from tsic.files import at_home
-from tsic.streams import tell, to_nowhere
+from tsic.streams import fill_closed, tell, to_nowhere
 
 CLOSED_PIPE = 141
 """Exit code where nobody reads the output any more, as of a process that SIGPIPE ends."""
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code, as `USAGE` lists them.
     """
     words = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+    fill_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
