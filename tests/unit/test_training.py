@@ -1,3 +1,4 @@
+import io
 import itertools
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from rich.console import Console
 from torch import nn
 from torch.nn.utils import get_total_norm
 
@@ -23,6 +25,7 @@ from tsic.pretrain.promptable import Promptable
 from tsic.student import StudentOutput
 from tsic.teacher.sam import load_foundation, save_foundation
 from tsic.training import loop
+from tsic.training.callbacks import ShowProgress
 from tsic.training.finite import limit_gradients
 from tsic.training.folder import TrainingFolder
 from tsic.training.module import CycleModule
@@ -308,3 +311,13 @@ def test_a_process_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(NonFiniteLossError):
             loop.fit(trainer, nothing, nothing, nothing, resumes=False)
         assert other.wait(30) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("name", ["lr{0.1}", "a[red]b", "[/z]"])
+def test_a_bar_shows_any_name(name: str, tiny_cycle: Cycle) -> None:
+    trainer: Any = SimpleNamespace(global_step=0, is_global_zero=True)
+    shown, text = ShowProgress(2, name, 1), io.StringIO()
+    shown.console = Console(file=text, force_terminal=True, width=99)
+    shown.on_train_start(trainer, module_of(tiny_cycle))
+    shown.on_train_end(trainer, module_of(tiny_cycle))
+    assert name in text.getvalue()

@@ -99,7 +99,7 @@ class ShowProgress(Callback):
         self.start, self.first_step = time.monotonic(), trainer.global_step
         if trainer.is_global_zero and self.console.is_terminal:
             self.bar = Progress(
-                TextColumn(self.label),
+                TextColumn("{task.description}", markup=False),  # a name may hold brackets
                 BarColumn(),
                 TextColumn("{task.completed:.0f}/{task.total:.0f}"),
                 TimeElapsedColumn(),
@@ -107,7 +107,7 @@ class ShowProgress(Callback):
                 TextColumn("{task.fields[losses]} {task.fields[scores]}"),
                 console=self.console,
             )
-            self.bar.add_task("", total=self.max_steps, losses="", scores="")
+            self.bar.add_task(self.label, total=self.max_steps, losses="", scores="")
             self.bar.start()
 
     @override
