@@ -11,15 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tsic.data.classes import IGNORE, ClassTable
+from tsic.data.images import BAND_PIXELS
 from tsic.errors import ShapeError
 from tsic.files import replacing
 from tsic.grid import resize
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[Any]
-
-BAND_PIXELS = 2**20
-"""Pixels that are coloured at a time, so that a large image has no copy in floats."""
 
 VOID_COLOUR = (16, 16, 20)
 """Nearly black: where there is no label, or one that no class has."""

@@ -27,7 +27,7 @@ PAD_COLOUR = (124, 116, 104)
 """RGB beside the image: ImageNet's mean, which normalisation turns into nearly zero."""
 
 BAND_PIXELS = 2**20
-"""Pixels that are brought to RGB at a time."""
+"""Pixels of a large picture that are worked on at a time, so that copies stay small."""
 
 T = TypeVar("T")
 
