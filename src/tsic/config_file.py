@@ -198,7 +198,7 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"configuration file '{path}' does not exist; {nearest(path.name, siblings)}"
         )
     try:
-        written = load_yaml(path.read_text()) or {}
+        written = load_yaml(path.read_text(encoding="utf-8-sig")) or {}
     except UnicodeDecodeError as error:
         raise ConfigError(f"'{path}' is no UTF-8 text; give a YAML file") from error
     except yaml.YAMLError as error:

@@ -1,6 +1,10 @@
 """What cannot work is told by its key, and what just can is let through."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,3 +73,14 @@ def test_what_cannot_work_is_told_by_its_key(values: dict[str, Any], said: str) 
 )
 def test_what_can_work_is_let_through(values: dict[str, Any]) -> None:
     assert broken(values) == []
+
+
+def test_a_file_is_read_as_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("data: {root: ./größe}\n", encoding="utf-8-sig")
+    told = "from tsic.config_file import load_config as r; print(ascii(r('own.yaml').data.root))"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", told], cwd=tmp_path, env=os.environ | plain, capture_output=True
+    )
+    assert done.stdout.strip() == rb"'./gr\xf6\xdfe'", done.stderr
