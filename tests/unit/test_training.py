@@ -25,7 +25,7 @@ from tsic.pretrain.promptable import Promptable
 from tsic.student import StudentOutput
 from tsic.teacher.sam import load_foundation, save_foundation
 from tsic.training import loop
-from tsic.training.callbacks import ShowProgress
+from tsic.training.callbacks import CsvLog, ShowProgress, read_metrics
 from tsic.training.finite import limit_gradients
 from tsic.training.folder import TrainingFolder
 from tsic.training.module import CycleModule
@@ -321,3 +321,12 @@ def test_a_bar_shows_any_name(name: str, tiny_cycle: Cycle) -> None:
     shown.on_train_start(trainer, module_of(tiny_cycle))
     shown.on_train_end(trainer, module_of(tiny_cycle))
     assert name in text.getvalue()
+
+
+def test_numbers_outlive_what_a_crash_left_among_them(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    CsvLog(file).log_metrics({"train/total": 1.5}, 0)
+    with file.open("ab") as stream:
+        stream.write(b'\xff\xfe\0,"\n2,train/total,1.2\n3,train/to')
+    CsvLog(file, 2).log_metrics({"train/total": 1.0}, 2)
+    assert read_metrics(file) == [(i, "train/total", v) for i, v in ((1, 1.5), (2, 1.2), (3, 1.0))]

@@ -64,14 +64,15 @@ class CsvLog(Logger):
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Read the rows of a ``CsvLog``; a last line cut short by a crash is left out."""
+    """Read the rows of a ``CsvLog``; lines cut short or damaged by a crash are left out."""
     rows = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
             try:
-                rows.append((int(row["step"]), row["name"], float(row["value"])))
-            except (TypeError, ValueError):
-                continue
+                step, name, value = line.split(",")
+                rows.append((int(step), name, float(value)))
+            except ValueError:
+                continue  # the names of the columns, too
     return rows
 
 
