@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 OnProgress = Callable[[int, int], None]
@@ -18,5 +19,5 @@ def progress(label: str) -> Iterator[OnProgress]:
         yield lambda done, total: None
         return
     with Progress(console=console) as bar:
-        task = bar.add_task(label)
+        task = bar.add_task(escape(label))
         yield lambda done, total: bar.update(task, completed=done, total=total)
