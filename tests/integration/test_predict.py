@@ -411,6 +411,17 @@ class TestFromPython:
         assert torch.equal(loaded.predict(photos / "a.png"), labels)
         assert loaded.predict([]) == []
 
+    def test_pillow_images_that_cannot_be_decoded_are_told(
+        self, loaded: TrainedStudent, photos: Path
+    ) -> None:
+        content = (photos / "a.png").read_bytes()
+        cut = Image.open(io.BytesIO(content[: len(content) // 2]))
+        with pytest.raises(DataError, match=r"Pillow image cannot be decoded \(.*truncated"):
+            loaded.predict(cut)
+        cut.close()
+        with pytest.raises(DataError, match="predict before you close it"):
+            loaded.predict(cut)
+
     def test_large_images_go_by_windows(
         self, loaded: TrainedStudent, monkeypatch: pytest.MonkeyPatch
     ) -> None:

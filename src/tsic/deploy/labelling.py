@@ -13,7 +13,7 @@ from torch import Tensor
 from tsic.data.images import read_image, rgb_pixels
 from tsic.deploy.inference import WHOLE, View, label_image, label_images, score_image
 from tsic.deploy.model import Model, require_evaluation_mode
-from tsic.errors import ShapeError
+from tsic.errors import DataError, ShapeError, one_line
 from tsic.evaluation.metrics import best_class, to_labels
 from tsic.grid import Size, size_of
 
@@ -100,7 +100,8 @@ def label(model: Model, images: AnyImage | list[Any]) -> Tensor | list[Tensor]:
 
     Raises:
         ShapeError: If an image is empty, or of another shape, type or range.
-        DataError: If a file cannot be decoded, or an image has more than 8 bits per channel.
+        DataError: If a file or a Pillow image cannot be decoded, or has more than 8 bits per
+            channel.
         ConfigError: If the model is in training mode.
     """
     require_evaluation_mode(model)
@@ -143,7 +144,7 @@ def _pixels(image: Any) -> Tensor:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        image = rgb_pixels(ImageOps.exif_transpose(image))  # a copy
+        image = _decoded(image)
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ShapeError(
@@ -164,3 +165,16 @@ def _pixels(image: Any) -> Tensor:
     if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
         raise ShapeError(f"a tensor must be uint8, or float in [0, 1], got {image.dtype}")
     return image
+
+
+def _decoded(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """RGB ``(H, W, 3)`` of a Pillow image, which decodes its file only when it is asked for it."""
+    try:
+        return rgb_pixels(ImageOps.exif_transpose(image))  # a copy
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise DataError(
+            f"the Pillow image cannot be decoded ({one_line(error)}); replace what it was opened "
+            "from, and predict before you close it"
+        ) from error
