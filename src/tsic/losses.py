@@ -42,13 +42,19 @@ def cross_entropy(
         Loss in nats, float32 ``()``; exactly 0 when no pixel is labelled.
 
     Raises:
-        ShapeError: If batch sizes differ or ``labels`` is not ``(B, H, W)``.
+        ShapeError: If batch sizes differ, ``labels`` is not ``(B, H, W)``, or ``class_weights`` is
+            not ``(K,)``.
 
     Source:
         OHEM: Shrivastava et al., arXiv:1604.03540; the pixel rule and the ``all`` average are those
         of the authors' public code (mmsegmentation's sampler), restated in ``docs/paper.md``.
     """
     _check_labels(logits, labels)
+    if class_weights is not None and class_weights.shape != logits.shape[1:2]:
+        raise ShapeError(
+            f"class weights must be one for each of the {logits.shape[1]} classes, got "
+            f"{tuple(class_weights.shape)}"
+        )
     logits = logits.float()
     counted = labels != IGNORE
     told = _are_told(counted).sum()
@@ -58,7 +64,7 @@ def cross_entropy(
         counted = _hard_pixels(by_pixel, counted, ohem_threshold, ohem_min_kept * int(told))
     weights = counted.float()
     if class_weights is not None:
-        weights = weights * class_weights[labels]
+        weights = weights * class_weights.float()[labels]
     every = told.clamp(min=1) * labels[0].numel()
     divisor = every if average == "all" else weights.sum().clamp(min=1e-12)
     return weighted_cross_entropy(logits, labels, weights) / divisor

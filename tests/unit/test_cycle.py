@@ -234,6 +234,22 @@ def test_class_weights_count_in_every_cross_entropy() -> None:
         torch.testing.assert_close(found[name], (0.4 if "aux" in name else 1) * expected)
 
 
+def test_class_weights_are_of_any_float_type_but_one_per_class() -> None:
+    scene = Scene()
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    expected, found = (scene.run(Objective(), one).total for one in (weights, weights.double()))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ShapeError, match=r"one for each of the 4 classes, got \(3,\)"):
+        scene.run(Objective(), weights[:3])
+
+
+def test_student_and_teacher_have_the_same_classes(tiny_cycle: Cycle) -> None:
+    student = build_student("compact", num_classes=4, options={"width": 0.25})
+    images, labels = torch.rand(2, 3, 32, 48), torch.zeros(2, 32, 48, dtype=torch.int64)
+    with pytest.raises(ShapeError, match=r"the teacher knows 3 classes, .* are \(2, 4, 8, 12\)"):
+        Cycle(student, tiny_cycle.teacher)(images, labels)
+
+
 def test_class_weights_are_no_part_of_a_checkpoint(tiny_cycle: Cycle) -> None:
     """Whoever loads one for use has no data to count them from."""
     weighed = Cycle(tiny_cycle.student, tiny_cycle.teacher, class_weights=torch.ones(3))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tsic.errors import ConfigError
+from tsic.errors import ConfigError, ShapeError
 from tsic.options import (
     MAPPING_WIDTHS,
     Gradient,
@@ -88,6 +88,7 @@ class Teacher(nn.Module):
         foundation.scale = scale
         self.foundation = foundation
         self.mapping = mapping
+        self.num_classes = num_classes
         self.prompt = prompt
         self.gradient = gradient
         self.max_classes = max_classes
@@ -128,7 +129,15 @@ class Teacher(nn.Module):
 
         Returns:
             See ``TeacherOutput``.
+
+        Raises:
+            ShapeError: If the images are none, or the scores are of other classes.
         """
+        if student_logits.shape[1] != self.num_classes:
+            raise ShapeError(
+                f"the teacher knows {self.num_classes} classes, but the student's scores are "
+                f"{tuple(student_logits.shape)}; build both with the same num_classes"
+            )
         canvas, padded = self.foundation.place(images)
         seen = self.foundation.see(padded) if seen is None else seen
         embedding = self.foundation.read(seen, with_levels=self.mapping.needs_levels)
