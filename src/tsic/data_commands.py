@@ -14,6 +14,7 @@ from tsic.config_file import load_config
 from tsic.errors import ConfigError, EmptySplitError, SplitError, nearest
 from tsic.files import write_json
 from tsic.progress import progress
+from tsic.streams import tell
 
 if TYPE_CHECKING:
     from tsic.data.dataset import SegmentationDataset
@@ -117,7 +118,7 @@ def pack_command(words: Sequence[str]) -> int:
     for dataset in datasets:
         require_room(options.out, dataset.split)
     for one in left_out:
-        sys.stderr.write(f"tsic: warning: not packed: {one.problem}\n")
+        tell(f"tsic: warning: not packed: {one.problem}\n")
     with progress("check") as on_progress:
         require_clean(*datasets, on_progress=on_progress)
     for dataset in datasets:

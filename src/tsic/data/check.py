@@ -1,6 +1,5 @@
 """Find what is wrong with a dataset before training starts."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,6 +13,7 @@ from tsic.data.images import size_mismatch
 from tsic.errors import DataError
 from tsic.machine import usable_cores
 from tsic.progress import OnProgress
+from tsic.streams import tell
 
 MAX_LISTED = 10
 """How many problems one message lists."""
@@ -131,7 +131,7 @@ def one_class(dataset: SegmentationDataset, pixels: Tensor) -> list[Problem]:
 def _warn_of_absent(dataset: SegmentationDataset, pixels: Tensor) -> None:
     absent = [dataset.classes.names[index] for index in (pixels == 0).nonzero().flatten().tolist()]
     if absent:
-        sys.stderr.write(
+        tell(
             f"tsic: warning: split '{dataset.split}' has no pixel of {', '.join(absent)}, which "
             "the student cannot learn from it\n"
         )
@@ -146,7 +146,7 @@ def _warn_of_copies(
         if split is trained_on or not copies:
             continue
         some = "all" if split.split == trained_on.split else f"{copies} of the {len(digests)}"
-        sys.stderr.write(
+        tell(
             f"tsic: warning: {some} images of split '{split.split}' are trained on, too, which "
             "flatters its scores\n"
         )

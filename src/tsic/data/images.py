@@ -168,18 +168,15 @@ def read_size(path: Path) -> tuple[int, int]:
     return _decode(path, lambda image: _upright_size(image, path))
 
 
-_TIFF = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
-"""How TIFF files begin, in either order of bytes, of 32 and 64 bits."""
-
-
 def _decode(path: Path, extract: Callable[[Image.Image], T], rows: int | None = None) -> T:
     """Open an image file and turn whatever goes wrong into one error that names it."""
+    is_tiff = isinstance(path, Path) and path.suffix.lower() in (".tif", ".tiff")
     try:
         if rows is not None and path.suffix.lower() == ".png":
             content = _cut_png(path.read_bytes(), rows)
             with Image.open(io.BytesIO(content)) as image:
                 return extract(image)
-        if isinstance(path, Path) and path.suffix.lower() in (".tif", ".tiff"):
+        if is_tiff:
             # Pillow maps such a file, and mistakes its rows where it turns it by a quarter.
             with Image.open(io.BytesIO(path.read_bytes())) as image:
                 return extract(image)
@@ -193,7 +190,7 @@ def _decode(path: Path, extract: Callable[[Image.Image], T], rows: int | None = 
         raise DataError(f"{path}: is a folder; name a file in it") from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         unknown = isinstance(error, UnidentifiedImageError)  # its message shows Python's objects
-        if unknown and isinstance(path, Path) and path.read_bytes()[:4] in _TIFF:
+        if unknown and is_tiff:
             raise DataError(
                 f"{path}: a TIFF whose bands or bits are of no kind that is read, or damaged; save "
                 "an image as RGB with 8 bits, a mask with one channel of class ids"
@@ -255,19 +252,17 @@ def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode == "P":  # Pillow wants transparency resolved before it drops it
         image = image.convert("RGBA")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    top = 0
-    for band in _bands(image):
-        bottom = top + band.height
-        pixels[top:bottom] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
-        top = bottom
+    for top, band in _bands(image):
+        rgb = band if band.mode == "RGB" else band.convert("RGB")
+        pixels[top : top + band.height] = np.asarray(rgb)
     return pixels
 
 
-def _bands(image: Image.Image) -> Iterator[Image.Image]:
-    """Cut an image into bands of rows: Pillow's copies of a whole image are what is large."""
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Bands of rows and where each begins: Pillow's copies of a whole image are what is large."""
     rows = max(1, BAND_PIXELS // max(1, image.width))
     for top in range(0, image.height, rows):
-        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 _SPREAD = {"L;2": 85, "L;4": 17}
@@ -316,7 +311,7 @@ def _verified(image: Image.Image) -> Verified:
     # Asked for after loading, since Pillow itself turns TIFF (size and all) and then forgets it.
     facts = f"{size} {image.mode} {orientation_of(image)}".encode()
     digest = blake2b(facts + bytes(image.getpalette() or ()), digest_size=16)
-    for band in _bands(image):
+    for _, band in _bands(image):
         digest.update(band.tobytes())
     return Verified(_upright(image, size), digest.digest())
 

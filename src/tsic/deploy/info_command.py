@@ -10,6 +10,7 @@ from pathlib import Path
 from tsic.command_line import Parser, add_allow_code
 from tsic.errors import ConfigError
 from tsic.files import read_text
+from tsic.streams import tell
 
 # PyTorch is imported inside the verbs, once the words are right.
 
@@ -106,7 +107,7 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
         if str(proof.relative_to(folder)) not in exported and not _is_of(
             proof, facts["weights_sha256"]
         ):
-            sys.stderr.write(
+            tell(
                 f"tsic: warning: '{proof.parent}' is of another student than the one that is put "
                 "beside it; remove it, or export this one there\n"
             )
@@ -135,7 +136,7 @@ def exported_beside(folder: Path, weights_sha256: str) -> list[Path]:
         if _is_of(proof, weights_sha256):
             found += [file for file in sorted(proof.parent.iterdir()) if file.is_file()]
         else:
-            sys.stderr.write(
+            tell(
                 f"tsic: warning: '{proof.parent}' is left out, since it was not exported from "
                 "these weights; export the student again\n"
             )

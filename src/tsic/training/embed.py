@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tsic.data.hints import StoredHints
 from tsic.data.unlabelled import TrainImages
 from tsic.errors import DataError
 from tsic.progress import progress
+from tsic.streams import tell
 from tsic.teacher import HintEncoder
 
 
@@ -75,7 +75,7 @@ def embed_missing(
     missing = hints.missing()
     if not missing:
         return 0.0
-    sys.stderr.write(f"embedding {len(missing)} images once, into '{config.teacher.hint_cache}'\n")
+    tell(f"embedding {len(missing)} images once, into '{config.teacher.hint_cache}'\n")
     random.SystemRandom().shuffle(missing)
     with progress("embed the images") as on_progress:
         for done, index in enumerate(missing):

@@ -1,7 +1,6 @@
 """One run from configuration to a folder with the trained student."""
 
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from tsic.grid import Size, size_of
 from tsic.losses import balanced_class_weights
 from tsic.networks.imported import require_class
 from tsic.progress import progress
+from tsic.streams import tell
 from tsic.training.build import build_module, load_weights, scorers
 from tsic.training.callbacks import Panels
 from tsic.training.changes import changes, material_of, read_material
@@ -66,7 +66,7 @@ def train(
     config = resolve(RUN, config, files)
     refuse_other_run(RUN, config, files, resume=resume, changes=changes)
     if config.distill.teacher and config.distill.method == "none" and is_main():
-        sys.stderr.write("tsic: warning: distill.teacher teaches nothing without distill.method\n")
+        tell("tsic: warning: distill.teacher teaches nothing without distill.method\n")
     resumes = resume and files.last.is_file()
     train_set, val_set = _open_data(config)
     material = material_of(config.data, train_set, val_set)
@@ -143,7 +143,7 @@ def _require_same_classes(files: RunFolder, material: Mapping[str, Any]) -> None
             "another --name"
         )
     if held["files"] != material["files"]:
-        sys.stderr.write(
+        tell(
             f"tsic: warning: the images or masks are others than when '{files.path}' began; it "
             "goes on with those that are there now\n"
         )
@@ -174,7 +174,7 @@ def training_images(
         if is_main():
             copies = len(found) - len(unlabelled)
             more = f", {copies} more left out, which have labels" if copies else ""
-            sys.stderr.write(f"unlabelled: {len(unlabelled)} images{more}\n")
+            tell(f"unlabelled: {len(unlabelled)} images{more}\n")
     return Joined(train_set, unlabelled)
 
 
@@ -183,7 +183,7 @@ def _warn_of_stretching(image: Size, resize: Size) -> None:
     ratio = (resize[0] / image[0]) / (resize[1] / image[1])
     if max(ratio, 1 / ratio) > 1.1:
         kept = [round(side * math.sqrt(math.prod(resize) / math.prod(image))) for side in image]
-        sys.stderr.write(
+        tell(
             f"tsic: warning: data.resize {list(resize)} stretches images of {list(image)} pixels, "
             f"here and wherever the student is used; {kept} keeps their proportions\n"
         )
@@ -194,7 +194,7 @@ def _warn_of_padding(image: Size, data: DataConfig) -> None:
     largest = [math.floor(side * data.scale[1]) for side in image]
     shown = math.prod(min(pair) for pair in zip(largest, data.crop, strict=True))
     if 2 * shown < math.prod(data.crop):
-        sys.stderr.write(
+        tell(
             f"tsic: warning: crops of {list(data.crop)} pixels are mostly padding: the first "
             f"image, of {list(image)}, gets no larger than {largest}; set data.crop smaller\n"
         )

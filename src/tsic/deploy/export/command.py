@@ -10,6 +10,7 @@ from tsic.command_line import Parser, add_allow_code, make_room, require_least
 from tsic.config_file import load_config
 from tsic.errors import ConfigError, TsicError
 from tsic.progress import progress
+from tsic.streams import tell
 
 if TYPE_CHECKING:
     from tsic.checkpoint import TrainedStudent
@@ -217,7 +218,7 @@ def _run_data(home: Path, split: str | None) -> "SegmentationDataset | None":
     except TsicError as error:
         if split is not None:
             raise
-        sys.stderr.write(f"tsic: warning: {error}; so the run's own images are not used\n")
+        tell(f"tsic: warning: {error}; so the run's own images are not used\n")
         return None
     try:
         return open_split(data, split or data.val_split)

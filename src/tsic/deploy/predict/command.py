@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tsic.command_line import Parser, add_allow_code, make_room, require_least
 from tsic.errors import ConfigError
 from tsic.progress import progress
+from tsic.streams import tell
 
 if TYPE_CHECKING:
     from tsic.deploy.model import Model
@@ -174,7 +175,5 @@ def _report(outcome: "Outcome", inputs: int, seconds: float, out: Path) -> int:
     sys.stdout.write(f"{done} in {seconds:.1f} s: {out}\n")
     if outcome.failures:
         failed = "".join(f"  {failure}\n" for failure in outcome.failures)
-        sys.stderr.write(
-            f"tsic: {len(outcome.failures)} of {inputs} inputs could not be labelled:\n{failed}"
-        )
+        tell(f"tsic: {len(outcome.failures)} of {inputs} inputs could not be labelled:\n{failed}")
     return 1 if outcome.failures else 0
