@@ -21,6 +21,9 @@ from tsic.files import write_text
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 
 _LINE_COLOURS = ("#d1603d", "#2f86bd", "#4d9a58", "#b08a1e", "#9062b0", "#5f8f93", "#b5567f")
+_PLOT = (0.14, 0.16, 0.82, 0.75)
+"""Left, bottom, width and height of a plot's axes: to fit them to their labels takes twice as long."""
+
 _TEXT_COLOUR = "#010203"  # stands for the page's own text colour until the drawing is done
 
 
@@ -130,8 +133,8 @@ def _draw_curves(name: str, lines: Mapping[str, Sequence[tuple[int, float]]]) ->
         "ytick.color": _TEXT_COLOUR,
     }
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(5.2, 3.0))
+        axes = figure.add_axes(_PLOT)
         for number, (label, points) in enumerate(lines.items()):
             colour = _LINE_COLOURS[number % len(_LINE_COLOURS)]
             steps = [step for step, _ in points]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -359,22 +360,26 @@ def test_resume_after_kill_equals_an_uninterrupted_run(
     assert main([*words, "--name", "whole"]) == 0
     words += ["--resume", "auto"]
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    stops = [5]
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        least = stops[-1] + 1
-        killed = subprocess.Popen(
-            [sys.executable, "-m", "tsic", *words, "--name", "killed"],
-            env=ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+
+    def end(process: int, number: signal.Signals, least: int) -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not (last.is_file() and state_step(last) >= least):
             time.sleep(0.05)
-        killed.send_signal(number)
-        killed.wait()
-        stops.append(state_step(last))
-        assert least <= stops[-1] < 24, f"killed at step {stops[-1]}, too late to test anything"
+        os.kill(process, number)
+
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "tsic", *words, "--name", "killed"],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end(killed.pid, signal.SIGKILL, 6)
+    killed.wait()
+    kill = state_step(last)
+    told = threading.Thread(target=end, args=(os.getpid(), signal.SIGTERM, kill + 1), daemon=True)
+    told.start()
+    assert main([*words, "--name", "killed"]) == 128 + signal.SIGTERM
+    assert 6 <= kill < state_step(last) < 24, "stopped too late to test anything"
 
     assert main([*words, "--name", "killed"]) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
@@ -382,7 +387,7 @@ def test_resume_after_kill_equals_an_uninterrupted_run(
     assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
     logs = [sorted(read_metrics(tmp_path / n / "metrics.csv")) for n in ("whole", "killed")]
     # Lightning logs a step after its checkpoint: SIGKILL between the two loses that step's rows.
-    kept = [[row for row in log if row[0] != stops[1]] for log in logs]
+    kept = [[row for row in log if row[0] != kill] for log in logs]
     assert kept[0] == kept[1]
     assert set(logs[1]) <= set(logs[0])
     assert capsys.readouterr().out.count("val mIoU") == 2

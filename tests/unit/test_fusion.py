@@ -40,10 +40,10 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(2, 3, 64, 96), torch.randint(CLASSES, (2, 64, 96))
 
 
-def check_step(plain: Cycle) -> None:
+def check_step(plain: Cycle, backend: str = "aot_eager") -> None:
     """Compare losses and gradients of one step with those of a compiled twin."""
     twin = copy.deepcopy(plain)
-    with Fusion(twin, backend="aot_eager"):
+    with Fusion(twin, backend):
         found = twin(*batch())
     found.total.backward()
     expected = plain(*batch())
@@ -64,7 +64,7 @@ def test_a_compiled_step_of_two_students_is_the_same_step() -> None:
     both = [build_student("compact", num_classes=CLASSES, options={"width": 0.25}) for _ in "ab"]
     channels = both[0].feature_channels[-1]
     method = rival_class("mutual")(Sizes(CLASSES, channels, channels))
-    check_step(Distilled(both[0], Peer(both[1]), method))
+    check_step(Distilled(both[0], Peer(both[1]), method), "eager")
 
 
 def test_only_what_runs_within_is_compiled() -> None:
