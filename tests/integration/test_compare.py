@@ -223,6 +223,29 @@ def test_runs_end_with_a_comparison_that_is_told_to(config_file: Path, tmp_path:
     assert metrics.stat().st_size == size
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the runs go on")
+def test_runs_end_with_a_comparison_that_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", lambda words, **_: started.append(words))
+        runner._start(Job("a", RunConfig()), None, tmp_path / "runs", runner.Places())
+    module = started[0][2]
+    trains = "print('trains', flush=True), time.sleep(60)"
+    run = f"import runpy, time, tsic.cli; tsic.cli.main = lambda: ({trains}); "
+    run += f"runpy.run_module('{module}', run_name='__main__')"
+    compares = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {run!r}])"
+    comparison = subprocess.Popen([sys.executable, "-c", compares], stdout=subprocess.PIPE)
+    with comparison:
+        assert comparison.stdout is not None
+        assert comparison.stdout.readline() == b"trains\n"
+        began = time.monotonic()
+        comparison.kill()
+        assert comparison.stdout.read() == b"", "it is closed when the run has ended, too"
+        assert time.monotonic() - began < 30
+
+
 def test_another_configuration_under_the_same_name_is_refused(
     config_file: Path, tmp_path: Path, in_process: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

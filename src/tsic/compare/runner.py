@@ -168,7 +168,7 @@ def _ending(running: Iterable[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _start(job: Job, device: str | None, runs: Path, places: Places) -> subprocess.Popen[bytes]:
-    """Start ``tsic train`` in a process of its own."""
+    """Start ``tsic train`` in a process of its own, which Linux ends with this one."""
     config = runs.parent / "configs" / f"{job.name}.yaml"
     for folder in (config.parent, runs, _log(job, runs).parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def _start(job: Job, device: str | None, runs: Path, places: Places) -> subproce
     goes_on = RunFolder(runs / job.name).config.is_file()
     with _log(job, runs).open("ab" if goes_on else "wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tsic", *map(str, words)],
+            [sys.executable, "-m", "tsic.compare.child", *map(str, words)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
