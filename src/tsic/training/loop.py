@@ -78,8 +78,9 @@ def refuse_other_run(
     """
     if not is_main():
         return
+    has_results = any(file.is_file() for file in (files.last, files.best, files.evaluation))
     if not files.config.is_file():
-        if any(file.is_file() for file in (files.last, files.best, files.evaluation)):
+        if has_results:
             raise ConfigError(
                 f"'{files.path}' holds a training but no config.yaml, which says how it began; put "
                 "that file back, or choose another --name"
@@ -90,7 +91,7 @@ def refuse_other_run(
             f"'{files.path}' holds a run already; go on with --resume auto, or choose "
             "another --name"
         )
-    changed = files.last.is_file() and changes(read_config(schema, files.config), config)
+    changed = has_results and changes(read_config(schema, files.config), config)
     if changed:
         raise ConfigError(
             f"cannot resume '{files.path}' with another configuration ({'; '.join(changed)}); "
