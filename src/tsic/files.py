@@ -15,13 +15,16 @@ from tsic.errors import ConfigError, DataError
 
 
 @contextmanager
-def alone_in(folder: Path, does: str, seconds: float = 0.0) -> Iterator[None]:
+def alone_in(
+    folder: Path, does: str, seconds: float = 0.0, *, other: str = "--name"
+) -> Iterator[None]:
     """Keep other processes that ask for this out of a folder, which is made if it is not there.
 
     Args:
         folder: Where to work.
         does: What another one would be doing there, in a message.
         seconds: How long to wait for it.
+        other: What to choose another of, in the message.
 
     Raises:
         ConfigError: If another process is still there.
@@ -32,7 +35,7 @@ def alone_in(folder: Path, does: str, seconds: float = 0.0) -> Iterator[None]:
         lock.acquire(timeout=seconds)
     except Timeout as error:
         raise ConfigError(
-            f"another process {does} in '{folder}'; wait for it, or choose another --name"
+            f"another process {does} in '{folder}'; wait for it, or choose another {other}"
         ) from error
     try:
         yield

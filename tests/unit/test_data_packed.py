@@ -18,7 +18,8 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.data.packed import pack_split
 from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
-from tsic.errors import CheckpointError, DataError
+from tsic.errors import CheckpointError, ConfigError, DataError
+from tsic.files import alone_in
 
 
 @pytest.fixture
@@ -168,9 +169,28 @@ def test_interrupted_packing_leaves_no_pack(source: SegmentationDataset, tmp_pat
     source.samples[4].mask.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"masks/004\.png: cannot be decoded"):
         pack_split(source, tmp_path / "pack")
-    assert list((tmp_path / "pack").iterdir()) == []
+    assert [one.name for one in (tmp_path / "pack").iterdir()] == [".lock"]
     with pytest.raises(DataError, match="no packed split 'train'"):
         open_dataset("packed", tmp_path / "pack", "train")
+
+
+def test_what_a_killed_packing_left_is_taken_away(
+    source: SegmentationDataset, tmp_path: Path
+) -> None:
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    left = [pack / f"{name}.0123abcd.part" for name in ("train.images", "train.masks")]
+    for file in (*left, pack / "val.images.0123abcd.part"):
+        file.write_bytes(b"pixels")
+    with (
+        alone_in(pack, "packs"),
+        pytest.raises(ConfigError, match=r"another process packs in .*, or choose another folder"),
+    ):
+        pack_split(source, pack)
+    assert all(file.is_file() for file in left), "they may be the other process's"
+    assert pack_split(source, pack)
+    kept = {"train.images", "train.masks", "train.json", ".lock", "val.images.0123abcd.part"}
+    assert {one.name for one in pack.iterdir()} == kept
 
 
 def test_a_flipped_byte_is_found_by_the_check(packed: SegmentationDataset) -> None:

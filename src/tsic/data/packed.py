@@ -1,12 +1,14 @@
 """A dataset as raw bytes, from which a worker reads only the pixels that a crop needs."""
 
+import glob
 import json
 import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -22,7 +24,7 @@ from typing_extensions import override
 from tsic.data.dataset import Sample, SegmentationDataset, Store, Values
 from tsic.data.images import Verified
 from tsic.errors import CheckpointError, DataError
-from tsic.files import replacing, write_json
+from tsic.files import alone_in, replacing, write_json
 from tsic.progress import OnProgress
 
 FORMAT = 1
@@ -189,6 +191,7 @@ def pack_split(
         Whether it was written; ``False`` if the same source had been packed there before.
 
     Raises:
+        ConfigError: If another process packs there.
         DataError: If a pair cannot be read, the disk is too small, or another source or what is no
             pack lies there.
     """
@@ -209,6 +212,7 @@ def pack_split(
         )
     files = [out / f"{dataset.split}.{kind}" for kind in ("images", "masks")]
     with (
+        _alone_in(out, files),
         replacing(files[0]) as images,
         replacing(files[1]) as masks,
         images.open("wb") as image_file,
@@ -217,6 +221,16 @@ def pack_split(
         entries = tuple(_write_pairs(dataset, out, image_file, mask_file, on_progress))
     Pack(source, dataset.classes.to_dict(), entries).write(out / f"{dataset.split}.json")
     return True
+
+
+@contextmanager
+def _alone_in(out: Path, files: Sequence[Path]) -> Iterator[None]:
+    """Keep other packings out of a folder, and take away what one that was killed left of files."""
+    with alone_in(out, "packs", other="folder"):
+        for file in files:
+            for left in out.glob(f"{glob.escape(file.name)}.*.part"):
+                left.unlink(missing_ok=True)
+        yield
 
 
 def require_room(out: Path, split: str) -> None:
