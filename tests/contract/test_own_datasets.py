@@ -369,6 +369,12 @@ class TestCoco:
         copy: SegmentationDataset = pickle.loads(pickle.dumps(dataset))
         assert _label(copy) == expected
 
+    def test_of_two_years_the_later_one_is_meant(self, tmp_path: Path) -> None:
+        for year, name in (("2014", "cat"), ("2017", "dog")):
+            _coco(tmp_path / f"annotations/instances_train{year}.json", [], categories=[(1, name)])
+        _save(tmp_path / "train2017" / "a.png")
+        assert open_coco(tmp_path, "train").classes.names == ("background", "dog")
+
     def test_a_table_of_ones_own_cannot_serve_files_of_other_orders(self, tmp_path: Path) -> None:
         table = ClassTable.from_names(("background", "cat", "dog"))
         merged = ClassTable(("background", "pet"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1, 2: 1})
@@ -412,6 +418,20 @@ class TestCoco:
             [0, 1, 0, 0, 2, 2],
             [0, 0, 0, 2, 2, 2],
         ]
+
+    def test_centres_on_the_border_belong_to_one_of_two_neighbours(self, tmp_path: Path) -> None:
+        """Inside at the left and at the top: corners lie on the centres of pixels."""
+        upper = {"segmentation": [[0.5, 0.5, 3.5, 0.5, 3.5, 1.5, 0.5, 1.5]]}
+        lower = {"segmentation": [[0.5, 1.5, 3.5, 1.5, 3.5, 3.5, 0.5, 3.5]], "category_id": 18}
+        expected = [[1, 1, 1, 0, 0, 0], *[[2, 2, 2, 0, 0, 0]] * 2, [0] * 6]
+        assert self._drawn(tmp_path, upper, lower) == expected
+
+    def test_a_small_crowd_lies_on_top_of_a_polygon(self, tmp_path: Path) -> None:
+        crowd = {"segmentation": {"size": [4, 6], "counts": [5, 2, 17]}, "category_id": 18}
+        square = {"segmentation": [[0, 0, 3, 0, 3, 3, 0, 3]]}
+        expected = [[1, 1, 1, 0, 0, 0], *[[1, 2, 1, 0, 0, 0]] * 2, [0] * 6]
+        assert self._drawn(tmp_path, crowd, square) == expected
+        assert self._drawn(tmp_path, square, crowd) == expected
 
     def test_parts_belong_together_and_may_leave_the_image(self, tmp_path: Path) -> None:
         parts = [[-5, -5, 1, -5, 1, 2, -5, 2], [4, 3, 9, 3, 9, 9, 4, 9], [7, 0, 9, 0, 9, 2, 7, 2]]
@@ -506,11 +526,16 @@ class TestCoco:
         assert open_coco(tmp_path, "train").classes.names == ("background", "cat", "dog")
 
     @pytest.mark.parametrize(
-        "listed", ["images/a.png", "images\\a.png", "/else/images/a.png", "u\u0308.png"]
+        ("listed", "name"),
+        [
+            *((one, "a.png") for one in ("images/a.png", "images\\a.png", "/else/images/a.png")),
+            ("u\u0308.png", "\u00fc.png"),
+            ("\u00fc.png", "u\u0308.png"),
+        ],
     )
-    def test_however_an_exporter_writes_paths(self, tmp_path: Path, listed: str) -> None:
+    def test_however_an_exporter_writes_paths(self, tmp_path: Path, listed: str, name: str) -> None:
         _coco(tmp_path / "train.json", [{"segmentation": [SQUARE]}], [(listed, 4, 6)])
-        _save(tmp_path / "images" / ("a.png" if "a" in listed else "\u00fc.png"))
+        _save(tmp_path / "images" / name)
         assert len(open_coco(tmp_path, "train")) == 1
 
     @pytest.mark.parametrize(

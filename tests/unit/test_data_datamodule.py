@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from tsic.data.batches import Item, RawBatch, TrainDataset, collate, to_batch
 from tsic.data.classes import UNLABELLED
+from tsic.data.colours import draw_colours
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
-from tsic.data.transforms import TrainTransform
+from tsic.data.sampling import position_seed, sample_order
+from tsic.data.transforms import TrainTransform, seeded
 from tsic.data.unlabelled import Joined, TrainImages, open_unlabelled
 from tsic.errors import ConfigError, DataError
 
@@ -120,6 +122,8 @@ def test_colours_vary_with_the_place_in_the_run(train: SegmentationDataset) -> N
     assert one.colours is not None
     assert other.colours is not None
     assert not torch.equal(one.colours, other.colours)
+    with seeded(position_seed(3, 0, "colours")):
+        assert torch.equal(one.colours, draw_colours()), "of draws of their own"
     plain = TrainDataset(train, transform, 3, photometric=False)[0, 0]
     assert isinstance(plain, Item)
     assert plain.colours is None
@@ -167,6 +171,18 @@ def test_images_without_labels_take_their_part_wherever_a_run_is_cut(
         for place in zip(*(_take(data, 4) for data in ranks), strict=True)
     ]
     assert [sorted(names) for names in both] == [sorted(one["names"]) for one in batches[start:]]
+
+
+def test_images_without_labels_come_in_an_order_of_their_own(
+    train: SegmentationDataset, folder_dataset: Path
+) -> None:
+    """As many in either part, so that one seed would put both in the same order."""
+    joined = Joined(train, open_unlabelled(folder_dataset / "train" / "images", train.classes))
+    for seed in (3, 4):
+        (batch,) = _take(_data(joined, batch_size=12, unlabelled=6, seed=seed), 1)
+        numbers = [int(Path(name).stem) for name in batch["names"]]
+        assert numbers == sample_order(seed, 0, 6) + sample_order(-1 - seed, 0, 6)
+        assert numbers[:6] != numbers[6:]
 
 
 def test_loading_leaves_the_global_generator_alone(
@@ -324,6 +340,15 @@ def test_unreadable_files_are_skipped_on_request(
     told = capsys.readouterr().err
     assert told.count("skipped ") == 2  # once per loader, though three batches hold it
     assert "002.png: cannot be decoded" in told
+
+
+def test_several_unreadable_files_in_a_row_are_skipped(train: SegmentationDataset) -> None:
+    for sample in train.samples[:5]:
+        sample.image.write_bytes(b"")
+    item = TrainDataset(train, TrainTransform((32, 48)), 3, on_error="skip")[0, 0]
+    assert isinstance(item, Item)
+    assert item.name == train.samples[5].name
+    assert [f"00{i}.png" in said for i, said in enumerate(item.skipped)] == [True] * 5
 
 
 def test_a_dataset_of_unreadable_files_stops_all_the_same(train: SegmentationDataset) -> None:

@@ -57,7 +57,9 @@ def test_read_image_converts_every_mode(
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
-@pytest.mark.parametrize(("orientation", "size"), [(1, (20, 30)), (3, (20, 30)), (6, (30, 20))])
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(1, (20, 30)), (3, (20, 30)), (5, (30, 20)), (6, (30, 20))]
+)
 def test_orientation_is_applied(
     tmp_path: Path, pixels: np.ndarray, suffix: str, orientation: int, size: tuple[int, int]
 ) -> None:
@@ -69,8 +71,9 @@ def test_orientation_is_applied(
     assert image.shape[1:] == size
     assert verify_image(path).size == size
     if suffix in {"png", "tif"}:  # the lossless ones here
-        turned = {1: pixels, 3: np.rot90(pixels, 2), 6: np.rot90(pixels, -1)}[orientation]
-        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), turned)
+        turned = {1: pixels, 3: np.rot90(pixels, 2), 6: np.rot90(pixels, -1)}
+        turned[5] = pixels.swapaxes(0, 1)
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), turned[orientation])
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])

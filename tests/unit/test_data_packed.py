@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tsic.data.batches import RawBatch, TrainDataset
 from tsic.data.check import check_dataset
 from tsic.data.datamodule import SegmentationData
 from tsic.data.dataset import SegmentationDataset
-from tsic.data.packed import pack_split
+from tsic.data.packed import fingerprint, pack_split
 from tsic.data.readers import open_dataset
 from tsic.data.transforms import TrainTransform
 from tsic.errors import CheckpointError, ConfigError, DataError
@@ -165,6 +167,63 @@ def test_pack_stands_alone(packed: SegmentationDataset, folder_dataset: Path) ->
     assert len(open_dataset("packed", packed.root, "train")) == 6
 
 
+def test_a_pack_that_was_replaced_is_read_anew(
+    source: SegmentationDataset, packed: SegmentationDataset
+) -> None:
+    """By another process, say, while this one has its files mapped."""
+    before = packed.read(0)[0].clone()
+    mirrored = Image.open(source.samples[0].image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored.save(source.samples[0].image)
+    (packed.root / "train.json").unlink()
+    assert pack_split(source, packed.root)
+    assert torch.equal(open_dataset("packed", packed.root, "train").read(0)[0], before.flip(2))
+
+
+def test_pixels_of_another_shape_are_another_image(
+    source: SegmentationDataset, packed: SegmentationDataset, tmp_path: Path
+) -> None:
+    for kind in ("images", "masks"):
+        for sample, size in zip(source.samples, ((96, 64), (64, 96), (96, 64)), strict=False):
+            Image.new("RGB" if kind == "images" else "L", size).save(getattr(sample, kind[:-1]))
+    pack_split(source, tmp_path / "other")
+    digests = check_dataset(open_dataset("packed", tmp_path / "other", "train"))[2]
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_a_source_of_another_size_is_another_however_old(
+    packed: SegmentationDataset, folder_dataset: Path
+) -> None:
+    mask = folder_dataset / "train" / "masks" / "001.png"
+    time = mask.stat().st_mtime_ns
+    Image.open(mask).convert("RGB").save(mask)
+    os.utime(mask, ns=(time, time))
+    with pytest.raises(DataError, match="has changed since"):
+        open_dataset("packed", packed.root, "train")
+
+
+def test_files_that_hold_all_samples_count_as_well(
+    source: SegmentationDataset, tmp_path: Path
+) -> None:
+    """As those of the library `datasets`, whose rows have no files of their own."""
+    table = tmp_path / "rows.arrow"
+    table.write_bytes(b"rows")
+    rows = replace(source, files=(table,))
+    before = fingerprint(rows)
+    assert before == fingerprint(rows) != fingerprint(source)
+    os.utime(table, ns=(1, 1))
+    assert fingerprint(rows) != before
+
+
+def test_a_full_disk_is_told_before_it_is_full(
+    source: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = (64 << 20) + 64 * 96 * 4 - 1  # one byte too few for the first pair beside the spare
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(DataError, match="only 64 MiB of the disk are free; pack elsewhere"):
+        pack_split(source, tmp_path / "pack")
+    assert list((tmp_path / "pack").iterdir()) == []
+
+
 def test_interrupted_packing_leaves_no_pack(source: SegmentationDataset, tmp_path: Path) -> None:
     source.samples[4].mask.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"masks/004\.png: cannot be decoded"):
@@ -193,10 +252,13 @@ def test_what_a_killed_packing_left_is_taken_away(
     assert {one.name for one in pack.iterdir()} == kept
 
 
-def test_a_flipped_byte_is_found_by_the_check(packed: SegmentationDataset) -> None:
-    content = bytearray((packed.root / "train.images").read_bytes())
-    content[64 * 96 * 3 + 5] ^= 1
-    (packed.root / "train.images").write_bytes(content)
+@pytest.mark.parametrize(("kind", "channels"), [("images", 3), ("masks", 1)])
+def test_a_flipped_byte_is_found_by_the_check(
+    packed: SegmentationDataset, kind: str, channels: int
+) -> None:
+    content = bytearray((packed.root / f"train.{kind}").read_bytes())
+    content[(64 + 10) * 96 * channels] ^= 1  # of the second pair, ground
+    (packed.root / f"train.{kind}").write_bytes(content)
     found = check_dataset(packed)[0]
     assert [(p.kind, "001.png" in p.detail) for p in found] == [("unreadable", True)]
 
@@ -210,13 +272,14 @@ def test_damaged_packs_are_refused(packed: SegmentationDataset) -> None:
     described.write_text("{")
     with pytest.raises(CheckpointError, match=r"train\.json is damaged"):
         open_dataset("packed", packed.root, "train")
-    wrong = {**held["entries"][0], "height": "48"}
-    for key, value in (("entries", []), ("entries", [wrong]), ("source", {})):
+    wrong = ({**held["entries"][0], **one} for one in ({"height": "48"}, {"start": -5}))
+    for key, value in (("entries", []), *(("entries", [one]) for one in wrong), ("source", {})):
         described.write_text(json.dumps({**held, key: value}))
         with pytest.raises(CheckpointError, match=r"train\.json is damaged"):
             open_dataset("packed", packed.root, "train")
     described.write_text(json.dumps(held))
-    with (packed.root / "train.masks").open("r+b") as file:
-        file.truncate(100)
-    with pytest.raises(DataError, match=r"train\.masks is missing or cut short; pack again"):
-        open_dataset("packed", packed.root, "train")
+    for size in (100, (packed.root / "train.masks").stat().st_size + 1):
+        with (packed.root / "train.masks").open("r+b") as file:
+            file.truncate(size)
+        with pytest.raises(DataError, match=r"train\.masks is missing or cut short; pack again"):
+            open_dataset("packed", packed.root, "train")

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tsic.data.packed import pack_split
 from tsic.data.readers import open_dataset
-from tsic.data.survey import Finding, Survey, survey
+from tsic.data.survey import Finding, SplitCounts, Survey, survey
 from tsic.files import write_json
 
 # Rows of each mask, 4x6: train has 36 ground, 30 wall, 6 roof and 24 ignored pixels.
@@ -262,6 +263,13 @@ def test_text_shows_shares_and_cuts_lists(root: Path) -> None:
     ]
     assert text.split("\n\n")[2].startswith("note: absent class (2)\n")
     assert text.endswith("\n\n3 problems that would hurt a training")
+
+
+def test_a_little_is_not_nothing() -> None:
+    pixels = torch.tensor([0, 4, 5, 99_991])  # of 100,000: 0.004 and 0.005 percent
+    counts = SplitCounts(1, pixels, (pixels > 0).long())
+    rows = Survey(("a", "b", "c", "d"), {"train": counts}, (), ()).to_text().splitlines()[2:6]
+    assert [row.split("|")[2].strip() for row in rows] == ["-", "<0.01", "0.01", "99.99"]
 
 
 def test_text_of_a_clean_set_says_so(root: Path) -> None:

@@ -54,6 +54,10 @@ def test_images_with_labels_are_left_out(
 def test_masks_are_no_images(labelled: SegmentationDataset) -> None:
     with pytest.raises(DataError, match=r"holds masks, first train/masks/000\.png; name a folder"):
         without_copies(open_unlabelled(labelled.root, labelled.classes), labelled)
+    (labelled.root / "links").mkdir()
+    (labelled.root / "links" / "a.png").symlink_to(labelled.samples[0].mask)
+    with pytest.raises(DataError, match=r"links' holds masks, first a\.png"):
+        without_copies(open_unlabelled(labelled.root / "links", labelled.classes), labelled)
 
 
 def test_what_holds_nothing_new_is_refused(photos: Path, labelled: SegmentationDataset) -> None:
