@@ -14,6 +14,13 @@ from tsic.cli import main
 from tsic.data.class_file import write_classes
 from tsic.data.scenes import SCENE_CLASSES, draw_scene
 from tsic.errors import CheckpointError
+from tsic.pretrain.config import PretrainConfig, PretrainOptimConfig
+from tsic.pretrain.data import PromptedBatch
+from tsic.pretrain.losses import answer_loss
+from tsic.pretrain.module import SCORES, PretrainModule
+from tsic.pretrain.promptable import Promptable, PromptBatch
+from tsic.pretrain.prompts import NO_POINT, POSITIVE
+from tsic.pretrain.run import _held_out
 from tsic.teacher import build_teacher
 from tsic.teacher.sam import load_foundation
 
@@ -83,6 +90,81 @@ def test_the_shipped_configuration_trains_when_scaled_down(tmp_path: Path) -> No
     short = ["--max_steps", "1", *alone, "--out", str(tmp_path), *small]
     assert main(["pretrain", "--config", str(file), *short]) == 0
     assert load_foundation(str(tmp_path / "embedded")).refiner is not None
+
+
+def test_a_tenth_is_held_out_and_not_trained_on() -> None:
+    assert _held_out(25, 64) == ([0, 10, 20], [i for i in range(25) if i not in (0, 10, 20)])
+    held, kept = _held_out(100, 4)
+    assert held == [0, 25, 50, 75]
+    assert sorted(held + kept) == list(range(100))
+
+
+Answer = tuple[torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture
+def module() -> PretrainModule:
+    """One that is asked for what a test says; its images have nothing to see."""
+    config = PretrainConfig(optim=PretrainOptimConfig(ema=None))
+    module = PretrainModule(Promptable(load_foundation("tiny-sam2")), config, ["a", "b"])
+    module.promptable.embed = lambda images: None  # type: ignore[assignment, method-assign, return-value]
+    return module
+
+
+def columns(*counts: int) -> torch.Tensor:
+    """Masks ``(P, 8, 8)``, true in so many columns from the left."""
+    return torch.arange(8).expand(len(counts), 8, 8) < torch.tensor(counts)[:, None, None]
+
+
+def test_scores_are_means_over_the_prompts_of_their_kind(module: PretrainModule) -> None:
+    """Prompts by a mask, by a mask and a point, by a point, and by a mask of nothing."""
+    given = [columns(2, 8, 3, 8), columns(3, 8, 8, 8)]  # to the prompts, and when asked again
+
+    def answer(*_: object) -> Answer:
+        return 20 * given.pop(0)[:, None].float() - 10, torch.zeros(4, 1)
+
+    module.promptable.answer = answer  # type: ignore[assignment, method-assign]
+    labels = torch.full((1, 4, 2), NO_POINT)
+    labels[0, [1, 2], 0] = POSITIVE
+    batch: PromptedBatch = {
+        "images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        "targets": columns(4, 4, 4, 0)[None],
+        "masks": 20 * columns(1, 8, 0, 8)[None].float() - 10,
+        "has_mask": torch.tensor([[True, True, False, True]]),
+        "points": torch.zeros(1, 4, 2, 2),
+        "point_labels": labels,
+    }
+    module.validation_step(batch, 0, 1)
+    found = dict(zip(SCORES, module.means.compute()[len(SCORES) :].tolist(), strict=True))
+    expected = {"prompt_iou": 1 / 4, "answer_iou": 2 / 4, "second_iou": 3 / 4, "point_iou": 3 / 4}
+    assert found == pytest.approx(expected)
+    assert module.means.compute()[: len(SCORES)].isnan().all(), "the other source"
+
+
+def test_a_lone_point_is_answered_once_more_with_several_masks(module: PretrainModule) -> None:
+    single, several = torch.randn(4, 1, 8, 8), torch.randn(1, 3, 8, 8)
+    asked = []
+
+    def answer(_: object, prompts: PromptBatch, *, multimask: bool = False) -> Answer:
+        asked.append(prompts.owners.tolist())
+        logits = several if multimask else single
+        return logits, torch.full(logits.shape[:2], 0.3)
+
+    module.promptable.answer = answer  # type: ignore[assignment, method-assign]
+    labels = torch.tensor(
+        [[NO_POINT, NO_POINT], [POSITIVE, NO_POINT], [2, 3], [POSITIVE, NO_POINT]]
+    )
+    has_mask = torch.tensor([True, False, False, True])
+    prompts = PromptBatch(
+        torch.arange(4), torch.zeros(4, 1, 8, 8), has_mask, torch.zeros(4, 2, 2), labels
+    )
+    targets = torch.rand(4, 16, 16) > 0.5
+    logits, *found = module._round(None, prompts, targets)  # type: ignore[arg-type]
+    assert asked == [[0, 1, 2, 3], [1]]
+    assert torch.equal(logits, single[:, 0])
+    once = answer_loss(single, torch.full((4, 1), 0.3), targets)
+    more = answer_loss(several, torch.full((1, 3), 0.3), targets[1:2])
+    torch.testing.assert_close(found, [a + b / 4 for a, b in zip(once, more, strict=True)])
 
 
 def test_it_learns_from_what_it_is_shown(whole: Path) -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tsic.pretrain.losses import answer_loss, dice, focal, iou_of
 
@@ -28,6 +29,16 @@ def test_iou_counts_pixels_and_calls_two_empty_masks_equal() -> None:
     logits = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]], [[-1.0, -1.0], [-1.0, -1.0]]])
     truth = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
     assert iou_of(logits, truth).tolist() == pytest.approx([1 / 3, 1.0])
+
+
+def test_masks_learn_by_twenty_parts_of_focal_to_one_of_dice() -> None:
+    targets = torch.zeros(2, 16, 16, dtype=torch.bool)
+    targets[0, :8] = True
+    logits = torch.randn(2, 1, 4, 4)
+    shown = F.interpolate(logits, scale_factor=2, mode="bilinear")
+    truth = F.avg_pool2d(targets[:, None].float(), 2)
+    mask, _ = answer_loss(logits, torch.zeros(2, 1), targets)
+    torch.testing.assert_close(mask, (20 * focal(shown, truth) + dice(shown, truth)).mean())
 
 
 def test_only_the_best_of_several_answers_learns() -> None:

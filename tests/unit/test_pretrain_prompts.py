@@ -102,6 +102,15 @@ def test_targets_are_regions_or_whole_kinds() -> None:
     assert not (others & choose_targets(rng(), regions, [True] * 40)[0]).any()
 
 
+def test_large_regions_are_chosen_more_often() -> None:
+    """As often as the root of their size: of 64 and 576 pixels one in four is the small one."""
+    ids = np.zeros((64, 64), np.int32)
+    ids[:8, :8], ids[20:44, 20:44] = 1, 2
+    regions = Regions(np.zeros((64, 64, 3), np.uint8), ids, np.zeros(3, np.int32))
+    targets, _ = choose_targets(rng(), regions, [True] * 400)
+    assert 80 <= sum(int(t.sum()) == 64 for t in targets) <= 120
+
+
 def test_kinds_are_regions_where_there_are_none() -> None:
     ids = np.ones((32, 32), np.int32)
     ids[:10] = 2

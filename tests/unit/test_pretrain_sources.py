@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tsic.pretrain.leaves import draw_leaves
 from tsic.pretrain.prompts import PromptedSample
 from tsic.pretrain.region_cache import RegionCache, propose_all
 from tsic.pretrain.regions import Regions
-from tsic.pretrain.sources import find_images, random_crop, streets
+from tsic.pretrain.sources import Source, find_images, random_crop, streets
 
 
 @pytest.mark.parametrize("size", [(40, 60), (200, 300), (31, 500)])
@@ -42,6 +43,26 @@ def test_crop_keeps_image_and_map_aligned(size: tuple[int, int]) -> None:
         nearest = np.abs(picture[:, :, None].astype(float) - means).sum(-1).argmin(-1)
         assert (nearest == cut).mean() > 0.95
     assert flips == {True, False}
+
+
+def test_crop_takes_the_pixel_nearest_to_each_cell_s_centre() -> None:
+    """Of a window of the whole map, 9x6 to 3x2: the middle of each three."""
+    ids = np.arange(54, dtype=np.int32).reshape(9, 6)
+    _, cut = random_crop(
+        np.random.default_rng(0), np.zeros((9, 6, 3), np.uint8), ids, (3, 2), (0.01, 0.01)
+    )
+    assert np.sort(cut, axis=1).tolist() == [[7, 10], [25, 28], [43, 46]]
+
+
+def test_crop_s_ratios_lie_evenly_on_a_logarithmic_scale() -> None:
+    """Half of them from 1/4 to 1, half from 1 to 4: as often larger as smaller."""
+    ids = np.arange(400)[None].repeat(400, 0)
+    image = np.zeros((400, 400, 3), np.uint8)
+    widths = [
+        int(np.ptp(random_crop(np.random.default_rng(i), image, ids, (8, 64), (0.25, 4))[1]))
+        for i in range(100)
+    ]
+    assert 40 <= sum(width < 64 for width in widths) <= 60
 
 
 def test_streets_are_none_of_the_demo_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +119,39 @@ def test_a_step_s_images_have_one_size_and_steps_differ() -> None:
         sizes.append(tuple(batch["images"].shape[2:]))
     assert len(set(sizes)) > 1
     assert position_seed(0, 0, "size") != position_seed(0, 1, "size")
+
+
+def test_sources_are_drawn_by_their_shares() -> None:
+    drawn = []
+
+    def source(name: str) -> Source:
+        def draw(rng: np.random.Generator, height: int, width: int) -> Regions:
+            drawn.append(name)
+            raise DataError("only counted")
+
+        return draw
+
+    mix = [(source("a"), 3.0), (source("b"), 1.0)]
+    images = PromptedImages(mix, 0, "train", sizes=[(32, 32)], per_step=1, prompts=1)
+    for position in range(400):
+        images[position, 0]
+    assert 270 <= drawn.count("a") <= 330
+
+
+def test_held_out_images_are_shared_out_to_ranks() -> None:
+    images = prompted(purpose="val")
+    options = {"batch_size": 2, "val_images": 5, "workers": 0, "accumulate": 1}
+    data = PretrainData(prompted(), {"drawn": images}, **options)
+    seen = []
+    for rank in (0, 1):
+        data.trainer = SimpleNamespace(
+            global_rank=rank,
+            world_size=2,
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        )
+        (loader,) = data.val_dataloader()
+        seen.append([place for place, _ in loader.sampler])
+    assert seen == [[0, 2, 4], [1, 3]]
 
 
 def test_a_broken_file_is_handed_on() -> None:

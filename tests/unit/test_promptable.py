@@ -5,6 +5,8 @@ import torch
 
 from tsic.pretrain.promptable import Promptable, PromptBatch, corrected
 from tsic.pretrain.prompts import NEGATIVE, NO_POINT, POSITIVE
+from tsic.prompt import LOGIT_RANGE
+from tsic.teacher.foundation import Embedding
 from tsic.teacher.sam import load_foundation
 
 
@@ -72,6 +74,29 @@ def test_refine_covers_images_of_any_size_and_looks_at_both(name: str) -> None:
         assert not torch.allclose(model.refine(1 - images, masks), answers)
         alone = model.refine(images[1:], masks[1:, 2:])
     torch.testing.assert_close(alone[0, 0], answers[1, 2], rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_of_a_refinement_are_nothing_beside_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """50x70 of a canvas of 64x96, in prompts on a grid of 4 px."""
+    asked: list[torch.Tensor] = []
+    model = Promptable(load_foundation("tiny-sam2")).eval()
+    answer = model.answer
+
+    def seen(embedding: Embedding, prompts: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(prompts.masks)
+        return answer(embedding, prompts)
+
+    monkeypatch.setattr(model, "answer", seen)
+    with torch.no_grad():
+        model.refine(torch.rand(1, 3, 50, 70), torch.full((1, 1, 7, 9), 100.0))
+    (masks,) = asked
+    beside = torch.ones_like(masks, dtype=torch.bool)
+    beside[..., :12, :17] = False  # cells whose centres lie in the image
+    assert (masks[~beside] == LOGIT_RANGE).all()
+    assert (masks[beside] == -LOGIT_RANGE).all()
+    assert beside.any()
 
 
 def test_each_prompt_belongs_to_its_owner() -> None:
