@@ -200,6 +200,24 @@ def test_image_that_needs_padding_is_registered_as_if_padded_by_hand(
         torch.testing.assert_close(out.masks, expected[:, :, :10, :14], rtol=1e-4, atol=1e-5)
 
 
+@names
+def test_classes_without_a_prompt_are_nowhere_beside_the_image(name: str) -> None:
+    """40x56 of a larger canvas; one of three classes is prompted."""
+    teacher, logits = built(name, max_classes=1), scores(40, 56)[:1]
+    with torch.no_grad():
+        canvas, padded = teacher.foundation.place(torch.rand(1, 3, 40, 56))
+        masks = teacher.decode_masks(teacher.embed(padded), logits, canvas)
+    assert masks is not None
+    assert masks.class_ids is not None
+    rest = [k for k in range(CLASSES) if k != masks.class_ids.item()]
+    bare = masks.guide[0, rest]
+    torch.testing.assert_close(bare[:, :10, :14], class_log_odds(logits)[0, rest])
+    beside = torch.ones_like(bare, dtype=torch.bool)
+    beside[:, :10, :14] = False
+    assert beside.any()
+    assert (bare[beside] == -LOGIT_RANGE).all()
+
+
 # --- Who influences whom ------------------------------------------------------------------------
 
 

@@ -110,6 +110,15 @@ def test_a_peer_learns_from_labels_and_student(batch: tuple[Tensor, Tensor]) -> 
     assert any(p.grad is not None and p.grad.any() for p in model.teacher.parameters())
 
 
+def test_a_peer_s_labels_weigh_as_the_student_s_do(batch: tuple[Tensor, Tensor]) -> None:
+    """The weight of a teacher's cross-entropy is none of a peer's."""
+    learner, rival = student(), rival_class("mutual")(Sizes(K, 8, 8))
+    objective = Objective(teacher_weight=0.25)
+    model = Distilled(learner, Peer(copy.deepcopy(learner)), rival, objective=objective)
+    found = model.eval()(*batch).losses
+    torch.testing.assert_close(found["teacher_ce"], found["student_ce"])
+
+
 def test_a_peer_learns_as_the_student_does(batch: tuple[Tensor, Tensor]) -> None:
     """Its auxiliary head, too, and at the student's rate, whatever a teacher's is."""
     learner = build_student("deeplabv3", num_classes=K, auxiliary=True)

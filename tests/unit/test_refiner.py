@@ -92,6 +92,19 @@ def test_what_it_keeps_of_the_prompt_is_added_to_every_answer() -> None:
         torch.testing.assert_close(refiner(seen, prompts, answers), before + 0.5 * prompts)
 
 
+def test_what_it_keeps_of_the_prompt_passes_its_gradient() -> None:
+    torch.manual_seed(0)
+    refiner = Refiner(6, 10, 8)
+    seen, answers = torch.randn(2, 8, 8, 12), torch.randn(2, 3, 8, 12)
+    prompts = torch.randn(2, 1, 8, 12, requires_grad=True)
+    gradients: list[torch.Tensor] = []
+    for kept in (0.0, 0.5):
+        torch.nn.init.constant_(refiner.keep, kept)
+        gradients += torch.autograd.grad(refiner(seen, prompts, answers).sum(), prompts)
+    expected = torch.full_like(prompts, 3 * 0.5)  # of three answers to each
+    torch.testing.assert_close(gradients[1] - gradients[0], expected)
+
+
 def test_everything_in_it_learns_and_everything_it_sees_matters() -> None:
     torch.manual_seed(0)
     refiner = Refiner(6, 10, 8)

@@ -438,6 +438,14 @@ def test_cirkd_remembers_in_training_alone(signals: Signals) -> None:
     assert found["cirkd_regions"].item() > 0
 
 
+def test_cirkd_s_memories_hold_so_many_of_each_class() -> None:
+    rival = build("cirkd")
+    for queue, length in ((rival.pixels, 2000), (rival.regions, 200)):
+        assert isinstance(queue, Queue)
+        assert queue.length == length
+        assert queue.entries.shape == (3, length + 1, 5), "one place for what is not kept"
+
+
 def test_cirkd_remembers_the_teachers_cells_and_class_means(signals: Signals) -> None:
     rival = build("cirkd")
     losses(rival, signals)
