@@ -77,6 +77,8 @@ def test_info_as_json(said: Said, run: Path) -> None:
     assert told["training"]["seed"] == 5
     assert told["scores"] == {key: EVALUATION[key] for key in EVALUATION if "matrix" not in key}
     assert told["multiply_adds"]["size"] == [64, 96]
+    count = told["multiply_adds"]["count"]
+    assert f"{count:,} at 64x96 px" in said("info", run, "--size", "64", "96")[1]
     # At 64x96 the resize to 64x96 does nothing; four times the cells are four times the work.
     (run / "student.json").write_text(
         json.dumps(json.loads((run / "student.json").read_text()) | {"resize": None})
@@ -277,6 +279,14 @@ class TestCard:
         assert (told["seed"], told["recipe"], told["crop"]) == ("7", "paper", "64x96 px")
         assert told["data"] == "tsic's reader `camvid`"
         assert told["mIoU"] == "51.23"
+
+    def test_what_else_it_was_trained_on_and_the_encoder_s_stride_are_told(self) -> None:
+        spec: dict[str, Any] = {"name": "fpn", "encoder": "resnet18", "output_stride": 16}
+        facts = self.facts(spec=spec, training={"unlabelled_images": 12_345})
+        told = rows(Card("x", facts).to_markdown())
+        assert told["images without labels"] == "12,345"
+        assert told["network"] == "fpn on resnet18, encoder stride 16"
+        assert "images without labels" not in rows(Card("x", self.facts()).to_markdown())
 
     def test_folders_of_a_machine_stay_out(self) -> None:
         spec: dict[str, Any] = {

@@ -27,7 +27,8 @@ from tsic.deploy import labelling
 from tsic.deploy.export.exported import Array, ExportedModel
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.inference import WHOLE, View
-from tsic.deploy.predict import predict
+from tsic.deploy.predict import predict, video
+from tsic.deploy.predict.video import label_video
 from tsic.errors import DataError, ShapeError
 from tsic.pictures import overlay
 from tsic.student import build_student
@@ -83,7 +84,7 @@ def film(path: Path, frames: int = 9, *, turned: int = 0, codec: str = "libx264"
         stream.pix_fmt = "yuv420p"
         stream.set_display_rotation(turned)
         for i in range(frames):
-            picture = np.full((48, 64, 3), 120 - 10 * i, np.uint8)
+            picture = np.full((48, 64, 3), max(0, 120 - 10 * i), np.uint8)
             picture[:24, :32] = (250, 240, 230)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         container.mux(stream.encode())
@@ -120,10 +121,15 @@ def test_little_room_changes_nothing(
         assert (tmp_path / "wide" / name).read_bytes() == (tmp_path / "narrow" / name).read_bytes()
 
 
-def test_probabilities_and_coco(said: Said, student: Path, photos: Path, tmp_path: Path) -> None:
+def test_probabilities_and_coco(
+    said: Said, student: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     out, coco = tmp_path / "out", tmp_path / "deep" / "all.json"
-    code, _, _ = said(student, photos / "x", "--out", out, "--probabilities", "--coco", coco)
-    assert code == 0
+    words = (student, photos / "x", "--out", out, "--threads", 3)
+    assert said(*words, "--probabilities", "--coco", coco)[0] == 0
+    assert threads == [3]
     assert written(out) == ["c.npz", "c.png", "turned.npz", "turned.png"]
     with np.load(out / "turned.npz") as content:
         likely = content["probabilities"]
@@ -339,6 +345,35 @@ def test_a_turned_video_is_upright(said: Said, student: Path, tmp_path: Path) ->
     assert picture[4:24, 4:20].mean() < 160
 
 
+def nothing(frames: Tensor) -> Tensor:
+    """Labels of class 0."""
+    return torch.zeros(len(frames), *frames.shape[2:], dtype=torch.uint8)
+
+
+def test_a_video_that_breaks_off_is_told_and_not_kept(tmp_path: Path) -> None:
+    film(tmp_path / "cut.mkv", frames=90, codec="mpeg4")
+    content = (tmp_path / "cut.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"cut\.mkv: breaks off after \d\.\d of 3\.0 s; replace"):
+        label_video(tmp_path / "cut.mkv", tmp_path / "cut.mp4", nothing, CLASSES)
+    assert not (tmp_path / "cut.mp4").exists()
+
+
+def test_frames_without_a_time_of_their_own_follow_one_another() -> None:
+    """25 a second, in ticks of a hundredth: a frame is shown for four."""
+    picture = np.zeros((4, 6, 3), np.uint8)
+    frames = [
+        SimpleNamespace(rotation=0, pts=pts, to_ndarray=lambda format: picture)
+        for pts in (None, 3, 3, None, 50)
+    ]
+    stream = SimpleNamespace(
+        average_rate=Fraction(25), time_base=Fraction(1, 100), duration=None, start_time=None
+    )
+    container = SimpleNamespace(decode=lambda _: frames, streams=[stream], duration=None)
+    found = video._upright_frames(container, stream, Path("a.mp4"))
+    assert [time for _, time in found] == [0, 3, 7, 11, 50]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -434,6 +469,31 @@ class TestFromPython:
         assert (labels.shape, labels.dtype) == ((50, 70), torch.int64)
         assert {tuple(shape[-2:]) for shape in shown} == {(32, 32)}
         assert torch.equal(loaded.predict(image / 255), labels)
+
+    def test_floats_may_overshoot_a_little(
+        self, loaded: TrainedStudent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after a sharp resize; in windows they become bytes, which must not wrap around."""
+        image = torch.rand(3, 50, 70)
+        image[:, :25] = -0.009
+        image[:, :, :35] = 1.009
+        expected = loaded.predict(image.clamp(0, 1))
+        assert loaded.predict(image).shape == (50, 70)
+        with pytest.raises(ShapeError, match=r"got -0\.011 to"):
+            loaded.predict(image - 0.002)
+        monkeypatch.setattr(labelling, "WINDOWS", View(crop=(50, 70)))
+        monkeypatch.setattr(labelling, "WHOLE_PIXELS", 50 * 70 - 1)
+        assert (loaded.predict(image) == expected).float().mean() > 0.99
+
+    def test_likely_classes_are_those_of_the_labels(
+        self, loaded: TrainedStudent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a large image, too: half precision decides no class, and windows are windows."""
+        image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+        monkeypatch.setattr(labelling, "WHOLE_PIXELS", 50 * 70 - 1)
+        monkeypatch.setattr(labelling, "WINDOWS", View(crop=(32, 32), stride=(24, 24)))
+        labels, _ = labelling.label_with_probabilities(loaded, image, None)
+        assert torch.equal(labels, labelling.label_batch(loaded, [image], None)[0])
 
     @pytest.mark.parametrize(
         ("image", "expected"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -205,6 +206,33 @@ class TestReport:
         assert written["matrix_products"][0]["multiply_adds_per_s"] == pytest.approx(
             1024**3 / 0.005
         )
+
+    def test_several_images_at_a_time(self, report: BenchmarkReport) -> None:
+        report.rows.clear()
+        four = replace(task("eager"), batch=4)
+        product = replace(task(MATRIX_PRODUCT), batch=4)
+        fastest = Spread(6, 5, 7, 5, 9)
+        report.add(
+            {
+                four: Measured(Spread(50, 49, 51, 48, 9), Spread(80, 70, 90, 60, 9), None),
+                product: Measured(fastest, None, None),
+            },
+            1024**3,
+            {},
+        )
+        (row,) = report.rows
+        assert row["images_per_s"] == 80
+        assert row["images_per_s_with_processing"] == 50
+        assert row["bound_ms"] == pytest.approx(20)  # four of 5 ms
+        assert row["share_of_peak"] == pytest.approx(20 / 50)
+        assert "4.29 G multiply-adds take" in report.to_markdown()
+
+    def test_files_of_the_user_s_are_not_compared(self, report: BenchmarkReport) -> None:
+        """They may be of another student."""
+        told = report.to_markdown().splitlines()[-3]
+        report.rows.append({**report.rows[1], "file": "other.onnx", "times_eager": 9.0})
+        assert report.to_markdown().splitlines()[-3] == told
+        assert "| onnxruntime, other.onnx" in report.to_markdown()
 
     def test_markdown(self, report: BenchmarkReport) -> None:
         lines = report.to_markdown().splitlines()

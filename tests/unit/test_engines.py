@@ -12,7 +12,7 @@ from torch import nn
 
 from tsic.checkpoint import TrainedStudent
 from tsic.data.classes import ClassTable
-from tsic.deploy.export.engines import OpenVinoModel, open_exported
+from tsic.deploy.export.engines import OnnxModel, OpenVinoModel, open_exported
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.export.writers import SUFFIXES, Format, capture, write
 from tsic.deploy.inference import View, label_images, require_view
@@ -126,6 +126,16 @@ def test_openvino_computes_in_the_precision_that_is_asked_for(files: Files) -> N
     assert isinstance(model, OpenVinoModel)
     compiled = model._request.get_compiled_model()
     assert "float" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
+
+
+def test_engines_take_as_many_threads_as_are_asked_for(files: Files) -> None:
+    made = files(Layout(batch=None))
+    onnx_model, openvino_model = (open_exported(made[k], threads=1) for k in ("onnx", "openvino"))
+    assert isinstance(onnx_model, OnnxModel)
+    assert onnx_model._session.get_session_options().intra_op_num_threads == 1
+    assert isinstance(openvino_model, OpenVinoModel)
+    compiled = openvino_model._request.get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")

@@ -201,6 +201,10 @@ def test_evaluate_refuses_what_cannot_be_scored(dataset: SegmentationDataset) ->
             evaluate(lambda images, answer=answer: answer, dataset)  # type: ignore[misc]
     with pytest.raises(ConfigError, match=r"in training mode, .*call its eval\(\) first"):
         evaluate(torch.nn.Conv2d(3, 3, 1), dataset)
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 3, 1)).eval()
+    network[0].train()
+    with pytest.raises(ConfigError, match="in training mode"):
+        evaluate(network, dataset)
     with pytest.raises(ConfigError, match="trimap must be at least 1 pixel, got 0"):
         evaluate(Seeing(), dataset, trimap=0)
 
@@ -277,15 +281,22 @@ def student(tmp_path: Path) -> Path:
 
 
 def test_the_command_scores_in_windows_and_writes_both_files(
-    student: Path, folder_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    student: Path,
+    folder_dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    data = ["--data.name", "folder", "--data.root", str(folder_dataset)]
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    data = ["--data.name", "folder", "--data.root", str(folder_dataset), "--threads", "3"]
     json_file, table = tmp_path / "new" / "scores.json", tmp_path / "scores.md"
     view = ["--crop", "32", "48", "--stride", "16", "24", "--flip", "--scales", "0.5", "1"]
     files = ["--json", str(json_file), "--markdown", str(table)]
     asked = [*view, "--boundary", "--trimap", "3", *files]
     assert main(["evaluate", str(student), *data, *asked]) == 0
     assert capsys.readouterr().out == table.read_text()
+    assert threads == [3]
     assert "| IoU % within 3 px |" in table.read_text()
     written = json.loads(json_file.read_text())
     expected = evaluate(
@@ -297,6 +308,22 @@ def test_the_command_scores_in_windows_and_writes_both_files(
     )
     assert written == expected.to_dict()
     assert written["view"]["scales"] == [0.5, 1.0]
+
+
+def test_the_run_s_class_table_is_for_the_run_s_data_alone(
+    folder_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, root = tmp_path / "own.yaml", str(folder_dataset)
+    table.write_text("classes: [a, b, c]")
+    network = build_student("compact", num_classes=3, options={"width": 0.25})
+    save_student(tmp_path, network, ClassTable.from_names(("a", "b", "c")), {})
+    data = {"name": "folder", "root": root, "classes": str(table)}
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": data}))
+    assert main(["evaluate", str(tmp_path)]) == 0
+    assert "| a  " in capsys.readouterr().out
+    other = ["--data.name", "folder", "--data.root", root]
+    assert main(["evaluate", str(tmp_path), *other]) == 2
+    assert "knows the classes a, b, c, but" in capsys.readouterr().err
 
 
 def test_a_student_by_name_has_no_data_in_the_folder_that_one_is_in(

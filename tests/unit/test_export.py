@@ -179,8 +179,12 @@ def test_metadata_tells_all_that_a_program_needs(tmp_path: Path) -> None:
     assert told["weights_sha256"] == hashlib.sha256(files.weights.read_bytes()).hexdigest()
 
 
-def test_comparison_of_an_exact_copy_finds_no_difference(trained: TrainedStudent) -> None:
-    found = compare(trained, Copy(trained, Layout(), lambda scores: scores), one_image())
+@pytest.mark.parametrize("kind", ["float", "uint8", "normalised"])
+def test_comparison_of_an_exact_copy_finds_no_difference(
+    trained: TrainedStudent, kind: Any
+) -> None:
+    exported = Copy(trained, Layout(input=kind), lambda scores: scores)
+    found = compare(trained, exported, one_image())
     assert found.max_abs_diff == pytest.approx(0, abs=1e-6)
     assert found.label_agreement == 1
     assert found.miou_eager is None
@@ -442,6 +446,26 @@ def test_file_beyond_tolerance_is_deleted_with_the_numbers(
     assert list(tmp_path.rglob("*")) == []
 
 
+def test_file_whose_labels_differ_is_deleted(
+    trained: TrainedStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 40 rows one: there are no scores to compare."""
+
+    def spoil(labels: Tensor) -> Tensor:
+        changed = labels.clone()
+        changed[:, 0] = (changed[:, 0] + 1) % 3
+        return changed
+
+    layout = Layout(size=(40, 56), output="labels")
+    other = Copy(trained, layout, spoil)
+    monkeypatch.setattr("tsic.deploy.export.export.open_exported", lambda path: other)
+    with pytest.raises(
+        ConfigError, match=r"on more than 0\.1% of the labels: labels equal on 97\.5"
+    ):
+        export(trained, tmp_path, ["torch"], layout, one_image())
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_format_that_is_unknown_or_has_no_int8_is_refused(
     trained: TrainedStudent, tmp_path: Path
 ) -> None:
@@ -504,11 +528,16 @@ def test_int8_file_is_kept_if_it_loses_little(
     assert told["calibration"] == "one image"
 
 
-def test_an_exported_file_runs_nowhere_but_on_the_cpu() -> None:
+def test_an_exported_file_runs_nowhere_but_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="exported files run on the CPU, not on 'cuda'"):
         open_model("student.onnx", device="cuda")
     with pytest.raises(CheckpointError, match="no exported file at"):
         open_model("student.onnx", device="cpu")
+    asked: list[int | None] = []
+    engines = "tsic.deploy.export.engines.open_exported"
+    monkeypatch.setattr(engines, lambda path, *, threads: asked.append(threads))
+    open_model("student.onnx", device="cpu", threads=3)
+    assert asked == [3]
 
 
 def test_paths_are_opened_first(trained: TrainedStudent, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from huggingface_hub import errors
 from tsic.checkpoint import load_student, save_student
 from tsic.data.classes import ClassTable
 from tsic.deploy.hub import ZOO, HubAddress, fetch_student, is_hub, parse_address, send_folder
+from tsic.deploy.model import is_exported
 from tsic.errors import CheckpointError, ConfigError
 from tsic.student import build_student
 
@@ -84,6 +85,8 @@ def test_only_names_with_the_prefix_are_on_the_hub() -> None:
     assert is_hub(Path("hf:owner/name"))
     assert not is_hub("owner/name")
     assert not is_hub("runs/hf:x")
+    assert is_exported("runs/hf:x/student.onnx")
+    assert not is_exported("hf:owner/student.onnx"), "a name, whatever its end"
 
 
 def test_what_was_sent_is_loaded_again(hub: Path, folder: Path) -> None:
@@ -102,6 +105,7 @@ def test_what_was_sent_is_loaded_again(hub: Path, folder: Path) -> None:
 def test_only_the_two_files_are_fetched(hub: Path, folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
     send_folder(folder, "hf:owner/name")
+    assert json.loads((hub / "private.json").read_text()) is None, "as the owner has set it"
     fetched = fetch_student("hf:owner/name")
     assert sorted(one.name for one in fetched.iterdir()) == ["student.json", "student.safetensors"]
 

@@ -161,6 +161,14 @@ def test_every_window_is_scored_once_where_the_budget_allows() -> None:
     assert {shape[2:] for shape in model.seen} == {(32, 32)}
 
 
+def test_windows_go_to_the_model_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsic.deploy.windows.BATCH_PIXELS", 3 * 32 * 32)
+    model = Painter()
+    label_image(model, draw(96, 96), View(crop=(32, 32), stride=(32, 32)))
+    assert [shape[0] for shape in model.seen] == [1, 3, 3, 2]  # the first tells the grid
+    assert {shape[2:] for shape in model.seen} == {(32, 32)}
+
+
 def test_windows_are_forgotten_once_they_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     from tsic.deploy.windows import SlidingWindows
 
@@ -170,6 +178,8 @@ def test_windows_are_forgotten_once_they_are_passed(monkeypatch: pytest.MonkeyPa
     def watch(self: SlidingWindows, rows: range, columns: range) -> Tensor:
         joined = join(self, rows, columns)
         kept.append(sum(scores.nbytes for scores in self._kept.values()))
+        for scores in self._kept.values():  # and none keeps its whole batch
+            assert scores.untyped_storage().nbytes() == scores.nbytes
         return joined
 
     monkeypatch.setattr(SlidingWindows, "_join", watch)
@@ -177,6 +187,20 @@ def test_windows_are_forgotten_once_they_are_passed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("tsic.deploy.inference.SCORE_BYTES", budget)
     label_image(Painter(), draw(96, 320), View(crop=(32, 32), stride=(16, 16)))
     assert 0 < max(kept) <= budget
+
+
+def test_bytes_of_a_strip_are_those_of_its_windows() -> None:
+    """An image shown at twice its size: a strip of 40 columns has 80 of the shown ones."""
+    from tsic.deploy.windows import SlidingWindows
+
+    with torch.inference_mode():
+        shown = SlidingWindows(Painter(), draw(96, 320), (32, 32), (16, 16))
+    window = 4 * 8 * 8 * 4  # four classes on a grid of 8x8, float32
+    # 80 columns meet seven windows at most, 40 of them five, and one that is shifted back; the
+    # rows of a stride meet three, and one likewise.
+    assert shown.kept_bytes((48, 160), 40) == 8 * 4 * window
+    assert shown.kept_bytes((96, 320), 40) == 6 * 4 * window
+    assert shown.kept_bytes((96, 320), 320) == 19 * 4 * window, "all columns there are"
 
 
 @pytest.mark.parametrize(
@@ -272,6 +296,11 @@ def test_views_that_a_model_cannot_take() -> None:
             label_image(Painter("labels"), image, view)
     with pytest.raises(ConfigError, match="answers with labels alone"):
         score_image(Painter("labels"), image)
+    resizes = Painter()
+    resizes.resize = (24, 24)
+    with pytest.raises(ConfigError, match="to one size itself, so that scales change nothing"):
+        label_image(resizes, image, View(scales=(0.5, 1.0)))
+    label_image(resizes, image, View(crop=(16, 16), scales=(0.5, 1.0)))  # windows show parts
     fixed = Painter(only_size=(32, 64))
     with pytest.raises(ConfigError, match=r"32 64 pixels alone .*not of 40 56; say --crop 32 64"):
         label_image(fixed, image)
