@@ -22,7 +22,7 @@ Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 
 _LINE_COLOURS = ("#d1603d", "#2f86bd", "#4d9a58", "#b08a1e", "#9062b0", "#5f8f93", "#b5567f")
 _PLOT = (0.14, 0.16, 0.82, 0.75)
-"""Left, bottom, width and height of a plot's axes: to fit them to their labels takes twice as long."""
+"""Left, bottom, width and height of a plot's axes; to fit them to labels takes twice as long."""
 
 _TEXT_COLOUR = "#010203"  # stands for the page's own text colour until the drawing is done
 
