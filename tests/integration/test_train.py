@@ -348,7 +348,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.fixture
+def late_sigterm() -> Iterator[None]:
+    """One that comes after a run has ended would end the tests."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("one_thread", "late_sigterm")
 def test_resume_after_kill_equals_an_uninterrupted_run(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -376,9 +384,11 @@ def test_resume_after_kill_equals_an_uninterrupted_run(
     end(killed.pid, signal.SIGKILL, 6)
     killed.wait()
     kill = state_step(last)
-    told = threading.Thread(target=end, args=(os.getpid(), signal.SIGTERM, kill + 1), daemon=True)
+    told = threading.Thread(target=end, args=(os.getpid(), signal.SIGTERM, kill + 1))
     told.start()
-    assert main([*words, "--name", "killed"]) == 128 + signal.SIGTERM
+    code = main([*words, "--name", "killed"])
+    told.join()
+    assert code == 128 + signal.SIGTERM
     assert 6 <= kill < state_step(last) < 24, "stopped too late to test anything"
 
     assert main([*words, "--name", "killed"]) == 0

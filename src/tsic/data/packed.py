@@ -211,15 +211,15 @@ def pack_split(
             "classes, or from before the files changed; choose another folder or delete it"
         )
     files = [out / f"{dataset.split}.{kind}" for kind in ("images", "masks")]
-    with (
-        _alone_in(out, files),
-        replacing(files[0]) as images,
-        replacing(files[1]) as masks,
-        images.open("wb") as image_file,
-        masks.open("wb") as mask_file,
-    ):
-        entries = tuple(_write_pairs(dataset, out, image_file, mask_file, on_progress))
-    Pack(source, dataset.classes.to_dict(), entries).write(out / f"{dataset.split}.json")
+    with _alone_in(out, files):
+        with (
+            replacing(files[0]) as images,
+            replacing(files[1]) as masks,
+            images.open("wb") as image_file,
+            masks.open("wb") as mask_file,
+        ):
+            entries = tuple(_write_pairs(dataset, out, image_file, mask_file, on_progress))
+        Pack(source, dataset.classes.to_dict(), entries).write(out / f"{dataset.split}.json")
     return True
 
 
