@@ -22,9 +22,10 @@ SIZE = (70, 97)
 
 SEGFORMER = {
     "model_type": "segformer",
-    "hidden_sizes": [8, 16, 24, 32],
-    "depths": [1, 1, 1, 1],
-    "num_attention_heads": [1, 1, 1, 1],
+    "num_encoder_blocks": 2,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 1],
+    "num_attention_heads": [1, 1],
     "decoder_hidden_size": 16,
 }
 STUDENTS: dict[str, dict[str, Any]] = {
