@@ -7,18 +7,18 @@ from transformers import PreTrainedModel, Sam2HieraDetConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
 
-from tsic.teacher.attention import fuse_attention, plain_attention
+from tsic.teacher.attention import attend, fuse_attention, plain_attention
 from tsic.teacher.sam import load_foundation
 from tsic.teacher.small import TINY
 
 
-@pytest.fixture(params=["fused", "plain", "filled"])
+@pytest.fixture(params=["fused", "plain", "launched"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the ways that only a CPU in bfloat16 and a GPU take by themselves."""
     if request.param == "plain":
         monkeypatch.setattr("tsic.teacher.attention.attend", plain_attention)
-    if request.param == "filled":
-        monkeypatch.setattr("tsic.teacher.attention._APART", [])
+    if request.param == "launched":
+        monkeypatch.setattr("tsic.teacher.attention._SPARING", [])
 
 
 @pytest.mark.usefixtures("way")
@@ -103,6 +103,26 @@ def test_recomputed_attention_learns_by_what_learns_alone() -> None:
     answer.sum().backward()
     weights = (0.3 * query @ key.mT).softmax(-1)
     torch.testing.assert_close(value.grad, weights.mT @ torch.ones_like(value))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operands_are_made_again_on_a_cpu(dtype: torch.dtype) -> None:
+    source = torch.randn(1, 2, 3, 4, dtype=dtype, requires_grad=True)
+    made: list[Tensor] = []
+    kept = []
+
+    def operands(source: Tensor) -> list[Tensor]:
+        made.extend(source * factor for factor in (1, 2, 3))
+        return made[-3:]
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        attend(operands, 0.3, source).sum().backward()
+    assert len(made) == 6
+    assert not {one.data_ptr() for one in made[:3]} & set(kept)
 
 
 @pytest.mark.parametrize("name", list(TINY))

@@ -15,13 +15,15 @@ from transformers.models.sam2.modeling_sam2 import (
 )
 from typing_extensions import override
 
+from tsic.teacher.recompute import recomputed
+
 Operands: TypeAlias = Callable[..., Sequence[Tensor]]
 """Makes query, key and value of their sources."""
 
 _PAIRS = 2**21  # scores at a time
 _FEW = 32  # keys
 _softmax_backward = torch.ops.aten._softmax_backward_data
-_APART = ["cpu"]  # where windows across a border are attended apart from whole ones
+_SPARING = ["cpu"]  # where work and memory count for more than launches
 _CHANNELS = 32  # fused kernels are up to twice as fast with whole multiples of it
 
 
@@ -101,8 +103,9 @@ def attend(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
     """Scaled dot-product attention, by whichever way is fast where it runs.
 
     On a CPU in bfloat16 plain products are 1.7 to 10 times as fast as PyTorch's fused kernel and
-    its backward pass (``benchmarks/attention.py``), so there they take its place. They keep the
-    sources alone, which windows and SAM's relative positions make half as much again.
+    its backward pass (``benchmarks/attention.py``), so there they take its place. Either keeps the
+    sources alone there, which windows and SAM's relative positions make half as much again; the
+    fused kernel answers once more for that.
 
     Args:
         operands: Makes query ``(B, heads, Q, D)``, key ``(B, heads, P, D)`` and value
@@ -114,9 +117,14 @@ def attend(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
         ``(B, heads, Q, V)``.
     """
     learns = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-    first = sources[0]
-    if learns and first.device.type == "cpu" and first.dtype == torch.bfloat16:
+    if not learns or sources[0].device.type not in _SPARING:
+        return _fused(operands, scale, *sources)
+    if sources[0].dtype == torch.bfloat16:
         return plain_attention(operands, scale, *sources)
+    return recomputed(partial(_fused, operands, scale), *sources)
+
+
+def _fused(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
     query, key, value = operands(*sources)
     width = value.shape[-1]
     value = F.pad(value, (0, query.shape[-1] - width))  # kernels want one width for all three
@@ -240,8 +248,7 @@ def _within(
     """Attend within windows of projected maps.
 
     What lies beyond a border is projected zeros, which the cells of its window see. On a CPU it
-    does not ask itself: of windows of 14 around 23x30 cells, 41 % lie there. On a GPU fewer
-    launches count for more.
+    does not ask itself: of windows of 14 around 23x30 cells, 41 % lie there.
 
     Args:
         attention: Makes ``operands``, with a ``scale``.
@@ -255,7 +262,7 @@ def _within(
         ``(B, h / stride, w / stride, C)``.
     """
     height, width = _strided(projected.shape[1:3], stride)
-    if projected.device.type not in _APART:
+    if projected.device.type not in _SPARING:
         projected = _fill(projected, blank, window)
     operands = partial(attention.operands, window)
     rows = []
