@@ -3,9 +3,12 @@
 import io
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +27,7 @@ from tsic.config import RunConfig, TrainerConfig
 from tsic.config_file import load_config
 from tsic.errors import ConfigError
 from tsic.files import alone_in
+from tsic.training.callbacks import read_metrics
 from tsic.training.changes import Labelled, moved
 from tsic.training.run import train
 
@@ -206,18 +210,23 @@ def test_ablations_reach_the_trainer_and_keep_one_precision(
     assert [one.teacher.lora_rank for one in found[1:]] == [2, 1]
 
 
+@pytest.mark.usefixtures("late_sigterm")
 def test_runs_end_with_a_comparison_that_is_told_to(config_file: Path, tmp_path: Path) -> None:
-    words = ["compare", "--config", config_file, "--out", tmp_path, "--name", "c"]
+    words = ["compare", "--config", str(config_file), "--out", str(tmp_path), "--name", "c"]
     words += ["--methods", "alone", "--max_steps", "100000", "--seeds", "1"]
-    comparison = subprocess.Popen([sys.executable, "-m", "tsic", *map(str, words)])
     metrics = tmp_path / "c" / "runs" / "alone-seed0" / "metrics.csv"
-    try:
-        while not (metrics.is_file() and metrics.stat().st_size > 100):
-            assert comparison.poll() is None
+
+    def end() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (metrics.is_file() and read_metrics(metrics)):
             time.sleep(0.1)
-    finally:
-        comparison.terminate()
-    assert comparison.wait() == 143
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    told = threading.Thread(target=end)
+    told.start()
+    code = main(words)
+    told.join()
+    assert code == 128 + signal.SIGTERM
     size = metrics.stat().st_size
     time.sleep(1)
     assert metrics.stat().st_size == size

@@ -346,14 +346,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def late_sigterm() -> Iterator[None]:
-    """One that comes after a run has ended would end the tests."""
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.mark.usefixtures("one_thread", "late_sigterm")
 def test_resume_after_kill_equals_an_uninterrupted_run(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
