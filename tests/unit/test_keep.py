@@ -279,6 +279,24 @@ def test_a_training_goes_on_where_its_folder_was_moved(tmp_path: Path) -> None:
     assert not (tmp_path / "here").exists()
 
 
+def test_a_best_checkpoint_that_was_deleted_is_told_and_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the best of what follows, though that may score less."""
+    best = tmp_path / "best.ckpt"
+    with pytest.raises(InterruptedError):
+        run(tmp_path, stops_at=5, every=1)
+    assert step_of(best) == 4
+    best.unlink()
+    capsys.readouterr()
+    run(tmp_path, every=1)
+    told = capsys.readouterr().err
+    assert f"warning: '{best}', which held the best weights, is gone: the best step" in told
+    assert step_of(best) == 6
+    run(tmp_path)
+    assert "is gone" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("held", [None, {"global_step": 3}, {"state_dict": {}}, [1]])
 def test_a_damaged_checkpoint_is_told_with_a_way_out(tmp_path: Path, held: Any) -> None:
     path = tmp_path / "best.ckpt"

@@ -11,11 +11,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
 from tsic.errors import CheckpointError
 from tsic.files import replacing
+from tsic.streams import tell
 from tsic.training.stopping import StopBetweenSteps
 
 
@@ -92,6 +94,14 @@ class KeepBest(ModelCheckpoint):
             for key in ("best_model_path", "kth_best_model_path", "last_model_path")
         }
         best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        if best and not any(Path(path).is_file() for path in best):
+            best = {}  # else no later one that scores less would be kept
+            if rank_zero_only.rank == 0:
+                tell(
+                    f"tsic: warning: '{moved['best_model_path']}', which held the best weights, is "
+                    "gone: the best step from here on counts, or the last if none is left; put the "
+                    "file back to compare with it\n"
+                )
         super().load_state_dict(
             {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
         )
