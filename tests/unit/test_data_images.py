@@ -246,3 +246,45 @@ def test_read_mask_refuses_other_modes_and_huge_ids(tmp_path: Path, pixels: np.n
     Image.fromarray(np.array([[70000]], np.int32)).save(tmp_path / "m.tif")
     with pytest.raises(DataError, match=r"m\.tif: mask holds ids outside 0 to 65535"):
         read_mask(tmp_path / "m.tif")
+
+
+@pytest.mark.parametrize("stored", [b"\0\1\2\3", b"\x1b"])
+def test_read_mask_refuses_a_tiff_in_which_0_is_white(tmp_path: Path, stored: bytes) -> None:
+    """Pillow gives the opposite of what is stored: 255 for class 0."""
+    path = tmp_path / "m.tif"
+    bits = 2 if len(stored) == 1 else 8
+    tags = {256: 4, 257: 1, 258: bits, 259: 1, 262: 0, 273: 8, 277: 1, 278: 1, 279: len(stored)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 12)
+    path.write_bytes(
+        head + stored.ljust(4, b"\0") + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+    with pytest.raises(DataError, match=r"m\.tif: mask is a TIFF in which 0 is white, .* as PNG"):
+        read_mask(path)
+    path.write_bytes(
+        path.read_bytes().replace(
+            struct.pack("<HHII", 262, 4, 1, 0), struct.pack("<HHII", 262, 4, 1, 1)
+        )
+    )
+    assert read_mask(path).tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_read_mask_refuses_several_pages(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
+    pages = [Image.fromarray(pixels), Image.fromarray(pixels[::-1].copy())]
+    pages[0].save(tmp_path / f"m.{suffix}", save_all=True, append_images=pages[1:], lossless=True)
+    with pytest.raises(
+        DataError, match=rf"m\.{suffix}: mask holds 2 pages or frames; save the one"
+    ):
+        read_mask(tmp_path / f"m.{suffix}")
+
+
+def test_smaller_copies_in_a_tiff_mask_are_no_pages(tmp_path: Path) -> None:
+    """As maps have them, so that viewers show the whole quickly."""
+    ids = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    smaller = Image.fromarray(ids[::2, ::2].copy())
+    smaller.encoderinfo = {"tiffinfo": {254: 1}}
+    Image.fromarray(ids).save(tmp_path / "m.tif", save_all=True, append_images=[smaller])
+    with Image.open(tmp_path / "m.tif") as written:
+        written.seek(1)  # there is a second page
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif"), ids)

@@ -15,7 +15,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from tsic.data.classes import MAX_FILE_VALUE, Colour
+from tsic.data.classes import Colour
+from tsic.data.mask_values import mask_values, palette_of
 from tsic.errors import DataError, TsicError
 
 Image.MAX_IMAGE_PIXELS = None  # the user's own files are large, not bombs
@@ -122,9 +123,9 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
         without their transparency.
 
     Raises:
-        DataError: If the file cannot be decoded or holds other values.
+        DataError: If the file cannot be decoded, holds other values or several pictures.
     """
-    return _decode(path, _mask_values)
+    return _decode(path, mask_values)
 
 
 def read_palette(path: Path) -> dict[int, Colour]:
@@ -133,7 +134,7 @@ def read_palette(path: Path) -> dict[int, Colour]:
     Raises:
         DataError: If the file is no image.
     """
-    return _decode(path, _palette)
+    return _decode(path, palette_of)
 
 
 def verify_image(path: Path) -> Verified:
@@ -263,43 +264,6 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     rows = max(1, BAND_PIXELS // max(1, image.width))
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-_SPREAD = {"L;2": 85, "L;4": 17}
-"""By what Pillow multiplies grey values of 2 and 4 bits, which masks mean as they are."""
-
-
-def _mask_values(image: Image.Image) -> npt.NDArray[Any]:
-    """Ids (H, W) or colours (H, W, 3)."""
-    is_jpeg = image.info.get("compression") in {"jpeg", "tiff_jpeg"}  # within a TIFF
-    if is_jpeg or image.format in {"JPEG", "MPO"}:
-        raise DataError("mask is a JPEG, which changes ids; save it as PNG from what it came from")
-    tiles = getattr(image, "tile", ())
-    layout = tiles[0][3] if tiles else ""
-    raw = layout if isinstance(layout, str) else str(layout[0])
-    if image.mode in {"RGB", "RGBA"} and ";16" in raw:
-        raise DataError("mask has colours of 16 bits per channel; save it with 8, or class ids")
-    ImageOps.exif_transpose(image, in_place=True)  # a TIFF is turned already
-    if image.mode in {"RGB", "RGBA"}:
-        return np.asarray(image)[..., :3]
-    if image.mode not in {"1", "L", "P", "I", "I;16", "I;16L", "I;16B"}:
-        raise DataError(
-            f"mask is of Pillow's mode {image.mode}; save it with one channel of class ids, or as "
-            "RGB colours"
-        )
-    ids = np.asarray(image)
-    if image.mode == "I" and not 0 <= ids.min() <= ids.max() <= MAX_FILE_VALUE:
-        raise DataError(f"mask holds ids outside 0 to {MAX_FILE_VALUE}")
-    return ids.astype(np.uint8) if image.mode == "1" else ids // _SPREAD.get(raw, 1)
-
-
-def _palette(image: Image.Image) -> dict[int, Colour]:
-    """Colours by index, as a file's head has them where it can, so that nothing is decoded."""
-    if image.mode != "P" or image.palette is None:
-        return {}
-    is_plain = image.palette.rawmode == "RGB"
-    flat = list((image.palette.palette if is_plain else image.getpalette("RGB")) or ())
-    return dict(enumerate(zip(flat[::3], flat[1::3], flat[2::3], strict=True)))
 
 
 def _verified(image: Image.Image) -> Verified:
