@@ -1,6 +1,7 @@
 """Pictures of labels, overlays and prompted masks, and panels that set them side by side."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -232,11 +233,11 @@ def panel(
     height = title_height + sum(heights) + _GAP * (len(rows) + 1) + legend_height
     canvas = Image.new("RGB", (total, height), PAPER)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(font_size)
     for column, text_lines in enumerate(lines):
         x = _GAP + column * (width + _GAP)
         for number, line in enumerate(text_lines):
             y = _GAP + number * int(1.3 * font_size)
+            font = font_of(line, font_size)
             draw.text((x + width / 2, y), line, font=font, fill=INK, anchor="ma")
     y = title_height + _GAP
     for tile_row, row_height in zip(tiles, heights, strict=True):
@@ -287,9 +288,9 @@ def fit_width(picture: Image.Image, width: int) -> Image.Image:
 
 def _wrap_titles(titles: Sequence[str], width: int, font_size: int) -> list[list[str]]:
     """Break titles into lines that fit their column, all into equally many."""
-    font = ImageFont.load_default(font_size)
     wrapped = []
     for title in titles:
+        font = font_of(title, font_size)
         lines = [""]
         for word in title.split():
             longer = f"{lines[-1]} {word}".strip()
@@ -302,15 +303,24 @@ def _wrap_titles(titles: Sequence[str], width: int, font_size: int) -> list[list
     return [[""] * (most - len(lines)) + lines for lines in wrapped]
 
 
+def font_of(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """A font that has the letters of a text; Pillow's own has those of ASCII.
+
+    Matplotlib's, which is not imported for it, has those of Latin, Greek, Cyrillic and Arabic.
+    """
+    home = None if text.isascii() else find_spec("matplotlib")
+    file = Path((home and home.origin) or "").parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(file, size) if file.is_file() else ImageFont.load_default(size)
+
+
 def place_legend(
     legend: ClassTable, width: int, font_size: int
 ) -> list[tuple[int, int, str, tuple[int, int, int]]]:
     """Find a place for each class in rows: column, row, name, colour."""
-    font = ImageFont.load_default(font_size)
     entries = []
     x, y = _GAP, 0
     for name, colour in zip(legend.names, legend.palette, strict=True):
-        needed = int(1.5 * font_size + font.getlength(name) + 1.2 * font_size)
+        needed = int(1.5 * font_size + font_of(name, font_size).getlength(name) + 1.2 * font_size)
         if x > _GAP and x + needed > width:
             x, y = _GAP, y + int(1.6 * font_size)
         entries.append((x, y, name, colour))
@@ -326,5 +336,5 @@ def draw_entry(
     x, y = at
     box = (x, y + 0.25 * font_size, x + font_size, y + 1.25 * font_size)
     draw.rounded_rectangle(box, radius=0.2 * font_size, fill=colour, outline=(120, 120, 124))
-    font = ImageFont.load_default(font_size)
+    font = font_of(name, font_size)
     draw.text((x + 1.4 * font_size, y + 0.75 * font_size), name, font=font, fill=INK, anchor="lm")

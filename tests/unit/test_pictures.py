@@ -11,6 +11,7 @@ from tsic.pictures import (
     VOID_COLOUR,
     colour_labels,
     colour_masks,
+    font_of,
     overlay,
     panel,
     save_png,
@@ -155,6 +156,17 @@ def test_panel_breaks_long_titles_instead_of_overlapping() -> None:
     long = panel([[tile, tile]], ["several words in a title", "b"])
     assert long.size[0] == short.size[0]
     assert long.size[1] > short.size[1]
+
+
+@pytest.mark.parametrize("letters", ["ëüéßŁ", "жЩ", "λΩ"])
+def test_letters_beyond_ascii_are_drawn(letters: str) -> None:
+    """Each by a shape of its own, where a font without them draws one box for all."""
+    font = font_of(letters, 16)
+    drawn = {bytes(font.getmask(letter)) for letter in (*letters, "\uffff")}
+    assert len(drawn) == len(letters) + 1
+    image = np.zeros((20, 60, 3), np.uint8)
+    pictures = [panel([[image]], [one], ClassTable.from_names((one, "b"))) for one in letters]
+    assert len({picture.tobytes() for picture in pictures}) == len(letters)
 
 
 def test_panel_refuses_a_row_of_another_length() -> None:

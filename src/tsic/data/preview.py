@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tsic.data.classes import IGNORE, ClassTable
 from tsic.data.dataset import SegmentationDataset
-from tsic.pictures import INK, PAPER, fit_width, overlay_picture, panel, to_pixels
+from tsic.pictures import INK, PAPER, fit_width, font_of, overlay_picture, panel, to_pixels
 
 TILE_WIDTH = 320
 """Width of each picture on the sheet, in pixels."""
@@ -65,7 +65,7 @@ def _tile(picture: Image.Image, caption: str) -> Image.Image:
     tile = Image.new("RGB", (TILE_WIDTH, _CAPTION + picture.height), PAPER)
     tile.paste(picture, (0, _CAPTION))
     draw = ImageDraw.Draw(tile)
-    font = ImageFont.load_default(11)
+    font = font_of(caption, 11)
     draw.text((1, _CAPTION / 2), _shortened(caption, font), font=font, fill=INK, anchor="lm")
     return tile
 
