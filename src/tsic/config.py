@@ -205,7 +205,10 @@ class TrainerConfig(LoopConfig):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that determines a run."""
+    """Everything that determines a run.
+
+    `tsic.config_file.load_config` builds it with what its recipe presets; built here, it has none.
+    """
 
     recipe: Recipe = "cycle"
     """Presets of `teacher` and `objective`: `cycle`, `paper` or `release`."""

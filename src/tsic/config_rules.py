@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterator
 from operator import attrgetter
+from pathlib import Path
 
 from tsic.config import LoopConfig, RunConfig
 from tsic.errors import nearest
 from tsic.options import RIVALS
+from tsic.recipes import RECIPES
 
 Broken = Iterator[str]
 """What to say of each rule that does not hold."""
@@ -74,6 +76,7 @@ def broken_in_run(config: RunConfig) -> Broken:
         yield "trainer.graph needs trainer.devices: 1 and trainer.accumulate: 1"
     if trainer.compile and trainer.devices != 1:
         yield "trainer.compile needs trainer.devices: 1"
+    yield from _broken_in_recipe(config)
     yield from _broken_in_data(config)
     yield from _broken_in_teacher(config)
     yield from broken_in_optim(config.optim)
@@ -84,6 +87,19 @@ def broken_in_run(config: RunConfig) -> Broken:
     threshold = objective.ohem_threshold
     if threshold is not None and not 0 <= threshold <= 1:
         yield f"objective.ohem_threshold is a probability from 0 to 1, got {threshold}"
+
+
+def _broken_in_recipe(config: RunConfig) -> Broken:
+    """A recipe that is named alone, as where the configuration is built in Python."""
+    for section, preset in RECIPES.get(config.method, {}).items():
+        values = vars(getattr(config, section))
+        usual = vars(getattr(RunConfig(), section))
+        if not any(values[key] == preset[key] != usual[key] for key in preset):
+            yield (
+                f"recipe: {config.recipe} is named, but nothing that it presets in {section} is "
+                f"there; begin with tsic.config_file.load_config(None, ['--recipe', "
+                f"'{config.recipe}']), or take recipe: cycle"
+            )
 
 
 def _broken_in_data(config: RunConfig) -> Broken:
@@ -118,6 +134,8 @@ def _broken_in_teacher(config: RunConfig) -> Broken:
             "teacher.hint_cache needs teacher.hints_only: true, since an encoder that learns sees "
             "an image anew in each step"
         )
+    if teacher.hint_cache is not None and not _may_be_folder(Path(teacher.hint_cache)):
+        yield f"teacher.hint_cache must name a folder, got '{teacher.hint_cache}', a file"
     if teacher.hint_cache is not None and teacher.scale != 1:
         yield (
             "teacher.scale has no part in teacher.hint_cache, for which teacher.hint_side says how "
@@ -125,6 +143,11 @@ def _broken_in_teacher(config: RunConfig) -> Broken:
         )
     if teacher.ema is not None and not 0 < teacher.ema < 1:
         yield f"teacher.ema must lie between 0 and 1, got {teacher.ema}"
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Whether no file stands where a folder or one around it is to be."""
+    return not any(one.is_file() for one in (path, *path.parents))
 
 
 def _broken_in_uper(config: RunConfig) -> Broken:

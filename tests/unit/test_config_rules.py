@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tsic.config import RunConfig
+from tsic.config import RunConfig, TeacherConfig
+from tsic.config_file import load_config
 from tsic.config_rules import broken_in_run
 
 HINTS = {"teacher.name": "x", "teacher.hints_only": True, "teacher.hint_cache": "y"}
@@ -25,10 +26,33 @@ def broken(values: dict[str, Any]) -> list[str]:
     return list(broken_in_run(config))
 
 
+def test_a_recipe_that_is_only_named_is_told() -> None:
+    """Built in Python it presets nothing, and the run would be of the recipe `cycle`."""
+    named = RunConfig(recipe="paper", teacher=TeacherConfig("tiny-sam"))
+    told = list(broken_in_run(named))
+    assert [one.split("; begin with tsic.config_file.load_config(None")[0] for one in told] == [
+        "recipe: paper is named, but nothing that it presets in teacher is there",
+        "recipe: paper is named, but nothing that it presets in objective is there",
+    ]
+    assert not list(broken_in_run(replace(named, teacher=TeacherConfig()))), "trains none"
+    for recipe in ("paper", "release"):
+        words = ["--recipe", recipe, "--teacher.name", "tiny-sam", "--data.crop", "[64, 64]"]
+        changed = ["--teacher.mapping", "light", "--objective.kl_weight", "1.5"]
+        assert load_config(None, [*words, *changed]).objective.kl_weight == 1.5
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({**HINTS, "teacher.scale": 2.0}, "teacher.scale has no part in teacher.hint_cache"),
+        (
+            {**HINTS, "teacher.hint_cache": __file__},
+            f"teacher.hint_cache must name a folder, got '{__file__}', a file",
+        ),
+        (
+            {**HINTS, "teacher.hint_cache": f"{__file__}/hints"},
+            f"teacher.hint_cache must name a folder, got '{__file__}/hints', a file",
+        ),
         ({"teacher.ema": 1.0}, "teacher.ema must lie between 0 and 1, got 1.0"),
         ({"optim.ema": 1.0}, "optim.ema must lie between 0 and 1, got 1.0"),
         ({"trainer.graph": True, "trainer.accumulate": 2}, "trainer.graph needs trainer.devices"),
