@@ -3,6 +3,7 @@ import itertools
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,10 @@ from rich.console import Console
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from tsic.config import OptimConfig, TrainerConfig
+from tsic.config import OptimConfig, RunConfig, TrainerConfig
+from tsic.config_file import RUN, save_config
 from tsic.cycle import Cycle, CycleOutput
-from tsic.errors import NonFiniteLossError, TsicError
+from tsic.errors import ConfigError, NonFiniteLossError, TsicError
 from tsic.evaluation.metrics import to_labels
 from tsic.grid import resize_images
 from tsic.pretrain.config import PretrainConfig, PretrainOptimConfig
@@ -296,6 +298,37 @@ def test_the_first_process_is_the_users_own_whatever_its_rank_is_called(
         if rank is not None:
             monkeypatch.setenv("LOCAL_RANK", rank)
         assert loop.is_main() is is_main
+
+
+@pytest.mark.parametrize("rank", ["1", "0x", "-1"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_rank_left_in_the_environment_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, begun: bool
+) -> None:
+    config, files = RunConfig(), TrainingFolder(tmp_path)
+    if begun:
+        save_config(config, files.config)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(ConfigError, match=f"LOCAL_RANK is '{rank}' in .*; unset LOCAL_RANK"):
+        loop.resolve(RUN, config, files)
+
+
+def test_a_helper_of_several_devices_reads_what_the_first_process_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, files = RunConfig(trainer=TrainerConfig(devices=2)), TrainingFolder(tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ConfigError, match="LOCAL_RANK is '1'"):
+        loop.resolve(RUN, config, files)
+    settled = replace(config, trainer=replace(config.trainer, precision="32-true"))
+    save_config(settled, files.config)
+    assert loop.resolve(RUN, config, files) == settled
+
+
+@pytest.mark.parametrize("given", ["my.yaml", Path("my.yaml"), {"max_steps": 1}, None])
+def test_what_is_no_configuration_is_refused(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"takes a RunConfig, got a .*config_file\.load_config"):
+        loop.resolve(RUN, given, TrainingFolder(tmp_path))
 
 
 def test_a_process_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

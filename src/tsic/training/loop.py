@@ -49,7 +49,20 @@ def resolve(schema: Schema[C], config: C, files: TrainingFolder) -> C:
     Raises:
         ConfigError: If values cannot work that no file or command line has brought here.
     """
+    if not isinstance(config, schema.kind):
+        raise ConfigError(
+            f"a training takes a {schema.kind.__name__}, got a {type(config).__name__}; read YAML "
+            "with tsic.config_file.load_config, a pretraining's with read_config(PRETRAIN, path)"
+        )
     if not is_main():
+        rank = os.environ["LOCAL_RANK"]
+        is_one = rank.isdecimal() and int(rank) < config.trainer.devices
+        if not (is_one and files.config.is_file()):
+            raise ConfigError(
+                f"LOCAL_RANK is '{rank}' in the environment, as in a helper of another training; "
+                "unset LOCAL_RANK, and start tsic once: it starts a process for each of "
+                "trainer.devices"
+            )
         return read_config(schema, files.config)
     schema.require_rules(config)
     precision = config.trainer.precision
