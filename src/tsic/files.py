@@ -43,6 +43,10 @@ def alone_in(
         lock.release()
 
 
+_KEPT = 60
+"""Letters of a file's name in the name of what is written in its place."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside the file to write to; it takes the file's place when all went well.
@@ -63,13 +67,16 @@ def replacing(path: Path) -> Iterator[Path]:
         path.exists() and not path.is_file()
     )
     target = path if is_special else path.resolve()
-    part = target if is_special else target.with_name(f"{target.name}.{uuid4().hex[:8]}.part")
+    # A name may have 255 bytes, and a letter up to 4: the part's is none too long.
+    part_name = f"{target.name[:_KEPT]}.{uuid4().hex[:8]}.part"
+    part = target if is_special else target.with_name(part_name)
     try:
         yield part
         if not is_special:
             part.replace(target)
     except OSError as error:
-        if error.errno is not None and error.filename in (None, str(part)):
+        is_ours = error.filename is None or str(part) in (error.filename, error.filename2)
+        if error.errno is not None and is_ours:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -280,6 +281,26 @@ def test_a_full_disk_ends_it(
     code, _, problems = said(student, photos, "--out", tmp_path / "out")
     assert code == 2
     assert problems.startswith(f"tsic: the disk of '{tmp_path}/out' is full; free some space")
+
+
+def test_a_name_that_is_too_long_for_a_result_fails_alone(
+    said: Said, student: Path, photos: Path, tmp_path: Path
+) -> None:
+    """255 bytes, so that there is no room for `.overlay.jpg`, nor for a longer name meanwhile."""
+    name = "ü" * 125 + "b"
+    shutil.copy(photos / "b.png", photos / f"{name}.png")
+    words = (student, photos, "--out", tmp_path / "out")
+    code, text, problems = said(*words)
+    assert (code, problems) == (0, "")
+    assert text.startswith("6 images in ")
+    assert (tmp_path / "out" / f"{name}.png").is_file()
+    code, text, problems = said(*words, "--overlay", "--skip-existing")
+    assert code == 1
+    assert text.startswith("5 images in ")
+    assert problems == (
+        f"tsic: 1 of 6 inputs could not be labelled:\n  {photos}/{name}.png: a result's name would "
+        f"be too long, '{tmp_path}/out/{name}.overlay.jpg'; rename the input\n"
+    )
 
 
 def test_a_list_on_standard_input(

@@ -36,6 +36,27 @@ def test_a_write_that_fails_leaves_the_file_before_and_names_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_copy_that_finds_no_room_names_the_file(
+    tmp_path: Path,
+) -> None:
+    """The error of `shutil.copyfile` names both files, first the one that is read."""
+    file = tmp_path / "to.bin"
+    with pytest.raises(OSError, match="No space left") as caught, replacing(file) as part:
+        raise OSError(errno.ENOSPC, "No space left on device", "from.bin", None, str(part))
+    assert (caught.value.filename, caught.value.filename2) == (str(file), None)
+
+
+@pytest.mark.parametrize("letter", ["a", "ü", "\U0001f697"])
+def test_a_name_as_long_as_one_may_be_is_written(tmp_path: Path, letter: str) -> None:
+    fits = 255 // len(letter.encode())
+    write_text(tmp_path / (letter * fits), "text")
+    too_long = tmp_path / (letter * (fits + 1))
+    with pytest.raises(OSError, match="too long") as caught:
+        write_text(too_long, "text")
+    assert caught.value.filename == str(too_long)
+    assert [file.name for file in tmp_path.iterdir()] == [letter * fits]
+
+
 def test_a_link_stays_one(tmp_path: Path) -> None:
     real, link = tmp_path / "real.txt", tmp_path / "link.txt"
     real.write_text("before")

@@ -54,5 +54,7 @@ class Outcome:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            reason = f"a result's name would be too long, '{error.filename}'; rename the input"
         source = str(one.source)
         self.failures.append(reason if reason.startswith(source) else f"{source}: {reason}")

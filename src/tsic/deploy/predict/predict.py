@@ -50,11 +50,11 @@ def predict_videos(model: Model, inputs: Iterable[Input], plan: Plan, outcome: O
         OSError: If the disk is full.
     """
     for one in inputs:
-        if plan.skips(one):
-            outcome.skipped += 1
-            continue
         target = video_file(one, plan.wanted)
         try:
+            if plan.skips(one):
+                outcome.skipped += 1
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             with progress(one.source.name) as on_progress:
                 label_video(
