@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tsic.data.classes import IGNORE, ClassTable
 from tsic.data.images import BAND_PIXELS
-from tsic.errors import ShapeError
 from tsic.files import replacing
 from tsic.grid import resize
 
@@ -32,54 +30,25 @@ def colour_labels(labels: Tensor | Array, classes: ClassTable) -> Pixels:
     """Paint every class id in its colour.
 
     Args:
-        labels: Class ids, any integer type, ``(H, W)``; what is not in ``[0, K)`` becomes
-            `VOID_COLOUR`.
+        labels: Class ids from 0 to 255, ``(H, W)``; from ``K`` on they become `VOID_COLOUR`.
         classes: Names and colours of the ``K`` classes.
 
     Returns:
         RGB picture, uint8 ``(H, W, 3)``.
-
-    Raises:
-        ShapeError: If ``labels`` is not a single map.
     """
-    ids = _to_array(labels).astype(np.int64)
-    if ids.ndim != 2:
-        raise ShapeError(f"labels must be (H, W), got {ids.shape}; pass one image at a time")
     table = np.full((IGNORE + 1, 3), VOID_COLOUR, dtype=np.uint8)
     table[: classes.num_classes] = classes.palette
-    painted: Pixels = table[np.where((ids < 0) | (ids > IGNORE), IGNORE, ids)]
+    painted: Pixels = table[np.asarray(labels)]
     return painted
 
 
-def to_pixels(image: Tensor | Array) -> Pixels:
-    """Turn any image that the package uses into RGB bytes.
-
-    Args:
-        image: uint8 in ``[0, 255]`` or float in ``[0, 1]``; ``(3, H, W)`` or ``(H, W, 3)``. Of an
-            image that could be either, a tensor is read as the former and an array as the latter.
-
-    Returns:
-        RGB picture, uint8 ``(H, W, 3)``.
-
-    Raises:
-        ShapeError: If neither the first nor the last axis has three channels.
-    """
-    array = _to_array(image)
-    if array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
-        raise ShapeError(f"an image must be (3, H, W) or (H, W, 3), got {array.shape}")
-    is_planar = array.shape[0] == 3 and (array.shape[2] != 3 or isinstance(image, Tensor))
-    if is_planar:
-        array = array.transpose(1, 2, 0)
-    if array.dtype == np.uint8:
-        pixels: Pixels = np.ascontiguousarray(array)
-        return pixels
-    scaled = np.clip(np.nan_to_num(array.astype(np.float32)), 0.0, 1.0) * 255.0
-    rounded: Pixels = np.rint(scaled).astype(np.uint8)
-    return rounded
+def to_pixels(image: Tensor | Pixels) -> Pixels:
+    """RGB bytes ``(H, W, 3)`` of a tensor uint8 ``(3, H, W)``; an array is that already."""
+    return image if isinstance(image, np.ndarray) else np.ascontiguousarray(image.permute(1, 2, 0))
 
 
 def overlay(
-    image: Tensor | Array,
+    image: Tensor | Pixels,
     labels: Tensor | Array,
     classes: ClassTable,
     alpha: float = 0.5,
@@ -88,27 +57,15 @@ def overlay(
 
     Args:
         image: As for `to_pixels`, of the labels' height and width.
-        labels: Class ids ``(H, W)``.
+        labels: As for `colour_labels`.
         classes: Names and colours of the classes.
         alpha: Opacity of the colours, 0 to 1.
 
     Returns:
         RGB picture, uint8 ``(H, W, 3)``.
-
-    Raises:
-        ShapeError: If image and labels differ in size.
-        ValueError: If ``alpha`` is out of its range.
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     pixels, colours = to_pixels(image), colour_labels(labels, classes)
-    if pixels.shape != colours.shape:
-        raise ShapeError(
-            f"image and labels must have one size, got {pixels.shape[0]}x{pixels.shape[1]} and "
-            f"{colours.shape[0]}x{colours.shape[1]}"
-        )
-    ids = _to_array(labels)
-    is_labelled = ((ids >= 0) & (ids < classes.num_classes))[..., None]
+    is_labelled = (np.asarray(labels) < classes.num_classes)[..., None]
     mixed = np.rint((1.0 - alpha) * pixels + alpha * colours).astype(np.uint8)
     return np.where(is_labelled, mixed, pixels)
 
@@ -142,7 +99,7 @@ def colour_masks(
     class_ids: Sequence[int] | Tensor,
     classes: ClassTable,
     size: tuple[int, int],
-    image: Tensor | Array | None = None,
+    image: Tensor | Pixels,
 ) -> Pixels:
     """Show prompted masks as soft colours, each as opaque as its probability.
 
@@ -154,37 +111,14 @@ def colour_masks(
         class_ids: Class of each mask, ``P`` ids in ``[0, K)``.
         classes: Names and colours of the classes.
         size: Height and width of the picture.
-        image: Shown in grey below the masks, of that height and width; black without it.
+        image: Shown in grey below the masks, of that height and width; as for `to_pixels`.
 
     Returns:
         RGB picture, uint8 ``(*size, 3)``.
-
-    Raises:
-        ShapeError: If the masks are not ``(P, h, w)``, their classes are not ``P``, or the image
-            has another size.
-        ValueError: If a class id is out of range.
     """
-    ids = [int(class_id) for class_id in class_ids]
-    if masks.ndim != 3 or masks.shape[0] != len(ids):
-        raise ShapeError(
-            f"masks must be (P, h, w) with one class each, got {tuple(masks.shape)} "
-            f"and {len(ids)} classes"
-        )
-    if any(not 0 <= class_id < classes.num_classes for class_id in ids):
-        raise ValueError(f"class ids must be in [0, {classes.num_classes}), got {ids}")
-    ground = np.zeros((*size, 3), dtype=np.float32)
-    if image is not None:
-        pixels = to_pixels(image)
-        if pixels.shape[:2] != tuple(size):
-            raise ShapeError(
-                f"image must be {size[0]}x{size[1]}, got {pixels.shape[0]}x{pixels.shape[1]}"
-            )
-        ground += pixels.mean(axis=2, keepdims=True, dtype=np.float32) * np.float32(0.6)
-    if not ids:
-        return np.rint(ground).astype(np.uint8)
-    logits = resize(masks.detach().cpu()[None], size)[0]
-    opacity: NDArray[np.float32] = logits.sigmoid().numpy()  # (P, H, W)
-    colours = np.asarray([classes.palette[class_id] for class_id in ids], dtype=np.float32)
+    ground = to_pixels(image).mean(axis=2, keepdims=True, dtype=np.float32) * np.float32(0.6)
+    opacity: NDArray[np.float32] = resize(masks[None], size)[0].sigmoid().numpy()  # (P, H, W)
+    colours = np.asarray([classes.palette[int(one)] for one in class_ids], dtype=np.float32)
     total = np.maximum(opacity.sum(axis=0), np.float32(1e-6))[..., None]
     mixed = np.einsum("phw,pc->hwc", opacity, colours) / total
     strongest = opacity.max(axis=0)[..., None]
@@ -210,17 +144,7 @@ def panel(
 
     Returns:
         RGB picture.
-
-    Raises:
-        ShapeError: If there is no picture, or a row is not as long as the titles.
     """
-    if not rows or not titles:
-        raise ShapeError("a panel must have at least one row and one column")
-    for number, row in enumerate(rows):
-        if len(row) != len(titles):
-            raise ShapeError(
-                f"row {number} must hold {len(titles)} pictures, one per title, got {len(row)}"
-            )
     width = tile_width or _to_image(rows[0][0]).width
     tiles = [[fit_width(_to_image(picture), width) for picture in row] for row in rows]
     font_size = int(min(22, max(11, width * 0.062)))
@@ -260,17 +184,6 @@ def save_png(picture: Image.Image | Pixels, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         _to_image(picture).save(part, format="PNG")
-
-
-def _to_array(values: Tensor | Array) -> Array:
-    """Bring a tensor to the CPU as an array; bfloat16 becomes float32."""
-    if isinstance(values, Tensor):
-        detached = values.detach().cpu()
-        if detached.dtype == torch.bfloat16:
-            detached = detached.float()
-        array: Array = detached.numpy()
-        return array
-    return values
 
 
 def _to_image(picture: Image.Image | Pixels) -> Image.Image:
