@@ -20,7 +20,7 @@ from tsic.data.readers import open_dataset
 from tsic.data.sampling import position_seed, sample_order
 from tsic.data.transforms import TrainTransform, seeded
 from tsic.data.unlabelled import Joined, TrainImages, open_unlabelled
-from tsic.errors import ConfigError, DataError
+from tsic.errors import DataError
 
 
 @pytest.fixture
@@ -249,21 +249,6 @@ def test_workers_stop_with_their_loader(train: SegmentationDataset) -> None:
     assert len(set(multiprocessing.active_children()) - before) == 2
     del batches, loader
     assert set(multiprocessing.active_children()) <= before
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"workers": -1}, "workers must be at least 0, got -1"),
-        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
-    ],
-)
-def test_wrong_numbers_are_named(
-    train: SegmentationDataset, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        _data(train, **options)
 
 
 class _Recorder(LightningModule):

@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 
 from tsic.data.sampling import StepBatches, position_seed, sample_order, spread
-from tsic.errors import ConfigError
 
 Batches = list[list[tuple[int, int]]]
 
@@ -71,17 +70,3 @@ def test_iterating_again_begins_again() -> None:
 def test_has_no_length() -> None:
     with pytest.raises(TypeError, match="has no len"):
         len(StepBatches(5, 2, 0))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n": 0}, "at least one sample, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"rank": 2, "world_size": 2}, "rank must be from 0 to 1, got 2"),
-        ({"start": -1}, "start must not be negative, got -1"),
-    ],
-)
-def test_wrong_numbers_are_named(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        StepBatches(**({"n": 5, "batch_size": 2, "seed": 0} | options))

@@ -1,6 +1,3 @@
-import re
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +6,6 @@ from torchvision.transforms import v2
 from tsic.data.colours import changed, distort_colours, draw_colours
 from tsic.data.images import PAD_COLOUR
 from tsic.data.transforms import TrainTransform, _pixel_of, seeded
-from tsic.errors import ConfigError
 from tsic.grid import resize_images
 
 
@@ -160,21 +156,6 @@ def test_same_seed_same_view() -> None:
     assert torch.equal(views[0][0], views[1][0])
     assert torch.equal(views[0][1], views[1][1])
     assert not torch.equal(views[0][0], views[2][0])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"crop": (0, 5)}, "crop must be (height, width) in pixels, got (0, 5)"),
-        ({"crop": (5, 5), "resize": (5,)}, "resize must be (height, width)"),
-        ({"crop": (5, 5), "scale": (2, 1)}, "scale must be (smallest, largest) ratio above 0"),
-        ({"crop": (5, 5), "max_class_share": 75}, "max_class_share must be from 0 to 1, got 75"),
-        ({"crop": (5, 5), "flip": -1}, "flip must be from 0 to 1, got -1"),
-    ],
-)
-def test_wrong_settings_name_the_key(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        TrainTransform(**options)
 
 
 @pytest.mark.parametrize("crop", [(24, 24), (300, 40)])

@@ -19,9 +19,6 @@ class SegmentationData(StepData):
         workers: Reading processes per loader; 0 reads in the main process.
         accumulate: Micro-batches per optimiser step, needed to find the place after a resume.
         unlabelled: How many images of a micro-batch come from the second part of `Joined`.
-
-    Raises:
-        ConfigError: If a number is out of range.
     """
 
     def __init__(

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from tsic.data.sampling import StepBatches
-from tsic.errors import ConfigError
 from tsic.streams import tell
 
 
@@ -60,20 +59,10 @@ class StepData(LightningDataModule):
         seed: Decides the order.
         workers: Reading processes per loader; 0 reads in the main process.
         accumulate: Micro-batches per optimiser step, needed to find the place after a resume.
-
-    Raises:
-        ConfigError: If a number is out of range.
     """
 
     def __init__(self, *, batch_size: int, seed: int, workers: int, accumulate: int) -> None:
         super().__init__()
-        for key, number, least in (
-            ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
-            ("accumulate", accumulate, 1),
-        ):
-            if number < least:
-                raise ConfigError(f"{key} must be at least {least}, got {number}")
         self.batch_size = batch_size
         self.seed = seed
         self.workers = workers

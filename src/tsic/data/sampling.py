@@ -6,8 +6,6 @@ from hashlib import blake2b
 import torch
 from torch.utils.data import Sampler
 
-from tsic.errors import ConfigError
-
 
 def sample_order(seed: int, epoch: int, n: int) -> list[int]:
     """Shuffle the samples of one epoch.
@@ -65,9 +63,6 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         rank: This process.
         world_size: How many processes.
         start: Micro-batch to begin with.
-
-    Raises:
-        ConfigError: If a number is out of range.
     """
 
     def __init__(
@@ -80,14 +75,6 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         start: int = 0,
     ) -> None:
-        if n < 1:
-            raise ConfigError(f"the dataset must hold at least one sample, got {n}")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank must be from 0 to {world_size - 1}, got {rank}")
-        if start < 0:
-            raise ConfigError(f"start must not be negative, got {start}")
         self.n = n
         self.batch_size = batch_size
         self.seed = seed

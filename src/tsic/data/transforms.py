@@ -11,7 +11,6 @@ from torchvision.transforms.v2 import functional as TF
 
 from tsic.data.classes import IGNORE
 from tsic.data.images import PAD_COLOUR
-from tsic.errors import ConfigError
 
 ReadRows = Callable[[int], Tensor]
 """Reads at least so many rows of an image, from the top: uint8 ``(3, rows or more, W)``."""
@@ -75,9 +74,6 @@ class TrainTransform:
         flip: Probability of a horizontal flip.
         resize: Height and width that the whole image is brought to before the random ratio, as in
             validation and use; left out, the image's own size counts.
-
-    Raises:
-        ConfigError: If a size, ratio or probability is out of range.
     """
 
     def __init__(
@@ -89,15 +85,6 @@ class TrainTransform:
         flip: float = 0.5,
         resize: tuple[int, int] | None = None,
     ) -> None:
-        for key, size in (("crop", crop), ("resize", resize or (1, 1))):
-            if len(size) != 2 or min(size) < 1:
-                raise ConfigError(f"{key} must be (height, width) in pixels, got {size}")
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ConfigError(f"scale must be (smallest, largest) ratio above 0, got {scale}")
-        shares = {"max_class_share": max_class_share, "rare_crop": rare_crop, "flip": flip}
-        for key, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ConfigError(f"{key} must be from 0 to 1, got {share}")
         self.crop = (crop[0], crop[1])
         self.scale = scale
         self.max_class_share = max_class_share
