@@ -6,9 +6,8 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -211,7 +210,10 @@ def pack_split(
             "classes, or from before the files changed; choose another folder or delete it"
         )
     files = [out / f"{dataset.split}.{kind}" for kind in ("images", "masks")]
-    with _alone_in(out, files):
+    with alone_in(out, "packs", other="folder"):
+        for file in files:
+            for left in out.glob(f"{glob.escape(file.name)}.*.part"):
+                left.unlink(missing_ok=True)  # by a packing that was killed
         with (
             replacing(files[0]) as images,
             replacing(files[1]) as masks,
@@ -221,16 +223,6 @@ def pack_split(
             entries = tuple(_write_pairs(dataset, out, image_file, mask_file, on_progress))
         Pack(source, dataset.classes.to_dict(), entries).write(out / f"{dataset.split}.json")
     return True
-
-
-@contextmanager
-def _alone_in(out: Path, files: Sequence[Path]) -> Iterator[None]:
-    """Keep other packings out of a folder, and take away what one that was killed left of files."""
-    with alone_in(out, "packs", other="folder"):
-        for file in files:
-            for left in out.glob(f"{glob.escape(file.name)}.*.part"):
-                left.unlink(missing_ok=True)
-        yield
 
 
 def require_room(out: Path, split: str) -> None:
