@@ -58,7 +58,7 @@ def assert_answers_alike(
     program = capture(graph, "it")  # once for all formats
     for kind in kinds:
         path = folder / f"student{SUFFIXES[kind]}"
-        write(program, kind, layout, describe(trained, graph, "fp32"), path, "it")
+        write(program, kind, layout, describe(trained, graph), path, "it")
         exported = open_exported(path, threads=1)
         for size in sizes:
             images = torch.rand(layout.batch or 2, 3, *size)

@@ -114,7 +114,7 @@ def test_info_tells_an_exported_file(said: Said, run: Path, tmp_path: Path) -> N
     trained = load_student(run)
     traced = graph.DeployGraph(trained, graph.Layout(size=(64, 96)))
     path = tmp_path / "student.pt2"
-    extra = {"tsic.json": graph.describe(trained, traced, "fp32")}
+    extra = {"tsic.json": graph.describe(trained, traced)}
     torch.export.save(traced.capture(), path, extra_files=extra)
     code, text = said("info", path)
     assert code == 0

@@ -63,7 +63,7 @@ def test_mobile_files_answer_as_the_student(
     graph = DeployGraph(trained, layout)
     path = tmp_path / {"litert": "student.tflite", "executorch": "student.pte"}[kind]
     write = export_litert if kind == "litert" else export_executorch
-    write(graph.capture(), path, describe(trained, graph, "fp32"))
+    write(graph.capture(), path, describe(trained, graph))
     model = (LiteRtModel if kind == "litert" else ExecuTorchModel)(path)
     assert model.classes.names == ("ground", "square", "disc")
     for _ in range(2):

@@ -182,7 +182,7 @@ class Picky(ExportedModel):
     def __init__(self, weights: Path) -> None:
         trained = tsic.load_student(weights)
         self._graph = DeployGraph(trained, Layout())
-        super().__init__(weights, describe(trained, self._graph, "fp32"))
+        super().__init__(weights, describe(trained, self._graph))
 
     def run(self, array: Array) -> Array:
         if array.shape[2] == array.shape[3]:

@@ -50,7 +50,7 @@ def files(trained: TrainedStudent, tmp_path_factory: pytest.TempPathFactory) -> 
             folder = tmp_path_factory.mktemp("exported")
             graph = DeployGraph(trained, layout)
             program = capture(graph, "tiny")
-            text = describe(trained, graph, "fp32")
+            text = describe(trained, graph)
             made[layout] = {kind: folder / f"student{SUFFIXES[kind]}" for kind in KINDS}
             for kind in KINDS:
                 write(program, kind, layout, text, made[layout][kind], "tiny")

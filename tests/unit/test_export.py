@@ -66,7 +66,7 @@ class Copy(ExportedModel):
     ) -> None:
         self._graph = DeployGraph(trained, layout)
         self._change = change
-        super().__init__(Path("copy"), describe(trained, self._graph, "fp32"))
+        super().__init__(Path("copy"), describe(trained, self._graph))
 
     def run(self, array: Array) -> Array:
         with torch.no_grad():
@@ -167,13 +167,13 @@ def test_metadata_tells_all_that_a_program_needs(tmp_path: Path) -> None:
     files = save_student(tmp_path, student, CLASSES, {"resize": [48, 64]})
     trained = load_student(tmp_path)
     layout = Layout(size=(96, 128), batch=4, input="uint8", output="labels")
-    told = json.loads(describe(trained, DeployGraph(trained, layout), "int8"))
+    told = json.loads(describe(trained, DeployGraph(trained, layout)))
     assert told["classes"] == ["ground", "square", "disc"]
     assert told["palette"] == [list(colour) for colour in CLASSES.palette]
     assert told["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert told["std"] == pytest.approx([0.229, 0.224, 0.225])
     assert (told["size"], told["resize"], told["batch"]) == ([96, 128], [48, 64], 4)
-    assert (told["input"], told["output"], told["precision"]) == ("uint8", "labels", "int8")
+    assert (told["input"], told["output"], told["precision"]) == ("uint8", "labels", "fp32")
     assert (told["format"], told["multiple"], told["minimum"]) == (1, 1, 1)
     assert told["spec"]["name"] == "compact"
     assert told["weights_sha256"] == hashlib.sha256(files.weights.read_bytes()).hexdigest()

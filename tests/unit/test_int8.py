@@ -61,7 +61,7 @@ def source(kind: Format, tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = TrainedStudent(student, CLASSES, {}).eval()
     graph = DeployGraph(trained, Layout(size=(24, 32)))
     path = tmp_path_factory.mktemp(kind) / f"student{SUFFIXES[kind]}"
-    write(capture(graph, "tiny"), kind, graph.layout, describe(trained, graph, "fp32"), path, "it")
+    write(capture(graph, "tiny"), kind, graph.layout, describe(trained, graph), path, "it")
     return path
 
 

@@ -52,7 +52,7 @@ def export_files(
         source, target = (folder / f"{stem}{SUFFIXES[kind]}" for stem in ("fp32", precision))
         try:
             if not source.exists():
-                write(program(), kind, layout, describe(trained, graph, "fp32"), source, name)
+                write(program(), kind, layout, describe(trained, graph), source, name)
             if precision == "int8":
                 from tsic.deploy.export.int8 import quantise
 

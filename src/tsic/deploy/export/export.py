@@ -109,7 +109,7 @@ def export(
     for kind in formats:
         with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as place:
             written = Path(place) / f"student{SUFFIXES[kind]}"
-            text = describe(trained, job.graph, "fp32")
+            text = describe(trained, job.graph)
             write(program, kind, layout, text, written, job.name)
             fp32 = _prove(job, kind, written)
             kept = _keep(fp32, folder / kind)

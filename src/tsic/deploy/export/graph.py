@@ -171,13 +171,12 @@ class DeployGraph(nn.Module):
         return free
 
 
-def describe(trained: TrainedStudent, graph: DeployGraph, precision: str) -> str:
-    """Metadata of an exported file: all that a program needs to use it, as JSON.
+def describe(trained: TrainedStudent, graph: DeployGraph) -> str:
+    """Metadata of a float32 file: all that a program needs to use it, as JSON.
 
     Args:
         trained: The student.
         graph: Its graph.
-        precision: ``fp32`` or ``int8``.
 
     Returns:
         A JSON object with the keys that ``docs/export.md`` lists.
@@ -197,7 +196,7 @@ def describe(trained: TrainedStudent, graph: DeployGraph, precision: str) -> str
             "minimum": graph.minimum,
             "resize": graph.resize,
             "output": graph.layout.output,
-            "precision": precision,
+            "precision": "fp32",
             "spec": trained.student.spec.deployed().to_dict(),
             "weights_sha256": trained.facts.get("weights_sha256"),
         }
