@@ -1,8 +1,7 @@
 """Latency of a model in several engines that take turns, and what the machine would allow."""
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -126,20 +125,25 @@ def take_turns(
     Returns:
         What was found, by task; a `Failure` where an engine could not load or run.
     """
-    found: dict[Task, _Latencies | Failure] = {}
-    total = len(tasks) * (rounds + 1)
+    failed: dict[Task, Failure] = {}
+    latencies = {task: _Latencies() for task in tasks}
+    workers = {task: _Worker(task) for task in tasks}
     done = 0
-    with _workers(tasks) as workers:
+    try:
         for number in range(rounds + 1):
             for task, worker in workers.items():
-                if not isinstance(found.get(task), Failure):
+                if task not in failed:
                     answer = worker.load() if number == 0 else worker.take_turn(seconds)
-                    _note(found, task, answer)
+                    if isinstance(answer, Failure):
+                        failed[task] = answer
+                    elif answer is not None:
+                        latencies[task].add(answer)
                 done += 1
-                on_progress(done, total)
-    return {
-        task: one if isinstance(one, Failure) else one.summarise() for task, one in found.items()
-    }
+                on_progress(done, len(tasks) * (rounds + 1))
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    return {task: failed.get(task) or one.summarise() for task, one in latencies.items()}
 
 
 @dataclass
@@ -158,18 +162,6 @@ class _Latencies:
     def summarise(self) -> Measured:
         processed = spread(self.processed) if self.processed else None
         return Measured(spread(self.network), processed, self.peak_memory_mib)
-
-
-def _note(
-    found: "dict[Task, _Latencies | Failure]", task: Task, answer: Turn | Failure | None
-) -> None:
-    """Keep what a worker answered."""
-    if isinstance(answer, Failure):
-        found[task] = answer
-        return
-    latencies = found.setdefault(task, _Latencies())
-    if answer is not None and isinstance(latencies, _Latencies):
-        latencies.add(answer)
 
 
 @dataclass
@@ -221,14 +213,3 @@ class _Worker:
         assert self.process is not None
         self.process.join(5)
         return Failure(f"its process died (exit code {self.process.exitcode})")
-
-
-@contextmanager
-def _workers(tasks: Iterable[Task]) -> Iterator[dict[Task, _Worker]]:
-    """A worker per task; their processes end with the context."""
-    workers = {task: _Worker(task) for task in tasks}
-    try:
-        yield workers
-    finally:
-        for worker in workers.values():
-            worker.stop()
