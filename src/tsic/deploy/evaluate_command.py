@@ -14,7 +14,6 @@ from tsic.progress import progress
 
 if TYPE_CHECKING:
     from tsic.data.dataset import SegmentationDataset
-    from tsic.deploy.inference import View
     from tsic.deploy.model import Model
 
 
@@ -62,9 +61,10 @@ def evaluate_command(words: Sequence[str]) -> int:
     import torch
 
     from tsic.data.check import require_clean
+    from tsic.deploy.inference import View
     from tsic.evaluation.evaluate import evaluate
 
-    view = _view(options)
+    view = View(options.crop, options.stride, options.flip, options.scales)
     if options.threads:
         torch.set_num_threads(options.threads)
     for file in filter(None, (options.json, options.markdown)):
@@ -88,12 +88,6 @@ def evaluate_command(words: Sequence[str]) -> int:
         write_text(options.markdown, f"{report.to_table()}\n")
     sys.stdout.write(f"{report.to_table()}\n")
     return 0
-
-
-def _view(options: argparse.Namespace) -> "View":
-    from tsic.deploy.inference import View
-
-    return View(options.crop, options.stride, options.flip, options.scales)
 
 
 def _evaluation_data(options: argparse.Namespace) -> "SegmentationDataset":

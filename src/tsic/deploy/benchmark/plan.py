@@ -22,7 +22,7 @@ from tsic.deploy.consent import require_safe
 from tsic.deploy.export.engines import open_exported
 from tsic.deploy.export.exported import ExportedModel, parts_of
 from tsic.deploy.export.graph import Layout
-from tsic.deploy.export.proof import Images, drawn_images, images_in
+from tsic.deploy.export.proof import drawn_images, images_in
 from tsic.deploy.model import is_exported
 from tsic.errors import ConfigError, TsicError
 from tsic.grid import Size
@@ -197,7 +197,9 @@ def _files(
     wanted = _wanted(plan)
     exports = [one for one in wanted if one[0] not in ("eager", "compile")]
     layout = Layout(size=size, batch=batch)
-    images = _calibration(plan, size)
+    images = drawn_images(size, _CALIBRATION_IMAGES)  # on which an int8 model is as fast
+    if plan.calibration:
+        images = images_in(plan.calibration, _CALIBRATION_IMAGES)
     with show("export") as on_progress:
         files = export_files(trained, layout, exports, folder, images, on_progress)
     if not has_bf16():  # OpenVINO would compute in float32 and not say so
@@ -210,13 +212,6 @@ def _files(
 def _wanted(plan: Plan) -> list[tuple[str, str]]:
     """Engines with precisions that the student is measured in."""
     return [one for one in CANDIDATES if one[0] in plan.engines and one[1] in plan.precisions]
-
-
-def _calibration(plan: Plan, size: Size) -> Images:
-    """The user's images, or drawn ones, on which an int8 model is as fast."""
-    if plan.calibration:
-        return images_in(plan.calibration, _CALIBRATION_IMAGES)
-    return drawn_images(size, _CALIBRATION_IMAGES)
 
 
 def _tasks(

@@ -104,7 +104,8 @@ class BenchmarkReport:
                 parts.append(to_markdown([_HEADINGS, *map(_cells, rows)], texts=2))
                 parts.append(" ".join([*_ratios(rows), *self._left(rows)]))
             failures = [row for row in self.failures if _key(row) == key]
-            parts.append("\n".join(_failure_line(row) for row in failures))
+            reasons = [f"{_name(row)} {row['precision']}: {row['reason']}" for row in failures]
+            parts.append("\n".join(f"- not measured: {one}" for one in reasons))
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def _title(self) -> str:
@@ -223,7 +224,3 @@ def _ratios(rows: Sequence[Row]) -> list[str]:
         if row["precision"] == "int8" and row["engine"] in base
     ]
     return [*said, f"int8: {', '.join(faster)}."] if faster else said
-
-
-def _failure_line(row: Row) -> str:
-    return f"- not measured: {_name(row)} {row['precision']}: {row['reason']}"
