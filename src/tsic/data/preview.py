@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from tsic.data.classes import IGNORE, ClassTable
 from tsic.data.dataset import SegmentationDataset
@@ -35,28 +34,21 @@ def contact_sheet(dataset: SegmentationDataset, *, count: int = 12, seed: int = 
         DataError: If a chosen image or its mask cannot be read; the message names the file.
     """
     chosen = sorted(random.Random(seed).sample(range(len(dataset)), min(count, len(dataset))))
-    pairs = []
+    tiles: list[Image.Image] = []
     present: set[int] = set()
     for index in chosen:
         image, label = dataset.read(index)
         # Sorted, as unique would, 64 million pixels take seconds and several copies.
         present |= set(torch.bincount(label.flatten()).nonzero().flatten().tolist())
-        pairs.append(_pair(image, label, dataset.classes, dataset.samples[index].name))
-    per_row = min(PAIRS_PER_ROW, len(pairs))
+        coloured = overlay_picture(image, label, dataset.classes, alpha=0.6)
+        tiles.append(_tile(Image.fromarray(to_pixels(image)), dataset.samples[index].name))
+        tiles.append(_tile(coloured, ""))
+    per_row = min(PAIRS_PER_ROW, len(chosen))
     blank = Image.new("RGB", (TILE_WIDTH, 1), PAPER)
-    tiles = [tile for pair in pairs for tile in pair]
     tiles += [blank] * (-len(tiles) % (2 * per_row))
     rows = [tiles[start : start + 2 * per_row] for start in range(0, len(tiles), 2 * per_row)]
     legend = _only(dataset.classes, sorted(present - {IGNORE}))
     return panel(rows, ["image", "label over image"] * per_row, legend, tile_width=TILE_WIDTH)
-
-
-def _pair(
-    image: Tensor, label: Tensor, classes: ClassTable, name: str
-) -> tuple[Image.Image, Image.Image]:
-    """An image and its overlay, each below a strip that holds the name or nothing."""
-    coloured = overlay_picture(image, label, classes, alpha=0.6)
-    return _tile(Image.fromarray(to_pixels(image)), name), _tile(coloured, "")
 
 
 def _tile(picture: Image.Image, caption: str) -> Image.Image:
