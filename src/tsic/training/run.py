@@ -20,6 +20,7 @@ from tsic.data.hints import StoredHints
 from tsic.data.readers import open_split
 from tsic.data.transforms import TrainTransform
 from tsic.data.unlabelled import Joined, TrainImages, open_unlabelled, without_copies
+from tsic.deploy.card import SCORES
 from tsic.errors import ConfigError
 from tsic.evaluation.confusions import Confusions
 from tsic.evaluation.evaluate import Report, evaluate
@@ -291,13 +292,7 @@ def _finish(
             "teacher": public_name(config.distill.teacher or config.teacher.name),
             "val_miou": reports["student"].miou,
         },
-        "scores": {"split": config.data.val_split, **_scores(reports["student"])},
+        "scores": {key: written[key] for key in SCORES},
     }
     save_student(files.path, module.student, val_set.classes, facts)
     return reports["student"], reports.get("teacher")
-
-
-def _scores(report: Report) -> dict[str, Any]:
-    """The scores that travel with the student."""
-    keys = ("images", "miou", "pixel_accuracy", "per_class_iou")
-    return {key: report.to_dict()[key] for key in keys}
