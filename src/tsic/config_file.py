@@ -16,7 +16,7 @@ import yaml
 from tsic.command_line import Parser
 from tsic.config import RunConfig
 from tsic.config_rules import Broken, broken_in_run
-from tsic.config_words import last_value, near_key, normalised
+from tsic.config_words import near_key, normalised
 from tsic.errors import ConfigError, nearest
 from tsic.files import at_home, write_text
 from tsic.recipes import RECIPES
@@ -147,7 +147,8 @@ def _recipe(
     """The preset that is asked for."""
     if not schema.recipes:
         return {}
-    recipe = last_value(words, "--recipe") or written.get("recipe", "cycle")
+    said = dict(zip(words[::2], words[1::2], strict=True))  # of a word said twice the last
+    recipe = said.get("--recipe") or written.get("recipe", "cycle")
     if recipe not in schema.recipes:
         raise ConfigError(f"recipe '{recipe}' is unknown; {nearest(str(recipe), schema.recipes)}")
     return schema.recipes[recipe]

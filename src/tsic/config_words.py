@@ -46,12 +46,6 @@ def normalised(words: Sequence[str]) -> list[str]:
     return flat
 
 
-def last_value(words: Sequence[str], key: str) -> str | None:
-    """What normalised words say of ``--key`` last; ``None`` if nothing."""
-    values = [value for name, value in zip(words[::2], words[1::2], strict=True) if name == key]
-    return values[-1] if values else None
-
-
 _ELSEWHERE = {
     "backbone": "student.encoder",
     "epochs": "max_steps",
