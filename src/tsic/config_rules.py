@@ -185,12 +185,10 @@ def broken_in_optim(optim: object) -> Broken:
         ),
     }
     numbers = {name: value for name, value in vars(optim).items() if value is not None}
-    for name in bounds:
-        if name not in numbers:
-            continue
-        holds = numbers[name] >= 0 if bounds[name] == ">= 0" else numbers[name] > 0
-        if not holds:
-            yield f"optim.{name} must be {bounds[name]}, got {numbers[name]}"
+    for name, rule in bounds.items():
+        number = numbers.get(name, 1)
+        if not (number >= 0 if rule == ">= 0" else number > 0):
+            yield f"optim.{name} must be {rule}, got {number}"
     if not 0 < numbers.get("ema", 0.5) < 1:
         yield f"optim.ema must lie between 0 and 1, got {numbers['ema']}"
 
