@@ -1,6 +1,5 @@
 """Pascal VOC 2012 and its training list augmented with SBD."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +112,6 @@ def open_voc(root: Path, split: str, classes: ClassTable | None = None) -> Segme
     return SegmentationDataset("voc", root, split, classes or VOC_CLASSES, *pairs, VocStore())
 
 
-@dataclass(frozen=True)
 class VocStore(Store):
     """Reads VOC's mask files, and SBD's masks in Matlab files."""
 
