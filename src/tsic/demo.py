@@ -58,9 +58,7 @@ def demo_config(data: Path, *, steps: int, seed: int, teacher: str) -> RunConfig
         ),
         objective=Objective(class_balance=0.5, feature_weight=0.0),
         optim=OptimConfig(lr=5e-3, lr_warmup_steps=steps // 20, clip=5.0),
-        trainer=TrainerConfig(
-            val_every=math.ceil(steps / 3), save_every=math.ceil(steps / 3), log_every=20
-        ),
+        trainer=TrainerConfig(val_every=math.ceil(steps / 3), save_every=math.ceil(steps / 3)),
     )
 
 
