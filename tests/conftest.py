@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: fixed seeds, no network, and two data sets."""
+"""Fixtures that every test may use: fixed seeds, no network, data sets and small networks."""
 
 import os
 
@@ -108,6 +108,26 @@ def _draw_shapes(dice: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     image = colours[mask] + dice.normal(0, 12, (64, 96, 3))
     mask[0] = 255
     return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="session")
+def segformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small SegFormer of 3 classes as transformers stores it."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+    from transformers.utils import logging
+
+    config = SegformerConfig(
+        num_labels=3,
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 1, 1],
+        decoder_hidden_size=16,
+    )
+    folder = tmp_path_factory.mktemp("segformer")
+    logging.disable_progress_bar()
+    torch.manual_seed(1)
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

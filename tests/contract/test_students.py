@@ -51,37 +51,18 @@ STRIDES = {
 }
 
 
-@pytest.fixture(scope="module")
-def segformer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-    from transformers.utils import logging
-
-    config = SegformerConfig(
-        num_labels=3,
-        hidden_sizes=[8, 16, 24, 32],
-        depths=[1, 1, 1, 1],
-        num_attention_heads=[1, 1, 1, 1],
-        decoder_hidden_size=16,
-    )
-    folder = tmp_path_factory.mktemp("segformer")
-    logging.disable_progress_bar()
-    torch.manual_seed(1)
-    SegformerForSemanticSegmentation(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module", params=list(STUDENTS))
 def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def student(case: str, segformer_folder: Path) -> Student:
+def student(case: str, segformer: Path) -> Student:
     torch.manual_seed(0)
     arguments: dict[str, Any] = {"encoder": SMALL, "num_classes": CLASSES, "auxiliary": True}
     arguments |= STUDENTS[case]
     if arguments["name"] == "folder":
-        arguments["name"] = str(segformer_folder)
+        arguments["name"] = str(segformer)
     return build_student(**arguments)
 
 

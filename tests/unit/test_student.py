@@ -307,25 +307,6 @@ class TestStudentSpec:
             StudentSpec.from_dict({"name": "fpn"})
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    folder = tmp_path_factory.mktemp("stored")
-    config = SegformerConfig(
-        num_labels=3,
-        hidden_sizes=[8, 16, 24, 32],
-        depths=[1, 1, 1, 1],
-        num_attention_heads=[1, 1, 1, 1],
-        decoder_hidden_size=16,
-    )
-    torch.manual_seed(1)
-    SegformerForSemanticSegmentation(config).save_pretrained(folder)
-    return folder
-
-
 def stored_weights(folder: Path) -> dict[str, Tensor]:
     from transformers import SegformerForSemanticSegmentation
 
@@ -336,9 +317,9 @@ def stored_weights(folder: Path) -> dict[str, Tensor]:
 
 
 class TestHuggingFace:
-    def test_only_the_classifier_starts_afresh(self, folder: Path) -> None:
-        student = build_student(str(folder), num_classes=7, weights="imagenet")
-        stored = stored_weights(folder)
+    def test_only_the_classifier_starts_afresh(self, segformer: Path) -> None:
+        student = build_student(str(segformer), num_classes=7, weights="imagenet")
+        stored = stored_weights(segformer)
         ours = student.network.model.state_dict()
         changed = {
             key
@@ -348,34 +329,35 @@ class TestHuggingFace:
         assert changed == {"decode_head.classifier.weight", "decode_head.classifier.bias"}
         assert student(torch.rand(2, 3, 64, 64)).logits.shape == (2, 7, 16, 16)
 
-    def test_weights_none_starts_everything_afresh(self, folder: Path) -> None:
-        ours = build_student(str(folder), num_classes=3).network.model.state_dict()
-        stored = stored_weights(folder)
+    def test_weights_none_starts_everything_afresh(self, segformer: Path) -> None:
+        ours = build_student(str(segformer), num_classes=3).network.model.state_dict()
+        stored = stored_weights(segformer)
         matrices = [key for key, value in stored.items() if value.ndim > 1]
         assert not any(torch.equal(stored[key], ours[key]) for key in matrices)
 
-    def test_spec_rebuilds_without_the_folder(self, folder: Path) -> None:
-        student = build_student(str(folder), num_classes=7)
+    def test_spec_rebuilds_without_the_folder(self, segformer: Path) -> None:
+        student = build_student(str(segformer), num_classes=7)
         values = student.spec.deployed().to_dict() | {"name": "gone/away"}
         rebuilt = build_student(**values)
         rebuilt.load_state_dict(student.deploy_state_dict())
 
     def test_a_folder_s_name_is_no_path_and_needs_no_folder(
-        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, segformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.chdir(folder.parent)
-        for name in (str(folder), folder.name, f"./{folder.name}"):
+        monkeypatch.chdir(segformer.parent)
+        for name in (str(segformer), segformer.name, f"./{segformer.name}"):
             student = build_student(name, num_classes=7)
-            assert student.spec.deployed().name == f"transformers/{folder.name}"
+            assert student.spec.deployed().name == f"transformers/{segformer.name}"
         monkeypatch.chdir(tmp_path)
-        for name in (f"transformers/{folder.name}", folder.name):  # as earlier versions wrote it
+        as_written_before = f"transformers/{segformer.name}", segformer.name
+        for name in as_written_before:
             spec = StudentSpec(name, 7, options=student.spec.options)
             assert spec.is_hugging_face
             rebuilt = build_student(**spec.to_dict())
             rebuilt.load_state_dict(student.deploy_state_dict())
 
-    def test_options_change_the_stored_configuration(self, folder: Path) -> None:
-        student = build_student(str(folder), num_classes=7, options={"decoder_hidden_size": 24})
+    def test_options_change_the_stored_configuration(self, segformer: Path) -> None:
+        student = build_student(str(segformer), num_classes=7, options={"decoder_hidden_size": 24})
         weights = student.state_dict()
         assert weights["network.model.decode_head.classifier.weight"].shape[:2] == (7, 24)
         again = student.spec.deployed().to_dict()
@@ -383,10 +365,10 @@ class TestHuggingFace:
         weights = build_student(**again).state_dict()
         assert weights["network.model.decode_head.classifier.weight"].shape[:2] == (7, 32)
 
-    def test_encoder_of_another_size_is_refused(self, folder: Path) -> None:
+    def test_encoder_of_another_size_is_refused(self, segformer: Path) -> None:
         with pytest.raises(CheckpointError, match=r"do not fit its encoder \(segformer\."):
             build_student(
-                str(folder),
+                str(segformer),
                 num_classes=3,
                 weights="imagenet",
                 options={"hidden_sizes": [8, 16, 24, 64]},
@@ -401,34 +383,34 @@ class TestHuggingFace:
     )
     @pytest.mark.parametrize("weights", ["none", "imagenet"])
     def test_options_that_cannot_be_are_refused(
-        self, folder: Path, options: dict[str, Any], message: str, weights: Weights
+        self, segformer: Path, options: dict[str, Any], message: str, weights: Weights
     ) -> None:
         if weights == "imagenet" and "hidden_sizes" in options:
             message = "the weights of .* could not be read"
         with pytest.raises((ConfigError, CheckpointError), match=message):
-            build_student(str(folder), num_classes=3, weights=weights, options=options)
+            build_student(str(segformer), num_classes=3, weights=weights, options=options)
 
     def test_stored_weights_get_images_as_they_were_trained(
-        self, folder: Path, tmp_path: Path
+        self, segformer: Path, tmp_path: Path
     ) -> None:
         """Normalised or not, and blue first, until the weights take red first."""
         from transformers import MobileViTImageProcessor
 
-        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        shutil.copytree(segformer, tmp_path, dirs_exist_ok=True)
         said = tmp_path / "preprocessor_config.json"
 
         def built(text: str) -> Student:
             said.write_text(text)
             return build_student(str(tmp_path), num_classes=3, weights="imagenet").eval()
 
-        segformer = '"image_processor_type": "SegformerImageProcessor"'
-        student = built(f'{{{segformer}, "image_mean": [0.5, 0.5, 0.5], "image_std": 0.25}}')
+        kind = '"image_processor_type": "SegformerImageProcessor"'
+        student = built(f'{{{kind}, "image_mean": [0.5, 0.5, 0.5], "image_std": 0.25}}')
         assert student.mean.unique().tolist() == [0.5]
         assert student.std.unique().tolist() == [0.25]
         for said_of_mean in ("", ', "image_mean": null'):
-            usual = built(f"{{{segformer}{said_of_mean}}}").mean.flatten().tolist()
+            usual = built(f"{{{kind}{said_of_mean}}}").mean.flatten().tolist()
             assert usual == pytest.approx(IMAGENET_MEAN)
-        plain = built(f'{{{segformer}, "do_normalize": false}}')
+        plain = built(f'{{{kind}, "do_normalize": false}}')
         assert (plain.mean.unique().item(), plain.std.unique().item()) == (0, 1)
         MobileViTImageProcessor().save_pretrained(tmp_path)
         swapped = built(said.read_text())
