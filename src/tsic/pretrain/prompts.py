@@ -143,18 +143,13 @@ def coarse_masks(rng: np.random.Generator, targets: Tensor, others: Tensor) -> T
     Returns:
         Mask logits, float32 ``(N, H/4, W/4)``.
     """
-    return torch.stack(
-        [_coarse_mask(rng, mask, other) for mask, other in zip(targets, others, strict=True)]
-    )
-
-
-def _coarse_mask(rng: np.random.Generator, target: Tensor, other: Tensor) -> Tensor:
-    mask = target.float()
-    for fault, chance in _FAULTS:
-        if rng.random() < chance:
-            mask = fault(rng, mask, other.float())
-    stride = int(rng.choice([4, 8, 16]))
-    return student_logits(rng, mask, stride)
+    coarse = []
+    for mask, other in zip(targets.float(), others.float(), strict=True):
+        for fault, chance in _FAULTS:
+            if rng.random() < chance:
+                mask = fault(rng, mask, other)
+        coarse.append(student_logits(rng, mask, int(rng.choice([4, 8, 16]))))
+    return torch.stack(coarse)
 
 
 def student_logits(rng: np.random.Generator, mask: Tensor, stride: int) -> Tensor:
