@@ -173,17 +173,16 @@ def panel(
     return canvas
 
 
-def save_png(picture: Image.Image | Pixels, path: str | Path) -> None:
+def save_png(picture: Image.Image, path: Path) -> None:
     """Write a picture as PNG, whole or not at all.
 
     Args:
         picture: RGB picture.
         path: File to write; its folder is made if need be.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
-        _to_image(picture).save(part, format="PNG")
+        picture.save(part, format="PNG")
 
 
 def _to_image(picture: Image.Image | Pixels) -> Image.Image:

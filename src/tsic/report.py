@@ -44,7 +44,7 @@ class _Row:
 
 
 def write_report(
-    path: str | Path,
+    path: Path,
     *,
     title: str,
     intro: str = "",
@@ -81,7 +81,6 @@ def write_report(
         curves=[(name, _draw_curves(name, lines)) for name, lines in (curves or {}).items()],
         version=metadata.version("tsic"),
     )
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
 

@@ -122,6 +122,6 @@ def test_letters_beyond_ascii_are_drawn(letters: str) -> None:
 
 def test_save_png_makes_the_folder_and_leaves_no_part(tmp_path: Path) -> None:
     file = tmp_path / "samples" / "step_10.png"
-    save_png(np.full((2, 3, 3), RED, dtype=np.uint8), file)
+    save_png(Image.new("RGB", (3, 2), RED), file)
     assert [path.name for path in file.parent.iterdir()] == ["step_10.png"]
     assert np.asarray(Image.open(file)).tolist() == [[list(RED)] * 3] * 2

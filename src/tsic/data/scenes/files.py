@@ -43,7 +43,7 @@ def scene_seed(seed: int, split: str, index: int) -> int:
 
 
 def write_scenes(
-    root: str | Path,
+    root: Path,
     *,
     train: int,
     val: int,
@@ -71,7 +71,6 @@ def write_scenes(
         DataError: If the folder holds something else, or scenes of other arguments.
         ValueError: If an argument is out of its range.
     """
-    root = Path(root)
     settings = {
         "version": SCENES_VERSION,
         "train": train,
