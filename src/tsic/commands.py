@@ -138,6 +138,7 @@ def demo_command(words: Sequence[str]) -> int:
     own.add_argument("--seed", type=int, default=0, help="of scenes, weights and batches")
     options = own.parse_args(list(words))
     require_least(options, 1, "steps", "scenes")
+    require_least(options, 0, "seed")
     from tsic.demo import run_demo
 
     sys.stdout.write(

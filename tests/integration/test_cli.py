@@ -45,6 +45,7 @@ Said = Callable[..., tuple[int, str]]
         (["evaluate", "camvid-compact"], "does not exist; give zoo:camvid-compact, a run's folder"),
         (["evaluate"], "the following arguments are required: model"),
         (["demo", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["demo", "--seed", "-1"], "--seed must be at least 0, got -1"),
         (["demo", "--step", "x"], "--step"),
         (["train", "--name", "/runs/a"], "--name '/runs/a' must be a name; --out takes the folder"),
         (["pretrain", "--name", "../a"], "--name '../a' must be a name"),
