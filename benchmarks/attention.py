@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsic.teacher.attention import attend
+from tsic.teacher.attend import attend
 
 # Batch, heads, queries, keys, channels at 360x480, batch 2.
 SHAPES = {

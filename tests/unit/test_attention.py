@@ -7,7 +7,8 @@ from transformers import PreTrainedModel, Sam2HieraDetConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
 
-from tsic.teacher.attention import attend, fuse_attention, plain_attention
+from tsic.teacher.attend import attend, plain_attention
+from tsic.teacher.attention import fuse_attention
 from tsic.teacher.sam import load_foundation
 from tsic.teacher.small import TINY
 
@@ -18,7 +19,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     if request.param == "plain":
         monkeypatch.setattr("tsic.teacher.attention.attend", plain_attention)
     if request.param == "launched":
-        monkeypatch.setattr("tsic.teacher.attention._SPARING", [])
+        for module in ("attend", "attention"):
+            monkeypatch.setattr(f"tsic.teacher.{module}.SPARING", [])
 
 
 @pytest.mark.usefixtures("way")
@@ -80,8 +82,8 @@ def check_layers(model: PreTrainedModel, layers: nn.ModuleList, maps: Tensor) ->
 def test_recomputed_weights_equal_plain(
     pairs: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tsic.teacher.attention._FEW", few)
-    monkeypatch.setattr("tsic.teacher.attention._PAIRS", pairs)
+    monkeypatch.setattr("tsic.teacher.attend._FEW", few)
+    monkeypatch.setattr("tsic.teacher.attend._PAIRS", pairs)
     torch.manual_seed(0)
     inputs = [
         torch.randn(2, length, 3, width, dtype=torch.float64).transpose(1, 2).requires_grad_()

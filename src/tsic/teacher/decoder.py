@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tsic.teacher.attention import attend
+from tsic.teacher.attend import attend
 from tsic.teacher.recompute import recomputed
 
 
