@@ -7,8 +7,8 @@ from transformers import PreTrainedModel, Sam2HieraDetConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
 
-from tsic.teacher.attend import attend, plain_attention
-from tsic.teacher.attention import fuse_attention
+from tsic.teacher.attend import plain_attention
+from tsic.teacher.attention import attend_sparingly, fuse_attention
 from tsic.teacher.sam import load_foundation
 from tsic.teacher.small import TINY
 
@@ -19,8 +19,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     if request.param == "plain":
         monkeypatch.setattr("tsic.teacher.attention.attend", plain_attention)
     if request.param == "launched":
-        for module in ("attend", "attention"):
-            monkeypatch.setattr(f"tsic.teacher.{module}.SPARING", [])
+        monkeypatch.setattr("tsic.teacher.attention._SPARING", [])
 
 
 @pytest.mark.usefixtures("way")
@@ -122,7 +121,7 @@ def test_operands_are_made_again_on_a_cpu(dtype: torch.dtype) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        attend(operands, 0.3, source).sum().backward()
+        attend_sparingly(operands, 0.3, source).sum().backward()
     assert len(made) == 6
     assert not {one.data_ptr() for one in made[:3]} & set(kept)
 

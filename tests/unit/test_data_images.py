@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from tsic.data.images import read_image, read_mask, read_size, verify_image
@@ -282,9 +282,10 @@ def test_read_mask_refuses_several_pages(tmp_path: Path, pixels: np.ndarray, suf
 def test_smaller_copies_in_a_tiff_mask_are_no_pages(tmp_path: Path) -> None:
     """As maps have them, so that viewers show the whole quickly."""
     ids = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    smaller = Image.fromarray(ids[::2, ::2].copy())
-    smaller.encoderinfo = {"tiffinfo": {254: 1}}
-    Image.fromarray(ids).save(tmp_path / "m.tif", save_all=True, append_images=[smaller])
+    with TiffImagePlugin.AppendingTiffWriter(tmp_path / "m.tif", new=True) as pages:
+        Image.fromarray(ids).save(pages, "TIFF")
+        pages.newFrame()
+        Image.fromarray(ids[::2, ::2].copy()).save(pages, "TIFF", tiffinfo={254: 1})
     with Image.open(tmp_path / "m.tif") as written:
         written.seek(1)  # there is a second page
     np.testing.assert_array_equal(read_mask(tmp_path / "m.tif"), ids)

@@ -1,7 +1,6 @@
-"""Attention by whichever way is fast where it runs, which keeps little."""
+"""Attention by whichever way is fast where it runs."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -9,16 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tsic.teacher.recompute import recomputed
-
 Operands: TypeAlias = Callable[..., Sequence[Tensor]]
 """Makes query, key and value of their sources."""
 
 _PAIRS = 2**21  # scores at a time
 _FEW = 32  # keys
 _softmax_backward = torch.ops.aten._softmax_backward_data
-SPARING = ["cpu"]
-"""Where work and memory count for more than launches."""
 
 
 class _Recomputed(torch.autograd.Function):
@@ -97,9 +92,8 @@ def attend(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
     """Scaled dot-product attention, by whichever way is fast where it runs.
 
     On a CPU in bfloat16 plain products are 1.7 to 10 times as fast as PyTorch's fused kernel and
-    its backward pass (``benchmarks/attention.py``), so there they take its place. Either keeps the
-    sources alone there, which windows and SAM's relative positions make half as much again; the
-    fused kernel answers once more for that.
+    its backward pass (``benchmarks/attention.py``), so there they take its place. They keep the
+    sources alone.
 
     Args:
         operands: Makes query ``(B, heads, Q, D)``, key ``(B, heads, P, D)`` and value
@@ -110,16 +104,15 @@ def attend(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
     Returns:
         ``(B, heads, Q, V)``.
     """
-    learns = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-    if not learns or sources[0].device.type not in SPARING:
-        return _fused(operands, scale, *sources)
-    if sources[0].dtype == torch.bfloat16:
+    first = sources[0]
+    if learns(*sources) and first.device.type == "cpu" and first.dtype == torch.bfloat16:
         return plain_attention(operands, scale, *sources)
-    return recomputed(partial(_fused, operands, scale), *sources)
-
-
-def _fused(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
     query, key, value = operands(*sources)
     width = value.shape[-1]
     value = F.pad(value, (0, query.shape[-1] - width))  # kernels want one width for all three
     return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
+
+
+def learns(*sources: Tensor) -> bool:
+    """Whether a backward pass will follow."""
+    return torch.is_grad_enabled() and any(source.requires_grad for source in sources)

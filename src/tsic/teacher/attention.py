@@ -14,8 +14,10 @@ from transformers.models.sam2.modeling_sam2 import (
 )
 from typing_extensions import override
 
-from tsic.teacher.attend import SPARING, attend
+from tsic.teacher.attend import Operands, attend, learns
+from tsic.teacher.recompute import recomputed
 
+_SPARING = ["cpu"]  # where work and memory count for more than launches
 _CHANNELS = 32  # fused kernels are up to twice as fast with whole multiples of it
 
 
@@ -125,6 +127,18 @@ class HieraLayer(Sam2MultiScaleBlock):
         return cast(Tensor, maps + self.mlp(self.layer_norm2(maps)))
 
 
+def attend_sparingly(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
+    """``attend``, which keeps the sources alone on a CPU.
+
+    Windows and SAM's relative positions make operands half as much again. Where plain products do
+    not make them again by themselves, the fused kernel answers once more in the backward pass.
+    """
+    first = sources[0]
+    if learns(*sources) and first.device.type in _SPARING and first.dtype != torch.bfloat16:
+        return recomputed(partial(attend, operands, scale), *sources)
+    return attend(operands, scale, *sources)
+
+
 def _within(
     attention: Any,
     window: int,
@@ -150,7 +164,7 @@ def _within(
         ``(B, h / stride, w / stride, C)``.
     """
     height, width = _strided(projected.shape[1:3], stride)
-    if projected.device.type not in SPARING:
+    if projected.device.type not in _SPARING:
         projected = _fill(projected, blank, window)
     operands = partial(attention.operands, window)
     rows = []
@@ -158,8 +172,8 @@ def _within(
         parts = []
         for part in _split(row, 2, window):
             sides = _strided(_sides(part, window), stride)
-            answer = attend(operands, attention.scale, part, blank, *tables).unflatten(2, sides)
-            parts.append(_join(answer, *_strided(part.shape[1:3], stride)))
+            answer = attend_sparingly(operands, attention.scale, part, blank, *tables)
+            parts.append(_join(answer.unflatten(2, sides), *_strided(part.shape[1:3], stride)))
         rows.append(torch.cat(parts, 2))
     return torch.cat(rows, 1)[:, :height, :width]
 
