@@ -248,12 +248,13 @@ def test_read_mask_refuses_other_modes_and_huge_ids(tmp_path: Path, pixels: np.n
         read_mask(tmp_path / "m.tif")
 
 
-@pytest.mark.parametrize("stored", [b"\0\1\2\3", b"\x1b"])
-def test_read_mask_refuses_a_tiff_in_which_0_is_white(tmp_path: Path, stored: bytes) -> None:
-    """Pillow gives the opposite of what is stored: 255 for class 0."""
-    path = tmp_path / "m.tif"
-    bits = 2 if len(stored) == 1 else 8
-    tags = {256: 4, 257: 1, 258: bits, 259: 1, 262: 0, 273: 8, 277: 1, 278: 1, 279: len(stored)}
+@pytest.mark.parametrize(("stored", "bits"), [(b"\0\1\2\3", 8), (b"\x1b", 2), (b"\0\0\1\0", 16)])
+def test_read_mask_refuses_a_tiff_in_which_0_is_white(
+    tmp_path: Path, stored: bytes, bits: int
+) -> None:
+    """Pillow gives the opposite of what is stored, 255 for class 0; of 16 bits what is stored."""
+    path, width = tmp_path / "m.tif", 8 * len(stored) // bits
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: 0, 273: 8, 277: 1, 278: 1, 279: len(stored)}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     head = b"II*\0" + struct.pack("<I", 12)
     path.write_bytes(
@@ -266,7 +267,7 @@ def test_read_mask_refuses_a_tiff_in_which_0_is_white(tmp_path: Path, stored: by
             struct.pack("<HHII", 262, 4, 1, 0), struct.pack("<HHII", 262, 4, 1, 1)
         )
     )
-    assert read_mask(path).tolist() == [[0, 1, 2, 3]]
+    assert read_mask(path).tolist() == [[0, 1, 2, 3][:width]]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])

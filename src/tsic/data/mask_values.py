@@ -12,7 +12,7 @@ from tsic.errors import DataError
 _SPREAD = {"L;2": 85, "L;4": 17}
 """By what Pillow multiplies grey values of 2 and 4 bits, which masks mean as they are."""
 
-_NEW_SUBFILE_TYPE = 254
+_NEW_SUBFILE_TYPE, _PHOTOMETRIC = 254, 262
 
 
 def mask_values(image: Image.Image) -> npt.NDArray[Any]:
@@ -32,7 +32,8 @@ def mask_values(image: Image.Image) -> npt.NDArray[Any]:
     raw = layout if isinstance(layout, str) else str(layout[0])
     if image.mode in {"RGB", "RGBA"} and ";16" in raw:
         raise DataError("mask has colours of 16 bits per channel; save it with 8, or class ids")
-    if raw in {"L;I", "L;2I", "L;4I"}:
+    tags = getattr(image, "tag_v2", None)  # a TIFF's; Pillow takes 0 for white where none says
+    if tags is not None and not tags.get(_PHOTOMETRIC, 0) and image.mode != "1":
         raise DataError(
             "mask is a TIFF in which 0 is white, of which some programs read the ids and some "
             "their opposite; save it as PNG, or with PhotometricInterpretation 1"
