@@ -313,6 +313,18 @@ def test_a_rank_left_in_the_environment_is_named(
         loop.resolve(RUN, config, files)
 
 
+def test_the_first_of_several_devices_is_not_started_as_one_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning would start no others, and it would wait for them."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    one = RunConfig(trainer=TrainerConfig(precision="32-true"))
+    assert loop.resolve(RUN, one, TrainingFolder(tmp_path)) == one
+    two = replace(one, trainer=replace(one.trainer, devices=2))
+    with pytest.raises(ConfigError, match=r"LOCAL_RANK is '0' in .*; unset LOCAL_RANK"):
+        loop.resolve(RUN, two, TrainingFolder(tmp_path))
+
+
 def test_a_helper_of_several_devices_reads_what_the_first_process_settled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +334,9 @@ def test_a_helper_of_several_devices_reads_what_the_first_process_settled(
         loop.resolve(RUN, config, files)
     settled = replace(config, trainer=replace(config.trainer, precision="32-true"))
     save_config(settled, files.config)
+    with pytest.raises(ConfigError, match="LOCAL_RANK is '1'"):  # nobody waits for it
+        loop.resolve(RUN, config, files)
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert loop.resolve(RUN, config, files) == settled
 
 

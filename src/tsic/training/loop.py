@@ -54,12 +54,14 @@ def resolve(schema: Schema[C], config: C, files: TrainingFolder) -> C:
             f"a training takes a {schema.kind.__name__}, got a {type(config).__name__}; read YAML "
             "with tsic.config_file.load_config, a pretraining's with read_config(PRETRAIN, path)"
         )
-    if not is_main():
-        rank = os.environ["LOCAL_RANK"]
-        is_one = rank.isdecimal() and int(rank) < config.trainer.devices
-        if not (is_one and files.config.is_file()):
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None and (not is_main() or config.trainer.devices > 1):
+        # Where it stands Lightning starts no helpers, for whom the first process would wait; to
+        # those that it starts it says where that one listens.
+        is_one = not is_main() and rank.isdecimal() and int(rank) < config.trainer.devices
+        if not (is_one and "MASTER_PORT" in os.environ and files.config.is_file()):
             raise ConfigError(
-                f"LOCAL_RANK is '{rank}' in the environment, as in a helper of another training; "
+                f"LOCAL_RANK is '{rank}' in the environment, as in a process of another training; "
                 "unset LOCAL_RANK, and start tsic once: it starts a process for each of "
                 "trainer.devices"
             )
