@@ -270,6 +270,14 @@ def test_read_mask_refuses_a_tiff_in_which_0_is_white(
     assert read_mask(path).tolist() == [[0, 1, 2, 3][:width]]
 
 
+def test_read_mask_reads_ids_of_two_bits_whose_last_comes_first(tmp_path: Path) -> None:
+    tags = {256: 4, 257: 1, 258: 2, 259: 1, 262: 1, 266: 2, 273: 8, 277: 1, 278: 1, 279: 1}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 12) + b"\xd8\0\0\0"  # 0, 1, 2, 3 from the last bit on
+    (tmp_path / "m.tif").write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+    assert read_mask(tmp_path / "m.tif").tolist() == [[0, 1, 2, 3]]
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 def test_read_mask_refuses_several_pages(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
     pages = [Image.fromarray(pixels), Image.fromarray(pixels[::-1].copy())]

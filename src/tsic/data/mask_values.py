@@ -10,7 +10,8 @@ from tsic.data.classes import MAX_FILE_VALUE, Colour
 from tsic.errors import DataError
 
 _SPREAD = {"L;2": 85, "L;4": 17}
-"""By what Pillow multiplies grey values of 2 and 4 bits, which masks mean as they are."""
+"""By what Pillow multiplies grey values of 2 and 4 bits, which masks mean as they are; an R follows
+where a TIFF's bytes begin with their last bit."""
 
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC = 254, 262
 
@@ -51,7 +52,9 @@ def mask_values(image: Image.Image) -> npt.NDArray[Any]:
     ids = np.asarray(image)
     if image.mode == "I" and not 0 <= ids.min() <= ids.max() <= MAX_FILE_VALUE:
         raise DataError(f"mask holds ids outside 0 to {MAX_FILE_VALUE}")
-    return ids.astype(np.uint8) if image.mode == "1" else ids // _SPREAD.get(raw, 1)
+    return (
+        ids.astype(np.uint8) if image.mode == "1" else ids // _SPREAD.get(raw.removesuffix("R"), 1)
+    )
 
 
 def palette_of(image: Image.Image) -> dict[int, Colour]:
