@@ -52,9 +52,9 @@ def mask_values(image: Image.Image) -> npt.NDArray[Any]:
     ids = np.asarray(image)
     if image.mode == "I" and not 0 <= ids.min() <= ids.max() <= MAX_FILE_VALUE:
         raise DataError(f"mask holds ids outside 0 to {MAX_FILE_VALUE}")
-    return (
-        ids.astype(np.uint8) if image.mode == "1" else ids // _SPREAD.get(raw.removesuffix("R"), 1)
-    )
+    if image.mode == "1":
+        return ids.astype(np.uint8)
+    return ids // _SPREAD.get(raw.removesuffix("R"), 1)
 
 
 def palette_of(image: Image.Image) -> dict[int, Colour]:
