@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,7 @@ from tsic.recipes import network_of, objective_of
 from tsic.student import build_student
 from tsic.teacher import Teacher, build_teacher, hold_frozen
 from tsic.teacher.canvas import Canvas
+from tsic.training.fusion import Fusion
 from tsic.training.graph import StepGraph
 from tsic.training.optim import build_optimizer
 from tsic.training.precision import resolve_precision
@@ -63,7 +64,8 @@ class Row:
     """One thing that is measured.
 
     Attributes:
-        recipe: A recipe, ``alone``, or ``frozen``: the cycle with a frozen encoder.
+        recipe: A recipe, ``alone``, or the cycle with a ``frozen`` encoder or one whose insides
+            are ``recomputed`` in the backward pass.
         teacher: Foundation model, empty for the student alone.
         height: Of the crop.
         width: Of the crop.
@@ -71,6 +73,7 @@ class Row:
         batch: Images of a step.
         prompts: Class prompts per image.
         graph: Whether the step is launched as a CUDA graph.
+        compiled: Whether students and decoders are compiled.
     """
 
     recipe: str
@@ -81,6 +84,7 @@ class Row:
     batch: int
     prompts: int = 8
     graph: bool = False
+    compiled: bool = False
 
 
 class Step:
@@ -95,7 +99,7 @@ class Step:
     def __init__(self, row: Row, folder: Path, precision: str) -> None:
         torch.manual_seed(0)
         self.row = row
-        recipe = "cycle" if row.recipe in ("alone", "frozen") else row.recipe
+        recipe = row.recipe if row.recipe in ("release", "paper") else "cycle"
         teacher = None
         with torch.device(DEVICE):
             student = build_student(
@@ -106,6 +110,7 @@ class Step:
                 if recipe == "cycle":
                     chosen["max_classes"] = row.prompts
                     chosen["lora_rank"] = 0 if row.recipe == "frozen" else 4
+                    chosen["recompute_encoder"] = row.recipe == "recomputed"
                 name = str(folder / row.teacher)
                 teacher = build_teacher(name, num_classes=row.classes, **chosen).to(DEVICE)
                 if precision == "bf16-mixed":
@@ -115,6 +120,7 @@ class Step:
         self.optimizer, _ = build_optimizer(self.cycle, OptimConfig(), max_steps=1000)
         self.mixed = precision == "bf16-mixed"
         self.graph: StepGraph | None = None
+        self.fusion: AbstractContextManager[None] = nullcontext()
         shape = (row.batch, row.height, row.width)
         self.images = torch.rand(row.batch, 3, row.height, row.width, device=DEVICE)
         self.images = self.images.contiguous(memory_format=torch.channels_last)
@@ -130,6 +136,13 @@ class Step:
         twin.graph = StepGraph(self.cycle, torch.bfloat16 if self.mixed else None)
         return twin
 
+    def compiled(self) -> "Step":
+        """The same networks, whose small operations are fused."""
+        twin = copy.copy(self)
+        twin.row = replace(self.row, compiled=True)
+        twin.fusion = Fusion(self.cycle)
+        return twin
+
     def autocast(self) -> torch.autocast:
         """The precision that Lightning would train in."""
         return torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=self.mixed)
@@ -138,7 +151,8 @@ class Step:
         """Do one step and tell its seconds."""
         synchronise()
         start = time.perf_counter()
-        self.compute_gradients()
+        with self.fusion:
+            self.compute_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         synchronise()
@@ -288,7 +302,7 @@ def rows_of(options: argparse.Namespace) -> list[list[Row]]:
                 replace(base, recipe="alone", teacher="", classes=150),
             ]
         ]
-    few = [replace(base, recipe=recipe) for recipe in ("release", "cycle", "frozen")]
+    few = [replace(base, recipe=name) for name in ("release", "cycle", "recomputed", "frozen")]
     few += [replace(base, teacher="sam2.1-hiera-tiny"), replace(base, recipe="alone", teacher="")]
     if options.batches:
         return [[replace(row, batch=batch) for row in few] for batch in options.batches]
@@ -317,7 +331,7 @@ def recipes(base: Row) -> list[Row]:
     return [alone] + [
         replace(base, recipe=recipe, teacher=teacher)
         for teacher in MODELS
-        for recipe in ("release", "paper", "cycle", "frozen")
+        for recipe in ("release", "paper", "cycle", "recomputed", "frozen")
     ]
 
 
@@ -345,7 +359,7 @@ def encoder_seconds(rows: dict[Row, Step], turns: int) -> dict[str, float]:
 def measure(
     group: list[Row], folder: Path, options: argparse.Namespace, peaks: Sequence[float]
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Measure rows that take turns; on a GPU also each as a CUDA graph, if it can be one."""
+    """Measure rows that take turns; also compiled, and on a GPU as CUDA graphs, if they can be."""
     steps, memory = {}, {}
     for row in group:
         steps[row], *memory[row] = built(row, folder, options.precision)
@@ -355,11 +369,11 @@ def measure(
             step.run()
         work[row] = count(), traffic.bytes
     encoders = encoder_seconds(steps, options.turns)
+    if options.compile:
+        steps |= {twin.row: twin for twin in [step.compiled() for step in steps.values()]}
     if DEVICE == "cuda":
-        for step in [step for step in steps.values() if step.cycle.is_static]:
-            twin = step.as_graph()
-            steps[twin.row], work[twin.row] = twin, work[step.row]
-            memory[twin.row] = [None, None]  # a graph holds its memory beside that of the others
+        recorded = [step.as_graph() for step in steps.values() if step.cycle.is_static]
+        steps |= {twin.row: twin for twin in recorded}
     for step in steps.values():
         for _ in range(1 if step.graph is None else 5):
             step.run()  # warms up
@@ -370,14 +384,17 @@ def measure(
     found = []
     for row, step in steps.items():
         typical = statistics.median(seconds[row])
-        operations, moved = work[row]
+        plain = replace(row, graph=False, compiled=False)
+        operations, moved = work[plain]
+        # A graph holds its memory beside that of the others.
+        tensors, process = memory[plain] if row == plain else (None, None)
         found.append(
             {
                 **asdict(row),
                 "seconds_per_image": typical / row.batch,
                 "spread": (max(seconds[row]) - min(seconds[row])) / typical,
-                "peak_memory_mib": memory[row][0],
-                "process_memory_mib": memory[row][1],
+                "peak_memory_mib": tensors,
+                "process_memory_mib": process,
                 "multiply_adds": step.multiply_adds(),
                 "matrix_peak_share": operations / typical / peaks[0],
                 "copy_peak_share": moved / typical / peaks[1],
@@ -391,15 +408,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Lay rows of one group out; ratios are to `release` of the same foundation model ViT-B."""
     base = next((row for row in rows if row["recipe"] == "release"), rows[0])
     lines = [
-        "recipe   teacher            size      K   N  B      s/image  faster  MiB     memory  "
-        "process  G MAC (student, encoder, prompt, masks, mapping)  share of peaks"
+        "recipe     teacher            size      K   N  B               s/image  faster  MiB     "
+        "memory  process  G MAC (student, encoder, prompt, masks, mapping)  share of peaks"
     ]
     for row in rows:
         macs = " ".join(f"{count / 1e9:6.1f}" for count in row["multiply_adds"].values())
         lines.append(
-            f"{row['recipe']:8} {row['teacher']:18} {row['height']}x{row['width']:<4} "
+            f"{row['recipe']:10} {row['teacher']:18} {row['height']}x{row['width']:<4} "
             f"{row['classes']:3} {row['prompts']:3} {row['batch']:2} "
-            f"{'graph' if row['graph'] else '':5} {row['seconds_per_image']:8.5f} "
+            f"{'graph' * row['graph']:5} {'compiled' * row['compiled']:8} "
+            f"{row['seconds_per_image']:8.5f} "
             f"{base['seconds_per_image'] / row['seconds_per_image']:6.2f}x "
             f"{row['peak_memory_mib'] or float('nan'):7.0f} "
             f"{_times(row, base, 'peak_memory_mib'):6.2f}x "
@@ -423,6 +441,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images of a step (2 on a CPU, else 4)")
     parser.add_argument("--turns", type=int, help="timed steps of each row (3 on a CPU, else 10)")
     parser.add_argument("--precision", default="auto", help="auto, bf16-mixed or 32-true")
+    parser.add_argument("--recipes", nargs="+", help="of the rows, those of these recipes alone")
+    parser.add_argument("--compile", action="store_true", help="rows compiled, too: minutes each")
     parser.add_argument("--trace", action="store_true", help="trace the last rows (GPU)")
     parser.add_argument("--json", type=Path, help="file for everything")
     options = parser.parse_args()
@@ -449,6 +469,8 @@ def main() -> None:
             torch.manual_seed(0)
             make().save_pretrained(Path(name) / model)
         groups = rows_of(options)
+        if options.recipes:
+            groups = [[row for row in group if row.recipe in options.recipes] for group in groups]
         for group in groups:
             options.traces_now = options.trace and group is groups[-1]
             # Anew for each group: a machine's speed drifts.
