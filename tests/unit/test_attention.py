@@ -43,6 +43,34 @@ def test_sam_layers_answer_as_transformers_do(
     check_layers(model, model.layers, torch.randn(2, *grid, 24))
 
 
+def test_windows_keep_the_type_of_a_gpus_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsic.teacher.attention._SPARING", [])
+    model = SamVisionEncoder(
+        SamVisionConfig(
+            hidden_size=24,
+            mlp_dim=32,
+            num_attention_heads=3,
+            num_hidden_layers=2,
+            window_size=4,
+            global_attn_indexes=[1],
+            image_size=96,
+            attn_implementation="sdpa",
+        )
+    )
+    fuse_attention(model)
+    asked: list[torch.dtype] = []
+    for layer in model.layers:
+        layer.attn.proj.register_forward_pre_hook(lambda _, given: asked.append(given[0].dtype))
+    inputs = [torch.randn(2, 5, 7, 24, requires_grad=True), *model.layers.parameters()]
+    found = []
+    for is_mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+            answer = model.layers[1](model.layers[0](inputs[0]))
+        found.append((answer, *torch.autograd.grad(answer.float().square().mean(), inputs)))
+    assert asked == [torch.float32] * 2 + [torch.bfloat16] * 2
+    torch.testing.assert_close(*found, rtol=0.1, atol=0.02)
+
+
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("grid", [(24, 40), (32, 16)])
 def test_hiera_layers_answer_as_transformers_do(grid: tuple[int, int]) -> None:

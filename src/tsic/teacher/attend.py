@@ -109,7 +109,8 @@ def attend(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
         return plain_attention(operands, scale, *sources)
     query, key, value = operands(*sources)
     width = value.shape[-1]
-    value = F.pad(value, (0, query.shape[-1] - width))  # kernels want one width for all three
+    if width < query.shape[-1]:  # kernels want one width for all three
+        value = F.pad(value, (0, query.shape[-1] - width))
     return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
 
 

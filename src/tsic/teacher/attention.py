@@ -16,9 +16,9 @@ from typing_extensions import override
 
 from tsic.teacher.attend import Operands, attend, learns
 from tsic.teacher.recompute import recomputed
+from tsic.teacher.windows import CHANNELS, Windows, attend_within, pool
 
 _SPARING = ["cpu"]  # where work and memory count for more than launches
-_CHANNELS = 32  # fused kernels are up to twice as fast with whole multiples of it
 
 
 class SamAttention(SamVisionAttention):
@@ -41,11 +41,10 @@ class SamAttention(SamVisionAttention):
         if self.use_rel_pos:
             sides = (window, window) if window else maps.shape[1:3]
             tables = [
-                _relative(table, side).to(projected.dtype) / self.scale
+                _steps(table, side).to(projected.dtype) / self.scale
                 for side, table in zip(sides, (self.rel_pos_h, self.rel_pos_w), strict=True)
             ]
-        blank = self.qkv(maps.new_zeros(1, maps.shape[-1]))
-        return cast(Tensor, self.proj(_within(self, window, projected, blank, *tables)))
+        return cast(Tensor, self.proj(_within(self, window, projected, *tables)))
 
     def operands(
         self, window: int, projected: Tensor, blank: Tensor, *tables: Tensor
@@ -57,7 +56,7 @@ class SamAttention(SamVisionAttention):
         )  # (B, rows, columns, heads, h, w, d)
         parts, places = [query], [key]
         if tables:
-            (height, width), (rows, columns) = query.shape[-3:-1], tables
+            (height, width), (rows, columns) = query.shape[-3:-1], map(_of_pairs, tables)
             parts += [
                 torch.einsum("...hwc,hkc->...hwk", query, rows[:height]),
                 torch.einsum("...hwc,wkc->...hwk", query, columns[:width]),
@@ -65,7 +64,7 @@ class SamAttention(SamVisionAttention):
             height, width = key.shape[-3:-1]
             row = torch.eye(height, dtype=key.dtype, device=key.device)[:, None]
             column = torch.eye(width, dtype=key.dtype, device=key.device)[None]
-            spare = query.new_zeros(-(query.shape[-1] + height + width) % _CHANNELS)
+            spare = query.new_zeros(-(query.shape[-1] + height + width) % CHANNELS)
             marks = row, column, spare
             parts.append(spare.expand(*query.shape[:-1], -1))
             places += [mark.expand(*key.shape[:-1], mark.shape[-1]) for mark in marks]
@@ -75,14 +74,15 @@ class SamAttention(SamVisionAttention):
         ]
 
 
-def _relative(table: Tensor, side: int) -> Tensor:
-    """Entries of a table of relative positions ``(L, d)`` for all pairs along a side, square.
+def _steps(table: Tensor, side: int) -> Tensor:
+    """A table of relative positions ``(L, d)`` for a side, of the cell most before it first."""
+    return F.interpolate(table.T[None], size=2 * side - 1, mode="linear")[0].T.flip(0)
 
-    transformers finds them by indices on the CPU, for which a GPU waits.
-    """
-    table = F.interpolate(table.T[None], size=2 * side - 1, mode="linear")[0].T
-    at = torch.arange(side, device=table.device)
-    return table[at[:, None] - at + side - 1]
+
+def _of_pairs(table: Tensor) -> Tensor:
+    """Entries ``(2 * side - 1, d)`` for all pairs along a side, square."""
+    at = torch.arange(len(table) // 2 + 1, device=table.device)
+    return table[at - at[:, None] + len(at) - 1]
 
 
 class SamLayer(SamVisionLayer):
@@ -101,16 +101,14 @@ class HieraAttention(Sam2MultiScaleAttention):
     @override
     def forward(self, maps: Tensor, window: int) -> Tensor:
         """Attend within all of ``(B, h, w, C)`` maps, or within windows that wide."""
-        projected, blank = self.qkv(maps), self.qkv(maps.new_zeros(1, maps.shape[-1]))
-        stride = self.query_stride or (1, 1)
-        return cast(Tensor, self.proj(_within(self, window, projected, blank, stride=stride)))
+        return cast(Tensor, self.proj(_within(self, window, self.qkv(maps))))
 
     def operands(self, window: int, projected: Tensor, blank: Tensor) -> list[Tensor]:
         """Query, key and value of all windows, queries pooled."""
         query, key, value = (x.flatten(0, 2) for x in _cut(projected, blank, window))
         return [
             x.flatten(1, 2).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
-            for x in (_pool(query, self.query_stride), key, value)
+            for x in (pool(query, self.query_stride), key, value)
         ]
 
 
@@ -122,19 +120,19 @@ class HieraLayer(Sam2MultiScaleBlock):
         """Mix ``(B, h, w, C)`` maps, and pool them where a stage begins."""
         normed = self.layer_norm1(maps)
         if self.dim != self.dim_out:
-            maps = _pool(self.proj(normed), self.query_stride)
+            maps = pool(self.proj(normed), self.query_stride)
         maps = maps + self.attn(normed, self.window_size)
         return cast(Tensor, maps + self.mlp(self.layer_norm2(maps)))
 
 
 def attend_sparingly(operands: Operands, scale: float, *sources: Tensor) -> Tensor:
-    """``attend``, which keeps the sources alone on a CPU.
+    """``attend`` on a CPU, which keeps the sources alone.
 
     Windows and SAM's relative positions make operands half as much again. Where plain products do
     not make them again by themselves, the fused kernel answers once more in the backward pass.
     """
     first = sources[0]
-    if learns(*sources) and first.device.type in _SPARING and first.dtype != torch.bfloat16:
+    if learns(*sources) and first.dtype != torch.bfloat16:
         return recomputed(partial(attend, operands, scale), *sources)
     return attend(operands, scale, *sources)
 
@@ -143,29 +141,30 @@ def _within(
     attention: Any,
     window: int,
     projected: Tensor,
-    blank: Tensor,
     *tables: Tensor,
-    stride: Sequence[int] = (1, 1),
 ) -> Tensor:
     """Attend within windows of projected maps.
 
-    What lies beyond a border is projected zeros, which the cells of its window see. On a CPU it
-    does not ask itself: of windows of 14 around 23x30 cells, 41 % lie there.
+    What lies beyond a border is projected zeros, the bias, which the cells of its window see. On a
+    CPU it does not ask itself: of windows of 14 around 23x30 cells, 41 % lie there.
 
     Args:
-        attention: Makes ``operands``, with a ``scale``.
+        attention: Makes ``operands``, with ``qkv`` and a ``scale``; may pool queries.
         window: Side of the windows; 0 for a single one as large as the maps.
         projected: Queries, keys and values ``(B, h, w, 3 * C)``.
-        blank: What zeros are projected to, ``(1, 3 * C)``.
-        tables: Further sources of the operands.
-        stride: Of pooled queries, rows and columns.
+        tables: Further sources of the operands: of relative positions.
 
     Returns:
         ``(B, h / stride, w / stride, C)``.
     """
-    height, width = _strided(projected.shape[1:3], stride)
+    stride = getattr(attention, "query_stride", None) or (1, 1)
+    bias = attention.qkv.bias
+    blank = projected.new_zeros(projected.shape[-1]) if bias is None else bias.to(projected.dtype)
     if projected.device.type not in _SPARING:
-        projected = _fill(projected, blank, window)
+        height, width = projected.shape[1:3]
+        windows = Windows((height, width), (window or height, window or width))
+        heads, scale = attention.num_attention_heads, attention.scale
+        return attend_within(windows, heads, scale, projected, blank, *tables, stride=stride)
     operands = partial(attention.operands, window)
     rows = []
     for row in _split(projected, 1, window):
@@ -175,7 +174,7 @@ def _within(
             answer = attend_sparingly(operands, attention.scale, part, blank, *tables)
             parts.append(_join(answer.unflatten(2, sides), *_strided(part.shape[1:3], stride)))
         rows.append(torch.cat(parts, 2))
-    return torch.cat(rows, 1)[:, :height, :width]
+    return torch.cat(rows, 1)
 
 
 def _strided(sizes: Sequence[int], stride: Sequence[int]) -> list[int]:
@@ -202,7 +201,7 @@ def _cut(projected: Tensor, blank: Tensor, side: int) -> tuple[Tensor, Tensor, T
         windows, queries of no cell beyond a border.
     """
     query, *pair = projected.chunk(3, -1)
-    key, value = (_fill(*both, side) for both in zip(pair, blank.chunk(3, -1)[1:], strict=True))
+    key, value = (_fill(*both, side) for both in zip(pair, blank.chunk(3)[1:], strict=True))
     own, full = _sides(query, side), _sides(key, side)
     return _windows(query, own), _windows(key, full), _windows(value, full)
 
@@ -227,13 +226,6 @@ def _join(windows: Tensor, height: int, width: int) -> Tensor:
     rows, columns = _strided((height, width), windows.shape[2:4])
     whole = windows.unflatten(0, (-1, rows, columns)).permute(0, 1, 4, 2, 5, 3, 6)
     return whole.flatten(5).flatten(3, 4).flatten(1, 2)
-
-
-def _pool(maps: Tensor, stride: tuple[int, int] | None) -> Tensor:
-    """Take the largest of each ``stride`` cells of ``(B, h, w, C)`` maps."""
-    if stride is None:
-        return maps
-    return F.max_pool2d(maps.permute(0, 3, 1, 2), stride).permute(0, 2, 3, 1)
 
 
 _OURS = {

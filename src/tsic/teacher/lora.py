@@ -35,6 +35,11 @@ class LoraQkv(nn.Module):
         for half in self.down.data.chunk(2):
             nn.init.kaiming_uniform_(half, a=math.sqrt(5))
 
+    @property
+    def bias(self) -> Tensor | None:
+        """What zeros are projected to."""
+        return self.qkv.bias
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Project ``(..., C)`` tokens to ``(..., 3 * size)`` queries, keys and values."""
         size, rank = self.up_q.shape
