@@ -17,6 +17,8 @@ from tsic.training.fusion import Fusion
 from tsic.training.graph import EAGER_STEPS, StepGraph
 
 CLASSES = 3
+SMALL = {"width": 0.25, "dilations": [1, 2]}
+"""Each kind of block is there, and is compiled once or twice instead of eight times."""
 pytestmark = pytest.mark.filterwarnings("default")  # tracing touches what warns, and swallows it
 
 
@@ -30,7 +32,7 @@ def _anew() -> Iterator[None]:
 
 def cycle_of(teacher: str, ema: float | None = None) -> Cycle:
     torch.manual_seed(0)
-    student = build_student("compact", num_classes=CLASSES, options={"width": 0.25})
+    student = build_student("compact", num_classes=CLASSES, options=SMALL)
     asked = build_teacher(teacher, num_classes=CLASSES, channels=16)
     return Cycle(student, asked, Objective(feature_weight=1.0), teacher_ema=ema)
 
@@ -61,7 +63,7 @@ def test_a_compiled_step_is_the_same_step() -> None:
 
 def test_a_compiled_step_of_two_students_is_the_same_step() -> None:
     torch.manual_seed(0)
-    both = [build_student("compact", num_classes=CLASSES, options={"width": 0.25}) for _ in "ab"]
+    both = [build_student("compact", num_classes=CLASSES, options=SMALL) for _ in "ab"]
     channels = both[0].feature_channels[-1]
     method = rival_class("mutual")(Sizes(CLASSES, channels, channels))
     check_step(Distilled(both[0], Peer(both[1]), method), "eager")
@@ -92,7 +94,7 @@ def test_what_cannot_be_compiled_is_told_in_a_sentence() -> None:
     def backend(*_: object) -> object:
         raise RuntimeError("no compiler here\n\nat all")
 
-    cycle = Cycle(build_student("compact", num_classes=CLASSES), None)
+    cycle = Cycle(build_student("compact", num_classes=CLASSES, options=SMALL), None)
     told = r"trainer\.compile: this step cannot be compiled \(.*no compiler here\); set"
     with pytest.raises(ConfigError, match=told), Fusion(cycle, backend=backend):  # type: ignore[arg-type]
         cycle(*batch())
