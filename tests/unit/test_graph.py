@@ -18,7 +18,7 @@ from tsic.distilled import Distilled, Offline, Peer
 from tsic.errors import ConfigError
 from tsic.options import RIVALS, Objective
 from tsic.rivals import Sizes, rival_class
-from tsic.student import build_student
+from tsic.student import Student, build_student
 from tsic.teacher import build_hint_encoder, build_teacher
 from tsic.training.graph import EAGER_STEPS, Answer, StepGraph
 from tsic.training.module import CycleModule
@@ -43,6 +43,12 @@ class Waits(TorchDispatchMode):
         if reads or len({one.device for one in tensors}) > 1:
             self.found.append(func.__name__)
         return result
+
+
+def small_student() -> Student:
+    """Each kind of block is there; the default has twelve of them."""
+    options = {"width": 0.25, "dilations": [1, 2]}
+    return build_student("compact", num_classes=CLASSES, options=options)
 
 
 @contextmanager
@@ -84,7 +90,7 @@ def waits_of(cycle: Cycle) -> list[str]:
     ("name", "ema"), [*((name, None) for name in TEACHERS), ("tiny-mobile-sam", 0.9)]
 )
 def test_a_step_of_the_cycle_waits_for_nothing(name: str, ema: float | None) -> None:
-    student = build_student("compact", num_classes=CLASSES)
+    student = small_student()
     teacher = build_teacher(name, num_classes=CLASSES, rounds=2)
     cycle = Cycle(student, teacher, HINTS, torch.ones(CLASSES), ema)
     assert cycle.is_static
@@ -92,19 +98,19 @@ def test_a_step_of_the_cycle_waits_for_nothing(name: str, ema: float | None) -> 
 
 
 def test_a_step_with_hints_alone_waits_for_nothing() -> None:
-    student = build_student("compact", num_classes=CLASSES)
+    student = small_student()
     encoder = build_hint_encoder("tiny-mobile-sam")
     assert waits_of(Cycle(student, None, HINTS, torch.ones(CLASSES), encoder=encoder)) == []
 
 
 def test_a_step_whose_images_exchange_boxes_waits_for_nothing() -> None:
-    student = build_student("compact", num_classes=CLASSES)
+    student = small_student()
     assert waits_of(Cycle(student, None, cutmix=1.0)) == []
 
 
 def distilled(method: str) -> Distilled:
-    student = build_student("compact", num_classes=CLASSES)
-    other = build_student("compact", num_classes=CLASSES)
+    student = small_student()
+    other = small_student()
     kind = rival_class(method)
     channels = student.feature_channels[-1]
     teacher = Peer(other) if kind.teacher == "peer" else Offline(other)
@@ -117,7 +123,7 @@ def test_steps_of_methods_wait_for_nothing(method: str) -> None:
 
 
 def test_what_counts_pixels_is_never_recorded() -> None:
-    student = build_student("compact", num_classes=CLASSES)
+    student = small_student()
     assert Cycle(student, None).is_static
     assert not Cycle(student, None, Objective(ohem=True)).is_static
 
@@ -289,7 +295,7 @@ def test_what_is_forgotten_is_recorded_anew(tiny_cycle: Cycle) -> None:
 @pytest.mark.usefixtures("_on_cpu")
 def test_a_replayed_step_takes_the_hints_of_its_own_batch() -> None:
     torch.manual_seed(0)
-    student = build_student("compact", num_classes=CLASSES, options={"width": 0.25})
+    student = small_student()
     encoder = build_hint_encoder("tiny-sam")
     cycle = Cycle(student, None, HINTS, encoder=encoder)
     graph = StepGraph(cycle, None)
