@@ -6,7 +6,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import gc
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +130,15 @@ def segformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     SegformerForSemanticSegmentation(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_operators() -> Iterator[None]:
+    """Operators of ONNX, read once: each export parses all their sources for half a second."""
+    library = import_module("torch.onnx._internal._lazy_import").onnxscript_apis
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "get_torchlib_ops", cache(library.get_torchlib_ops))
+        yield
 
 
 @pytest.fixture

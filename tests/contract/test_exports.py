@@ -16,6 +16,7 @@ from tsic.networks.smp import SMP_NAMES
 from tsic.student import build_student
 
 CLASSES = ClassTable.from_names(("a", "b", "c", "d", "e"))
+pytestmark = pytest.mark.usefixtures("onnx_operators")
 SMALL = "test_resnet"  # timm's 0.4 M parameter ResNet
 SIZE = (70, 97)
 """Height and width that no architecture takes without padding."""

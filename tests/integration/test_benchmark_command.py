@@ -15,6 +15,7 @@ from tsic.deploy.export import writers
 from tsic.errors import not_installed
 from tsic.student import build_student
 
+pytestmark = pytest.mark.usefixtures("onnx_operators")
 ROW_KEYS = {
     *("engine", "precision", "size", "threads", "batch", "images_per_s", "runs"),
     *("latency_ms", "latency_ms_p10", "latency_ms_p90", "latency_ms_with_processing"),

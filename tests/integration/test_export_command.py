@@ -22,6 +22,7 @@ from tsic.student import build_student
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
 CLASSES = ClassTable.from_names(("ground", "square", "disc"))
+pytestmark = pytest.mark.usefixtures("onnx_operators")
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from tsic.student import Student, StudentSpec
 CLASSES = ClassTable.from_names(("ground", "square", "disc"))
 Files = Callable[[Layout], dict[str, Path]]
 KINDS: tuple[Format, ...] = ("onnx", "openvino", "torch")
+pytestmark = pytest.mark.usefixtures("onnx_operators")
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,7 @@ from tsic.networks import Network
 from tsic.student import Student, StudentSpec, build_student
 
 CLASSES = ClassTable.from_names(("ground", "square", "disc"))
+pytestmark = pytest.mark.usefixtures("onnx_operators")
 
 
 def student_of(layers: nn.Module, *, multiple: int = 8) -> TrainedStudent:

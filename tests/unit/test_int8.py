@@ -22,6 +22,7 @@ from tsic.networks import Network
 from tsic.student import Student, StudentSpec
 
 CLASSES = ClassTable.from_names(("ground", "square", "disc"))
+pytestmark = pytest.mark.usefixtures("onnx_operators")
 LAYERS = 6
 SENSITIVE = 2
 """Number of the convolution whose input spans so much that 8 bits cannot hold it."""
