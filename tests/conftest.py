@@ -143,11 +143,12 @@ def onnx_operators() -> Iterator[None]:
 
 @pytest.fixture
 def tiny_cycle() -> "Cycle":
-    """Smallest cycle of 3 classes: a narrow compact student and `tiny-sam`, the default recipe."""
+    """Smallest cycle of 3 classes: a short compact student and `tiny-sam`, the default recipe."""
     # Imported here, so that tests of data and pictures need not wait for transformers.
     from tsic.cycle import Cycle
     from tsic.student import build_student
     from tsic.teacher import build_teacher
 
-    student = build_student("compact", num_classes=3, options={"width": 0.25})
+    options = {"width": 0.25, "dilations": [1, 2]}
+    student = build_student("compact", num_classes=3, options=options)
     return Cycle(student, build_teacher("tiny-sam", num_classes=3, channels=16))
