@@ -26,7 +26,7 @@ def settings(folder_dataset: Path) -> Settings:
             "batch_size": 4,
             "workers": 0,
         },
-        "student": {"name": "compact", "options": {"width": 0.25}},
+        "student": {"name": "compact", "options": {"width": 0.25, "dilations": [1, 2]}},
         "teacher": {"name": "tiny-sam", "channels": 16, "lora_rank": 2, "warmup_steps": 2},
         "trainer": {
             "precision": "32-true",
