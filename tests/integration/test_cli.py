@@ -280,3 +280,14 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("tsic.cli._run", fail)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         main(["train"])
+
+
+def test_a_missing_dataset_is_told_before_anything_large_is_imported() -> None:
+    script = (
+        "import sys; from tsic.cli import main\n"
+        "try: main(['train', '--data.root', 'nowhere'])\n"
+        "finally: assert not set(sys.modules) & {'torch', 'lightning', 'transformers'}"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "nowhere: no such folder" in done.stderr
+    assert "Error" not in done.stderr

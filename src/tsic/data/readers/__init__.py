@@ -1,6 +1,5 @@
 """Every dataset that can be opened by name; a new one is one file here and one entry."""
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tsic.data.readers.hub import open_hub
 from tsic.data.readers.packed import open_packed
 from tsic.data.readers.voc import open_voc
 from tsic.data.readers.yolo import open_yolo
+from tsic.data.root import require_root
 from tsic.errors import DataError, TsicError, nearest
 
 Reader = Callable[[Path, str, ClassTable | None], SegmentationDataset]
@@ -61,11 +61,7 @@ def open_dataset(
     if name not in READERS:
         raise DataError(f"unknown dataset '{name}'; {nearest(name, READERS)}")
     root = Path(root)
-    if name != "hub" and not root.is_dir():  # a dataset of the hub may be an id
-        way_out = "set data.root to the dataset's folder"
-        if not root.is_absolute():
-            way_out += ", which starts where the command runs"
-        raise DataError(f"{root}: no such folder{_near_folder(root)}; {way_out}")
+    require_root(name, root)
     dataset = READERS[name](root, split, None if classes is None else read_classes(classes))
     if name == "packed":
         _refuse_changed_source(root, split)
@@ -94,12 +90,3 @@ def _refuse_changed_source(root: Path, split: str) -> None:
             f"{root} was packed from '{folder.resolve()}', whose split '{split}' or class "
             "table has changed since; delete the pack and pack again"
         )
-
-
-def _near_folder(missing: Path) -> str:
-    """Name the folder that was probably meant, where one is near."""
-    while not missing.parent.is_dir():
-        missing = missing.parent
-    folders = [path.name for path in missing.parent.iterdir() if path.is_dir()]
-    close = difflib.get_close_matches(missing.name, folders, n=3, cutoff=0.5)
-    return f"; in {missing.parent.resolve()}: {nearest(missing.name, close)}" if close else ""
