@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers.models.sam.modeling_sam import SamLayerNorm
 
 from tsic.teacher import build_teacher
-from tsic.teacher.norms import GroupNorm, LayerNorm, keep_types
+from tsic.teacher.norms import GroupNorm, LayerNorm, fold_norms, keep_types
+from tsic.teacher.sam import load_foundation
 from tsic.teacher.small import TINY
 
 NORMS: list[tuple[Callable[[], nn.Module], type[nn.Module]]] = [
@@ -97,3 +98,28 @@ def test_positions_do_not_widen_what_an_encoder_sees(name: str) -> None:
         seen = foundation.see(torch.rand(1, 3, 64, 96))
         embedding = foundation.read(seen, with_levels=False)
     assert {one.dtype for one in (*seen.stages, *seen.neck, embedding.image)} == {torch.bfloat16}
+
+
+def test_folded_norms_leave_the_answer_as_it_is() -> None:
+    torch.manual_seed(0)
+    foundation = load_foundation("tiny-mobile-sam").double().eval()
+    norms = [one for one in foundation.encoder.modules() if isinstance(one, nn.BatchNorm2d)]
+    assert norms
+    for norm in norms:
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            assert tensor is not None
+            nn.init.normal_(tensor)
+        assert norm.running_var is not None
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    images = torch.rand(2, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        expected = foundation.encode(images, with_levels=False).image
+        fold_norms(foundation.encoder)
+        torch.testing.assert_close(foundation.encode(images, with_levels=False).image, expected)
+
+
+@pytest.mark.parametrize("trains_encoder", [False, True])
+def test_norms_of_an_encoder_that_stands_still_do_not_run(trains_encoder: bool) -> None:
+    teacher = build_teacher("tiny-mobile-sam", num_classes=3, trains_encoder=trains_encoder)
+    encoder = teacher.foundation.encoder
+    assert any(isinstance(one, nn.BatchNorm2d) for one in encoder.modules()) is trains_encoder

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tsic.teacher.foundation import Foundation
+from tsic.teacher.norms import fold_norms
 from tsic.teacher.sam import load_foundation
 
 
@@ -18,6 +19,7 @@ class HintEncoder(nn.Module):
     def __init__(self, foundation: Foundation, scale: float = 1.0) -> None:
         super().__init__()
         foundation.scale = scale
+        fold_norms(foundation.encoder)
         self.foundation = foundation.requires_grad_(requires_grad=False)
         self.foundation.train(self.training)  # what is frozen now also stands still
 

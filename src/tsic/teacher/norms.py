@@ -1,8 +1,9 @@
-"""Norms that keep the type and the layout of their maps under a GPU's autocast."""
+"""Norms of teachers: those that keep types and layouts on a GPU, and those that need not run."""
 
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.tiny_vit import ConvNorm
 from torch import Tensor, nn
 from transformers.models.edgetam.modeling_edgetam import EdgeTamLayerNorm
 from transformers.models.sam.modeling_sam import SamLayerNorm
@@ -75,3 +76,11 @@ def keep_types(model: nn.Module) -> None:
     """Let every such norm of a model be ours; its weights stay where they are."""
     for module in model.modules():
         module.__class__ = _OURS.get(type(module), type(module))
+
+
+def fold_norms(encoder: nn.Module) -> None:
+    """Let convolutions of a TinyViT, which stand still, do what the batch norms behind them do."""
+    for module in list(encoder.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, ConvNorm):
+                setattr(module, name, child.fuse().to(child.conv.weight))

@@ -19,6 +19,7 @@ from tsic.teacher.canvas import Canvas
 from tsic.teacher.foundation import Embedding, Foundation, Seen
 from tsic.teacher.lora import attach_lora
 from tsic.teacher.mapping import LEVELS, LightMapping, Mapping, PromptedMasks, UperMapping
+from tsic.teacher.norms import fold_norms
 from tsic.teacher.sam import load_foundation
 
 
@@ -112,6 +113,8 @@ class Teacher(nn.Module):
         self.foundation.requires_grad_(self.prompt != "none")
         model.shared_image_embedding.requires_grad_(False)
         model.prompt_encoder.shared_embedding.requires_grad_(False)
+        if not trains_encoder:
+            fold_norms(self.foundation.encoder)
         self.foundation.encoder.requires_grad_(trains_encoder)
         if lora_rank > 0:
             attach_lora(self.foundation.encoder, lora_rank)
