@@ -22,53 +22,59 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr("tsic.teacher.attention._SPARING", [])
 
 
+def sam_encoder(width: int, **chosen: bool) -> SamVisionEncoder:
+    """Three layers: windows, all of the maps, windows."""
+    return SamVisionEncoder(
+        SamVisionConfig(
+            hidden_size=width,
+            mlp_dim=32,
+            num_attention_heads=3,
+            num_hidden_layers=3,
+            window_size=4,
+            global_attn_indexes=[1],
+            image_size=96,
+            attn_implementation="sdpa",
+            **chosen,
+        )
+    )
+
+
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("grid", [(5, 7), (8, 4), (4, 9), (3, 2)])
 @pytest.mark.parametrize("chosen", [{}, {"use_rel_pos": False}, {"qkv_bias": False}])
 def test_sam_layers_answer_as_transformers_do(
     grid: tuple[int, int], chosen: dict[str, bool]
 ) -> None:
-    config = SamVisionConfig(
-        hidden_size=24,
-        mlp_dim=32,
-        num_attention_heads=3,
-        num_hidden_layers=3,
-        window_size=4,
-        global_attn_indexes=[1],
-        image_size=96,
-        attn_implementation="sdpa",
-        **chosen,
-    )
-    model = SamVisionEncoder(config)
+    model = sam_encoder(24, **chosen)
     check_layers(model, model.layers, torch.randn(2, *grid, 24))
 
 
-def test_windows_keep_the_type_of_a_gpus_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_windows_keep_the_type_of_a_gpus_autocast(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tsic.teacher.attention._SPARING", [])
-    model = SamVisionEncoder(
-        SamVisionConfig(
-            hidden_size=24,
-            mlp_dim=32,
-            num_attention_heads=3,
-            num_hidden_layers=2,
-            window_size=4,
-            global_attn_indexes=[1],
-            image_size=96,
-            attn_implementation="sdpa",
-        )
-    )
+    torch.manual_seed(0)
+    model = sam_encoder(96).to(device)
     fuse_attention(model)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
     asked: list[torch.dtype] = []
     for layer in model.layers:
         layer.attn.proj.register_forward_pre_hook(lambda _, given: asked.append(given[0].dtype))
-    inputs = [torch.randn(2, 5, 7, 24, requires_grad=True), *model.layers.parameters()]
+    inputs = [torch.randn(2, 5, 7, 96, requires_grad=True, device=device)]
+    inputs += model.layers.parameters()
     found = []
     for is_mixed in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
-            answer = model.layers[1](model.layers[0](inputs[0]))
-        found.append((answer, *torch.autograd.grad(answer.float().square().mean(), inputs)))
-    assert asked == [torch.float32] * 2 + [torch.bfloat16] * 2
-    torch.testing.assert_close(*found, rtol=0.1, atol=0.02)
+        answer = inputs[0]
+        with torch.autocast(device, torch.bfloat16, enabled=is_mixed):
+            for layer in model.layers:
+                answer = layer(answer)
+        found.append((answer, *torch.autograd.grad(answer.float().sin().sum(), inputs)))
+    assert asked == [torch.float32] * 3 + [torch.bfloat16] * 3
+    for exact, rounded in zip(*found, strict=True):
+        slack = 0.05 * exact.abs().max().item()
+        torch.testing.assert_close(rounded.float(), exact, atol=slack, rtol=0)
 
 
 @pytest.mark.usefixtures("way")
