@@ -1,8 +1,11 @@
 """Attention of the SAM family against transformers' own and the plain formula."""
 
+from typing import Any, ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, Sam2HieraDetConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
@@ -158,6 +161,23 @@ def test_operands_are_made_again_on_a_cpu(dtype: torch.dtype) -> None:
         attend_sparingly(operands, 0.3, source).sum().backward()
     assert len(made) == 6
     assert not {one.data_ptr() for one in made[:3]} & set(kept)
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_a_frozen_encoder_keeps_no_scores_on_a_cpu(name: str) -> None:
+    class Called(TorchDispatchMode):
+        names: ClassVar[set[str]] = set()
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.names.add(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    foundation = load_foundation(name).requires_grad_(False)
+    with Called() as called:
+        foundation.encode(torch.rand(1, 3, 64, 64), with_levels=False)
+    assert not {one for one in called.names if "softmax" in one}
 
 
 @pytest.mark.parametrize("name", list(TINY))

@@ -46,12 +46,22 @@ def decoder_config() -> SamMaskDecoderConfig:
 
 
 class _Attention(Attention):
-    """timm's; on a CPU in half precision by plain products, a fifth less for the whole encoder."""
+    """timm's; on a CPU by plain products where the fused kernel is slow or has none to offer.
+
+    In half precision they take a fifth less for the whole encoder; biases that learn the kernel
+    does not take.
+    """
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        self.fused_attn = not (x.device.type == "cpu" and torch.is_autocast_enabled("cpu"))
+        is_plain = torch.is_autocast_enabled("cpu") or self.attention_biases.requires_grad
+        self.fused_attn = not (x.device.type == "cpu" and is_plain)
         return cast(Tensor, super().forward(x))
+
+    @override
+    def get_attention_biases(self, device: torch.device) -> Tensor:
+        """Biases ``(1, heads, N, N)``: of three dimensions no fused kernel of a CPU takes them."""
+        return super().get_attention_biases(device)[None]
 
 
 class _Encoder(nn.Module):
