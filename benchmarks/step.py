@@ -471,6 +471,7 @@ def main() -> None:
         groups = rows_of(options)
         if options.recipes:
             groups = [[row for row in group if row.recipe in options.recipes] for group in groups]
+            groups = [group for group in groups if group]
         for group in groups:
             options.traces_now = options.trace and group is groups[-1]
             # Anew for each group: a machine's speed drifts.

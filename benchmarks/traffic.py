@@ -4,12 +4,13 @@
 
 The steps of `step.py` run forward and backward on tensors without data, on which the networks take
 the ways that they take on a GPU; products are brought to bfloat16, as autocast does there. Counted
-are the bytes that each operation reads and writes, as if each did so once; attention's own kernel
-is left out, which differs between GPUs. So this tells what was saved, not how long a step takes.
+are the bytes that each operation reads and writes, as if each did so once; attention's own kernel,
+which differs between GPUs, is left out. So this tells what was saved, not how long a step takes.
 """
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -53,14 +54,20 @@ class Moved(TorchDispatchMode):
         name = func.__name__.partition(".")[0]
         if func.is_view or "empty" in name or name == "_unsafe_view":
             return result
-        read = () if name.startswith(("new_", "zeros", "ones")) else tree_leaves((args, kwargs))
-        written = tree_leaves(result)
-        if name == "copy_":
-            read = args[1:2]
-        tensors = {id(one): one for one in (*read, *written) if isinstance(one, Tensor)}
+        read = [] if name.startswith(("new_", "zeros", "ones")) else tree_leaves((args, kwargs))
+        if name in ("copy_", "fill_", "zero_"):
+            read = read[1:]  # what is written over is not read
         self.operations += 1
-        self.bytes[name] += sum(one.numel() * one.element_size() for one in tensors.values())
+        self.bytes[name] += sum(map(_size, (*read, *tree_leaves(result))))
         return result
+
+
+def _size(value: object) -> int:
+    """Bytes of a tensor in memory, where what is expanded lies once."""
+    if not isinstance(value, Tensor):
+        return 0
+    sides = zip(value.shape, value.stride(), strict=True)
+    return value.element_size() * math.prod(side for side, stride in sides if stride)
 
 
 class _Attention(torch.autograd.Function):

@@ -583,6 +583,22 @@ def test_recompute_encoder_gives_the_same_loss_and_gradients(name: str) -> None:
             torch.testing.assert_close(other.grad, one.grad)
 
 
+@pytest.mark.parametrize("name", ["tiny-sam", "tiny-sam2"])
+def test_an_encoder_that_learns_whole_is_recomputed_off_a_cpu_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsic.teacher.attention._SPARING", [])
+    cycles = [
+        cycle_of(name, recompute_encoder=recompute, trains_encoder=True)
+        for recompute in (False, True)
+    ]
+    for cycle in cycles:
+        train(cycle, 1)
+    kept, again = ([one.grad for one in cycle.parameters()] for cycle in cycles)
+    for one, other in zip(kept, again, strict=True):
+        torch.testing.assert_close(other, one)
+
+
 def test_recompute_encoder_refuses_norms_that_would_count_a_step_twice() -> None:
     cycle_of("tiny-sam", recompute_encoder=True, trains_encoder=True)
     with pytest.raises(ConfigError, match=r"recompute_encoder: this encoder's norms count"):

@@ -20,9 +20,10 @@ from tsic.data.batches import SKIPS
 from tsic.data.classes import ClassTable
 from tsic.data.readers import open_dataset
 from tsic.distilled import Distilled, Offline, Peer
+from tsic.errors import CheckpointError
 from tsic.options import Objective
 from tsic.rivals import Sizes, rival_class
-from tsic.training.build import build_module, load_offline
+from tsic.training.build import build_module, load_offline, load_weights
 from tsic.training.module import CycleModule
 from tsic.training.run import segmentation_data
 
@@ -131,3 +132,20 @@ def test_what_is_said_of_the_data_reaches_its_batches(folder_dataset: Path) -> N
     assert {name: vars(data.train.transform)[name] for name in said} == said
     assert (data.train.seed, data.train.photometric, data.train.tries) == (5, False, 1 + SKIPS)
     assert (data.batch_size, data.unlabelled, data.workers, data.accumulate) == (8, 6, 3, 2)
+
+
+def test_checkpoints_of_before_norms_were_folded_are_read(tmp_path: Path) -> None:
+    """They hold statistics of norms that stood still, which are the foundation model's own."""
+    module = build_module(replace(CYCLE, teacher=TeacherConfig("tiny-mobile-sam")), CLASSES)
+    kept = {k: v for k, v in module.state_dict().items() if k not in module.frozen_names()}
+    norm = "cycle.teacher.foundation.model.vision_encoder.backbone.patch_embed.conv1.bn"
+    kept[f"{norm}.running_mean"] = torch.zeros(8)
+    torch.save({"global_step": 3, "state_dict": kept}, tmp_path / "best.ckpt")
+    load_weights(module, tmp_path / "best.ckpt")
+    assert module.loaded_step == 3
+    torch.save(
+        {"global_step": 3, "state_dict": kept | {f"{norm}.weight": torch.ones(8)}},
+        tmp_path / "best.ckpt",
+    )
+    with pytest.raises(CheckpointError, match=r"1 weights .* first .*bn\.weight"):
+        load_weights(module, tmp_path / "best.ckpt")

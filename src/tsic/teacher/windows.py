@@ -69,7 +69,8 @@ def _spans(length: int, side: int) -> list[tuple[slice, int, slice]]:
 
 
 def _over(size: Sequence[int], stride: Sequence[int]) -> tuple[int, int]:
-    height, width = (one // step for one, step in zip(size, stride, strict=True))
+    (height, below), (width, right) = map(divmod, size, stride)
+    assert not below + right, "a canvas has whole cells"
     return height, width
 
 
@@ -94,7 +95,7 @@ class _Cut(torch.autograd.Function):
         if tables:
             made[..., own:].zero_()
             _mark(made[1][..., own:])
-            terms = made[0].flatten(0, -2)[:, :own] @ torch.cat(tables).T
+            terms = made[0].flatten(0, -2)[:, :own] @ _stacked(tables).T
             for there, here in _terms(made[0][..., own:], terms.unflatten(0, shape[1:-1])):
                 there.copy_(here)
         three = made.flatten(1, 3).flatten(2, 3).transpose(2, 3).unbind()
@@ -110,18 +111,20 @@ class _Cut(torch.autograd.Function):
         ordered = [windows.order(gradient) for gradient in gradients]
         changes = [gradient[..., :own] for gradient in ordered]
         needs_blank, *needs_tables = ctx.needs_input_grad[3:]
-        tables: tuple[Tensor, ...] = ctx.saved_tensors[: len(needs_tables)]
+        saved: tuple[Tensor, ...] = ctx.saved_tensors  # once: a recomputed layer gives them once
+        tables = saved[: len(needs_tables)]
         to_tables: Sequence[Tensor | None] = [None] * len(tables)
         if tables:
-            table, shape = torch.cat(tables), changes[0].shape
+            table, shape = _stacked(tables), changes[0].shape
             terms = table.new_zeros(*shape[:-1], len(table))
             for there, here in _terms(ordered[0][..., own:], terms):
                 here.copy_(there)
             terms = terms.flatten(0, -2)
             changes[0] = torch.addmm(changes[0].reshape(-1, own), terms, table).view(shape)
             if any(needs_tables):
-                query = windows.order(ctx.saved_tensors[-1])[..., :own].reshape(-1, own)
-                to_tables = (terms.T @ query).split([len(one) for one in tables])
+                query = windows.order(saved[-1])[..., :own].reshape(-1, own)
+                lengths = [len(one) for one in tables]
+                to_tables = (terms.T @ query)[: sum(lengths)].split(lengths)
         batch, heads = changes[0].shape[0], changes[0].shape[-2]
         maps = changes[0].new_empty(batch, *windows.size, 3, heads, own)
         blanks = []
@@ -133,6 +136,11 @@ class _Cut(torch.autograd.Function):
                 blanks.append(sum(sums, part.new_zeros(heads, own)))
         to_blank = torch.stack(blanks).flatten() if blanks else None
         return None, None, maps.flatten(3), to_blank, *to_tables
+
+
+def _stacked(tables: Sequence[Tensor]) -> Tensor:
+    """Both tables ``(L, d)``, with zeros to a length whose products are aligned in memory."""
+    return F.pad(torch.cat(list(tables)), (0, 0, 0, -sum(map(len, tables)) % 8))
 
 
 def _mark(places: Tensor) -> None:
@@ -148,12 +156,13 @@ def _terms(channels: Tensor, terms: Tensor) -> list[tuple[Tensor, Tensor]]:
 
     Args:
         channels: Of queries, ``(B, rows, columns, h, w, heads, >= h + w)``.
-        terms: Products of queries with both tables, ``(B, rows, columns, h, w, heads, L)``.
+        terms: Products of queries with both tables, ``(B, rows, columns, h, w, heads, >= L)``.
     """
     height, width = channels.shape[3:5]
+    both = terms[..., : 2 * (height + width - 1)]
     return [
-        (channels[..., :height], _skewed(terms[..., : 2 * height - 1], 3)),
-        (channels[..., height : height + width], _skewed(terms[..., 2 * height - 1 :], 4)),
+        (channels[..., :height], _skewed(both[..., : 2 * height - 1], 3)),
+        (channels[..., height : height + width], _skewed(both[..., 2 * height - 1 :], 4)),
     ]
 
 
@@ -205,9 +214,8 @@ def attend_within(
         scale: Factor on the scores.
         projected: Queries, keys and values ``(B, H, W, 3 * C)``.
         blank: What lies beyond a border, projected: ``(3 * C,)``.
-        tables: What is added to the scores of two cells ``n`` rows, and columns, apart: vectors
-            that a query is multiplied with, ``(2 * side - 1, C / heads)``, of the cell most before
-            it first.
+        tables: What is added to the key of a cell so many rows, and columns, before or behind,
+            ``(2 * side - 1, C / heads)``, of the cell most before first.
         stride: Rows and columns of queries that are pooled to one.
 
     Returns:

@@ -23,6 +23,7 @@ from tsic.training.folder import RunFolder
 from tsic.training.keep import read_checkpoint
 from tsic.training.module import CycleModule
 
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _OF_A_RUN = ("hints_only", "hint_cache", "hint_side", "ema", "warmup_steps", "ramp")
 """What a teacher's configuration says that is not of the network itself."""
 
@@ -213,7 +214,14 @@ def load_weights(module: CycleModule, path: Path) -> None:
     module.loaded_step, state = read_checkpoint(
         path, "cpu", "delete it, so that the run's other checkpoint is taken"
     )
-    strangers = sorted(state.keys() ^ (module.state_dict().keys() - module.frozen_names()))
+    kept = module.state_dict().keys() - module.frozen_names()
+    # Once norms that stand still were not folded, and their statistics were written.
+    state = {
+        name: tensor
+        for name, tensor in state.items()
+        if name in kept or not (".foundation." in name and name.endswith(_STATISTICS))
+    }
+    strangers = sorted(state.keys() ^ kept)
     if strangers:
         raise CheckpointError(
             f"'{path}' does not fit its run: {len(strangers)} weights are missing or too many, "
