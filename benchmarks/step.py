@@ -367,7 +367,7 @@ def measure(
     for row, step in steps.items():
         with counting() as count, Traffic() as traffic:
             step.run()
-        work[row] = count(), traffic.bytes
+        work[row] = count(), traffic.bytes.total()
     encoders = encoder_seconds(steps, options.turns)
     if options.compile:
         steps |= {twin.row: twin for twin in [step.compiled() for step in steps.values()]}

@@ -1,5 +1,6 @@
 """Where a training step's time goes: kernels traced on a GPU, bytes counted anywhere."""
 
+import math
 import re
 import time
 from collections import Counter
@@ -41,21 +42,33 @@ class Traced(Protocol):
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes of what operations read and write, as if each did so once; no views."""
+    """Counts operations, and the bytes that each reads and writes, as if once; no views."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0
+        self.operations = 0
+        self.bytes: Counter[str] = Counter()
 
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            leaves = tree_leaves((args, kwargs, result))
-            self.bytes += sum(
-                one.numel() * one.element_size() for one in leaves if isinstance(one, Tensor)
-            )
+        name = func.__name__.partition(".")[0]
+        if func.is_view or "empty" in name or name == "_unsafe_view":
+            return result
+        read = [] if name.startswith(("new_", "zeros", "ones")) else tree_leaves((args, kwargs))
+        if name in ("copy_", "fill_", "zero_"):
+            read = read[1:]  # what is written over is not read
+        self.operations += 1
+        self.bytes[name] += sum(map(_size, (*read, *tree_leaves(result))))
         return result
+
+
+def _size(value: object) -> int:
+    """Bytes of a tensor in memory, where what is expanded lies once."""
+    if not isinstance(value, Tensor):
+        return 0
+    sides = zip(value.shape, value.stride(), strict=True)
+    return value.element_size() * math.prod(side for side, stride in sides if stride)
 
 
 def copy_peak() -> float:

@@ -10,11 +10,9 @@ which differs between GPUs, is left out. So this tells what was saved, not how l
 
 import argparse
 import json
-import math
 import shlex
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -26,48 +24,16 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from typing_extensions import override
 
 import tsic
 from step import MODELS, SIZES, Row, Step
+from traces import Traffic
 
 PRODUCTS = (
     (F, ("conv2d", "conv_transpose2d", "linear")),
     (torch, ("addmm", "bmm", "einsum", "matmul")),
     (Tensor, ("__matmul__", "matmul")),
 )
-
-
-class Moved(TorchDispatchMode):
-    """Counts operations, and bytes by the operation's name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations = 0
-        self.bytes: Counter[str] = Counter()
-
-    @override
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func.__name__.partition(".")[0]
-        if func.is_view or "empty" in name or name == "_unsafe_view":
-            return result
-        read = [] if name.startswith(("new_", "zeros", "ones")) else tree_leaves((args, kwargs))
-        if name in ("copy_", "fill_", "zero_"):
-            read = read[1:]  # what is written over is not read
-        self.operations += 1
-        self.bytes[name] += sum(map(_size, (*read, *tree_leaves(result))))
-        return result
-
-
-def _size(value: object) -> int:
-    """Bytes of a tensor in memory, where what is expanded lies once."""
-    if not isinstance(value, Tensor):
-        return 0
-    sides = zip(value.shape, value.stride(), strict=True)
-    return value.element_size() * math.prod(side for side, stride in sides if stride)
 
 
 class _Attention(torch.autograd.Function):
@@ -136,7 +102,7 @@ def count(row: Row, folder: Path) -> dict[str, Any]:
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(row.batch, row.height, row.width, device="meta", dtype=torch.int64)
     teaching = torch.ones((), device="meta")
-    moved = Moved()
+    moved = Traffic()
     with as_on_a_gpu():
         cycle(images, labels, teaching=teaching)  # makes constants
         with moved:

@@ -115,7 +115,8 @@ def test_folded_norms_leave_the_answer_as_it_is() -> None:
     with torch.no_grad():
         expected = foundation.encode(images, with_levels=False).image
         fold_norms(foundation.encoder)
-        torch.testing.assert_close(foundation.encode(images, with_levels=False).image, expected)
+        found = foundation.encode(images, with_levels=False).image
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)  # timm folds in float32
 
 
 @pytest.mark.parametrize("trains_encoder", [False, True])

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from tsic.teacher.attend import Operands, attend, learns
 from tsic.teacher.recompute import recomputed
-from tsic.teacher.windows import CHANNELS, Windows, attend_within, pool
+from tsic.teacher.windows import CHANNELS, Windows, attend_within, in_windows, pool, shrunk
 
 _SPARING = ["cpu"]  # where work and memory count for more than launches
 
@@ -137,12 +137,7 @@ def attend_sparingly(operands: Operands, scale: float, *sources: Tensor) -> Tens
     return attend(operands, scale, *sources)
 
 
-def _within(
-    attention: Any,
-    window: int,
-    projected: Tensor,
-    *tables: Tensor,
-) -> Tensor:
+def _within(attention: Any, window: int, projected: Tensor, *tables: Tensor) -> Tensor:
     """Attend within windows of projected maps.
 
     What lies beyond a border is projected zeros, the bias, which the cells of its window see. On a
@@ -170,15 +165,11 @@ def _within(
     for row in _split(projected, 1, window):
         parts = []
         for part in _split(row, 2, window):
-            sides = _strided(_sides(part, window), stride)
+            sides = shrunk(_sides(part, window), stride)
             answer = attend_sparingly(operands, attention.scale, part, blank, *tables)
-            parts.append(_join(answer.unflatten(2, sides), *_strided(part.shape[1:3], stride)))
+            parts.append(_join(answer.unflatten(2, sides), *shrunk(part.shape[1:3], stride)))
         rows.append(torch.cat(parts, 2))
     return torch.cat(rows, 1)
-
-
-def _strided(sizes: Sequence[int], stride: Sequence[int]) -> list[int]:
-    return [size // step for size, step in zip(sizes, stride, strict=True)]
 
 
 def _split(maps: Tensor, dim: int, side: int) -> Sequence[Tensor]:
@@ -203,12 +194,7 @@ def _cut(projected: Tensor, blank: Tensor, side: int) -> tuple[Tensor, Tensor, T
     query, *pair = projected.chunk(3, -1)
     key, value = (_fill(*both, side) for both in zip(pair, blank.chunk(3)[1:], strict=True))
     own, full = _sides(query, side), _sides(key, side)
-    return _windows(query, own), _windows(key, full), _windows(value, full)
-
-
-def _windows(maps: Tensor, sides: Sequence[int]) -> Tensor:
-    height, width = sides
-    return maps.unflatten(2, (-1, width)).unflatten(1, (-1, height)).transpose(2, 3)
+    return in_windows(query, own), in_windows(key, full), in_windows(value, full)
 
 
 def _fill(maps: Tensor, blank: Tensor, side: int) -> Tensor:
@@ -223,7 +209,7 @@ def _fill(maps: Tensor, blank: Tensor, side: int) -> Tensor:
 
 def _join(windows: Tensor, height: int, width: int) -> Tensor:
     """Put ``(N, heads, h, w, d)`` windows together to ``(B, height, width, heads * d)``."""
-    rows, columns = _strided((height, width), windows.shape[2:4])
+    rows, columns = shrunk((height, width), windows.shape[2:4])
     whole = windows.unflatten(0, (-1, rows, columns)).permute(0, 1, 4, 2, 5, 3, 6)
     return whole.flatten(5).flatten(3, 4).flatten(1, 2)
 

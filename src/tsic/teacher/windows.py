@@ -34,7 +34,7 @@ class Windows:
 
     def pooled(self, stride: tuple[int, int]) -> "Windows":
         """The same of maps whose cells were pooled within windows."""
-        return Windows(_over(self.size, stride), _over(self.sides, stride))
+        return Windows(shrunk(self.size, stride), shrunk(self.sides, stride))
 
     def order(self, windows: Tensor) -> Tensor:
         """``(N, heads, h * w, d)`` of attention as ``(B, rows, columns, h, w, heads, d)``."""
@@ -47,8 +47,8 @@ class Windows:
         """
         for vertical, horizontal in product(*map(_spans, self.size, self.sides)):
             (row, height, here), (column, width, there) = vertical, horizontal
-            part = maps[:, here, there].unflatten(2, (-1, width)).unflatten(1, (-1, height))
-            yield windows[:, row, column, :height, :width], part.transpose(2, 3)
+            inside = windows[:, row, column, :height, :width]
+            yield inside, in_windows(maps[:, here, there], (height, width))
 
     def beyond(self, windows: Tensor) -> list[Tensor]:
         """The cells of windows that no map has, each once."""
@@ -68,10 +68,17 @@ def _spans(length: int, side: int) -> list[tuple[slice, int, slice]]:
     return [*spans, (slice(whole, whole + 1), rest, slice(edge, length))] if rest else spans
 
 
-def _over(size: Sequence[int], stride: Sequence[int]) -> tuple[int, int]:
+def shrunk(size: Sequence[int], stride: Sequence[int]) -> tuple[int, int]:
+    """How many times ``stride`` fits in ``size``: without rest, since a canvas has whole cells."""
     (height, below), (width, right) = map(divmod, size, stride)
-    assert not below + right, "a canvas has whole cells"
+    assert not below + right
     return height, width
+
+
+def in_windows(maps: Tensor, sides: Sequence[int]) -> Tensor:
+    """A view of ``(B, H, W, ...)`` as whole windows, ``(B, rows, columns, height, width, ...)``."""
+    height, width = sides
+    return maps.unflatten(2, (-1, width)).unflatten(1, (-1, height)).transpose(2, 3)
 
 
 class _Cut(torch.autograd.Function):

@@ -215,7 +215,7 @@ def load_weights(module: CycleModule, path: Path) -> None:
         path, "cpu", "delete it, so that the run's other checkpoint is taken"
     )
     kept = module.state_dict().keys() - module.frozen_names()
-    # Once norms that stand still were not folded, and their statistics were written.
+    # Checkpoints of before norms that stand still were folded hold statistics of them.
     state = {
         name: tensor
         for name, tensor in state.items()
