@@ -9,7 +9,7 @@ from typing import Any
 from tsic.command_line import Parser, name_of, require_least
 from tsic.config import RunConfig
 from tsic.config_file import RUN, Schema, load_config, parser, read_config, with_values
-from tsic.data.root import require_root
+from tsic.required import require_foundation, require_root
 
 # PyTorch, Lightning and transformers are imported inside the verbs, once the words are right.
 
@@ -48,6 +48,8 @@ def train_command(words: Sequence[str]) -> int:
         overrides += ["--data.batch_size", known.batch]
     config = load_config(known.config, overrides, own)
     require_root(config.data.name, Path(config.data.root))
+    if config.teacher.name != "none":
+        require_foundation(config.teacher.name)
     name = name_of(known, "run")
     if finds_batch:
         config = _with_largest_batch(

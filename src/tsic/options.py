@@ -18,6 +18,23 @@ MaskStride = Literal[16, 4]
 Attention = Literal["released", "repaired"]
 Role = Literal["student", "teacher"]
 
+DATASETS = (
+    "ade20k",
+    "camvid",
+    "cityscapes",
+    "coco",
+    "coco_stuff",
+    "folder",
+    "hub",
+    "packed",
+    "voc",
+    "yolo",
+)
+"""Names of the readers of datasets."""
+
+TINY_MODELS = ("tiny-sam", "tiny-sam2", "tiny-edgetam", "tiny-mobile-sam")
+"""Names of promptable models of random weights."""
+
 MAPPING_WIDTHS: Mapping[MappingKind, int] = {"light": 128, "uper": 512, "uper-released": 512}
 """Channels of a mapping decoder whose width is not said."""
 

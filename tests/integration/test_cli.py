@@ -282,12 +282,18 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
         main(["train"])
 
 
-def test_a_missing_dataset_is_told_before_anything_large_is_imported() -> None:
+def test_what_is_missing_is_told_before_anything_large_is_imported() -> None:
+    wrong = [
+        (["--data.root", "nowhere"], "nowhere: no such folder"),
+        (["--data.root", "nowhere", "--data.name", "camvd"], "dataset 'camvd'; did you mean 'camv"),
+        (["--teacher.name", "mobile_sam.pt"], "teacher.name 'mobile_sam.pt': no such file"),
+    ]
     script = (
         "import sys; from tsic.cli import main\n"
-        "try: main(['train', '--data.root', 'nowhere'])\n"
-        "finally: assert not set(sys.modules) & {'torch', 'lightning', 'transformers'}"
+        f"for words in {[words for words, _ in wrong]}:\n"
+        "    assert main(['train', *words]) == 2\n"
+        "assert not set(sys.modules) & {'torch', 'lightning', 'transformers'}"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "nowhere: no such folder" in done.stderr
-    assert "Error" not in done.stderr
+    for line, (_, told) in zip(done.stderr.splitlines(), wrong, strict=True):
+        assert told in line

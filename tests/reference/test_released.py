@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers.models.sam2.modeling_sam2 import Sam2Model
 
 from tsic.errors import CheckpointError, ConfigError
+from tsic.required import MOBILE
 from tsic.teacher import build_teacher
 from tsic.teacher.mobile_sam import MobileSam
-from tsic.teacher.released import MOBILE
 from tsic.teacher.sam import Sam, Sam2, load_foundation, save_foundation
 
 WIDTHS, DEPTHS, HEADS, OFFSETS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (49, 49, 196, 49)

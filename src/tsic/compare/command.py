@@ -29,6 +29,7 @@ from tsic.data.classes import ClassTable
 from tsic.errors import ConfigError
 from tsic.files import alone_in
 from tsic.options import Role
+from tsic.required import require_foundation
 from tsic.training.folder import RunFolder
 
 
@@ -87,11 +88,11 @@ def _require_teachers(unfinished: Sequence[Job], *, loads: bool) -> None:
     asked = [job.config.teacher for job in unfinished if job.config.teacher.name != "none"]
     if not asked:
         return
-    from tsic.teacher.sam import check_name, load_foundation
+    from tsic.teacher.sam import load_foundation
     from tsic.teacher.teacher import require_levels
 
     for name in sorted({one.name for one in asked}):
-        check_name(name)
+        require_foundation(name)
         kinds = {one.mapping for one in asked if one.name == name and not one.hints_only}
         if loads:
             foundation = load_foundation(name)

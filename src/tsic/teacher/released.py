@@ -21,9 +21,6 @@ from transformers.models.sam2.modeling_sam2 import Sam2Model
 from tsic.errors import CheckpointError, one_line
 from tsic.teacher.mobile_sam import MobileSamModel, decoder_config, mobile_sam_config
 
-MOBILE = "mobile_sam.pt"
-"""MobileSAM's file."""
-
 _MLP = r"(hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)"
 # What the authors' names are called here; a TinyViT's come as timm has them, but for these.
 _RENAMED = [

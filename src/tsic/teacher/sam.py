@@ -14,16 +14,17 @@ from torch import Tensor
 from transformers.models.edgetam.modeling_edgetam import EdgeTamModel
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
-from transformers.utils import CONFIG_NAME, cached_file, logging
+from transformers.utils import cached_file, logging
 from typing_extensions import override
 
 from tsic.errors import CheckpointError, ConfigError, first_line, nearest
 from tsic.files import replacing, write_text
 from tsic.grid import Size
+from tsic.required import released_file, require_foundation
 from tsic.teacher.foundation import Embedding, Foundation, Seen
 from tsic.teacher.mobile_sam import MobileSam, MobileSamModel
 from tsic.teacher.refiner import Refiner
-from tsic.teacher.released import MOBILE, load_released
+from tsic.teacher.released import load_released
 from tsic.teacher.small import TINY, prepare
 
 
@@ -211,8 +212,8 @@ def load_foundation(name: str, key: str = "teacher.name") -> Foundation:
             return _FAMILIES[model.config.model_type][1](model)
     if name == "embedded":
         name = str(EMBEDDED)
-    check_name(name, key)
-    if released := _released(Path(name)):
+    require_foundation(name, key)
+    if released := released_file(Path(name)):
         model = load_released(released, key)
         return _FAMILIES[model.config.model_type][1](model)
     try:
@@ -242,43 +243,6 @@ def load_foundation(name: str, key: str = "teacher.name") -> Foundation:
     if foundation.refiner is not None:
         _load_refiner(foundation.refiner, name, key)
     return foundation
-
-
-def check_name(name: str, key: str = "teacher.name") -> None:
-    """Refuse a name that cannot be one of a model, without loading anything.
-
-    Raises:
-        ConfigError: If it is no file, folder or id.
-        CheckpointError: If it is a pretraining that has not finished.
-    """
-    if name in (*TINY, "embedded"):
-        return
-    path = Path(name)
-    is_file_name = path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) > 2
-    if not path.exists() and (path.is_absolute() or name.startswith(".") or is_file_name):
-        raise ConfigError(
-            f"{key} '{name}': no such file or folder; check the path (docs/teachers.md "
-            "says where from)"
-        )
-    if "/" not in name and not path.exists():
-        choices = ["embedded", *TINY, *(["none"] if key == "teacher.name" else [])]
-        raise ConfigError(
-            f"{key} '{name}' is neither a file, a folder nor a Hugging Face id such as "
-            f"facebook/sam-vit-base; {nearest(name, choices)}"
-        )
-    if (path / "config.yaml").is_file() and not ((path / CONFIG_NAME).is_file() or _released(path)):
-        raise CheckpointError(
-            f"{key} '{name}' is a run that has not finished, or no pretraining; finish it "
-            "with tsic pretrain --resume auto"
-        )
-
-
-def _released(path: Path) -> Path | None:
-    """A file that a model's authors publish, where it lies at ``path`` or in it."""
-    if path.is_file():
-        return path
-    inside = path / MOBILE
-    return inside if inside.is_file() and not (path / CONFIG_NAME).is_file() else None
 
 
 def _load_refiner(refiner: Refiner, name: str, key: str) -> None:

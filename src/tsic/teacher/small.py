@@ -8,6 +8,7 @@ from transformers.models.edgetam.modeling_edgetam import EdgeTamModel
 from transformers.models.sam.modeling_sam import SamModel
 from transformers.models.sam2.modeling_sam2 import Sam2Model
 
+from tsic.options import TINY_MODELS
 from tsic.teacher.mobile_sam import MobileSamModel, mobile_sam_config
 
 Model: TypeAlias = Any
@@ -131,9 +132,6 @@ def prepare(model: Model) -> Model:
     return model
 
 
-TINY: dict[str, Callable[[], Model]] = {
-    "tiny-sam": _tiny_sam,
-    "tiny-sam2": _tiny_sam2,
-    "tiny-edgetam": _tiny_edgetam,
-    "tiny-mobile-sam": _tiny_mobile_sam,
-}
+TINY: dict[str, Callable[[], Model]] = dict(
+    zip(TINY_MODELS, (_tiny_sam, _tiny_sam2, _tiny_edgetam, _tiny_mobile_sam), strict=True)
+)

@@ -18,8 +18,8 @@ from tsic.data.readers.hub import open_hub
 from tsic.data.readers.packed import open_packed
 from tsic.data.readers.voc import open_voc
 from tsic.data.readers.yolo import open_yolo
-from tsic.data.root import require_root
-from tsic.errors import DataError, TsicError, nearest
+from tsic.errors import DataError, TsicError
+from tsic.required import require_root
 
 Reader = Callable[[Path, str, ClassTable | None], SegmentationDataset]
 
@@ -58,8 +58,6 @@ def open_dataset(
         ConfigError: If the class table is wrong.
         CheckpointError: If a pack's description is damaged.
     """
-    if name not in READERS:
-        raise DataError(f"unknown dataset '{name}'; {nearest(name, READERS)}")
     root = Path(root)
     require_root(name, root)
     dataset = READERS[name](root, split, None if classes is None else read_classes(classes))
