@@ -197,8 +197,13 @@ def test_a_prompt_that_has_no_effect_is_told_at_any_size(tiny_cycle: Cycle) -> N
     module.trainer = Trainer(barebones=True, accelerator="cpu")
     module._probed = {0}
     images, labels = torch.rand(1, 3, 64, 96), torch.randint(3, (1, 64, 96))
+    looks: list[int] = []
+    assert tiny_cycle.teacher is not None
+    first = tiny_cycle.teacher.foundation.model.vision_encoder.patch_embed
+    first.projection.register_forward_hook(lambda *_: looks.append(1))
     module.validation_step({"images": images, "labels": labels, "names": [""], "hints": None}, 0)
     assert module.probe.compute()["prompt_sensitivity"] == 0
+    assert len(looks) == 1, "one look serves all prompts"
 
 
 def test_a_checkpoint_holds_the_average_and_nothing_that_is_frozen(tiny_cycle: Cycle) -> None:

@@ -220,20 +220,19 @@ class CycleModule(LightningModule):
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, teacher = self.answer(batch["images"], with_teacher=self._scores_teacher)
-        taught = None if teacher is None else teacher.logits
-        self.contest.update(logits, taught, batch["labels"])
-        if taught is not None and batch_idx in self._probed:
-            self._probe(batch, logits, taught)
+        self.contest.update(logits, None if teacher is None else teacher.logits, batch["labels"])
+        if teacher is not None and batch_idx in self._probed:
+            self._probe(batch, logits, teacher)
 
-    def _probe(self, batch: Batch, logits: Tensor, taught: Tensor) -> None:
+    def _probe(self, batch: Batch, logits: Tensor, taught: TeacherOutput) -> None:
         """Ask the teacher again, with a prompt without place and with a perfect one."""
         asked = self.cycle.teacher
         if not isinstance(asked, Teacher) or asked.prompt == "none":
             return
         images, labels = resize_images(batch["images"], self.resize), batch["labels"]
-        blank = asked(images, blank_prompt(logits)).logits
-        told = asked(images, perfect_prompt(logits, labels)).logits
-        self.probe.update(taught, blank, told, labels)
+        blank = asked(images, blank_prompt(logits), taught.seen).logits
+        told = asked(images, perfect_prompt(logits, labels), taught.seen).logits
+        self.probe.update(taught.logits, blank, told, labels)
 
     @override
     def on_validation_epoch_end(self) -> None:
