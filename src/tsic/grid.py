@@ -1,5 +1,8 @@
 """Resizing and cutting of maps that cover one image at different strides."""
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -107,6 +110,18 @@ def sample_axis(cells: Tensor, dim: int, at: Tensor) -> Tensor:
     upper = (lower + 1).clamp(max=last)
     weight = (at - lower).to(cells.dtype).view([-1 if d == dim else 1 for d in range(cells.ndim)])
     return torch.lerp(cells.index_select(dim, lower), cells.index_select(dim, upper), weight)
+
+
+def even_parts(size: Size, side: int) -> Iterator[tuple[slice, slice]]:
+    """Cut an image into as few rows and columns of parts as have no side longer than asked for."""
+    counts = [-(-length // side) for length in size]
+    edges = [
+        [length * place // count for place in range(count + 1)]
+        for length, count in zip(size, counts, strict=True)
+    ]
+    for top, bottom in pairwise(edges[0]):
+        for left, right in pairwise(edges[1]):
+            yield slice(top, bottom), slice(left, right)
 
 
 def resize_part(maps: Tensor, size: Size, rows: range, columns: range) -> Tensor:

@@ -24,7 +24,7 @@ from tsic.checkpoint import TrainedStudent, save_student
 from tsic.cli import main
 from tsic.data.classes import ClassTable
 from tsic.data.images import read_mask
-from tsic.deploy import labelling
+from tsic.deploy import inference, labelling
 from tsic.deploy.export.exported import Array, ExportedModel
 from tsic.deploy.export.graph import DeployGraph, Layout, describe
 from tsic.deploy.inference import WHOLE, View
@@ -483,8 +483,8 @@ class TestFromPython:
     ) -> None:
         image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
         shown = []
-        monkeypatch.setattr(labelling, "WHOLE_PIXELS", 50 * 70 - 1)
-        monkeypatch.setattr(labelling, "WINDOWS", View(crop=(32, 32), stride=(24, 24)))
+        monkeypatch.setattr(inference, "WHOLE_PIXELS", 50 * 70 - 1)
+        monkeypatch.setattr(inference, "WINDOWS", View(crop=(32, 32), stride=(24, 24)))
         loaded.student.register_forward_pre_hook(lambda _, images: shown.append(images[0].shape))
         labels = loaded.predict(image)
         assert (labels.shape, labels.dtype) == ((50, 70), torch.int64)
@@ -502,8 +502,8 @@ class TestFromPython:
         assert loaded.predict(image).shape == (50, 70)
         with pytest.raises(ShapeError, match=r"got -0\.011 to"):
             loaded.predict(image - 0.002)
-        monkeypatch.setattr(labelling, "WINDOWS", View(crop=(50, 70)))
-        monkeypatch.setattr(labelling, "WHOLE_PIXELS", 50 * 70 - 1)
+        monkeypatch.setattr(inference, "WINDOWS", View(crop=(50, 70)))
+        monkeypatch.setattr(inference, "WHOLE_PIXELS", 50 * 70 - 1)
         assert (loaded.predict(image) == expected).float().mean() > 0.99
 
     def test_likely_classes_are_those_of_the_labels(
@@ -511,8 +511,8 @@ class TestFromPython:
     ) -> None:
         """Of a large image, too: half precision decides no class, and windows are windows."""
         image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
-        monkeypatch.setattr(labelling, "WHOLE_PIXELS", 50 * 70 - 1)
-        monkeypatch.setattr(labelling, "WINDOWS", View(crop=(32, 32), stride=(24, 24)))
+        monkeypatch.setattr(inference, "WHOLE_PIXELS", 50 * 70 - 1)
+        monkeypatch.setattr(inference, "WINDOWS", View(crop=(32, 32), stride=(24, 24)))
         labels, _ = labelling.label_with_probabilities(loaded, image, None)
         assert torch.equal(labels, labelling.label_batch(loaded, [image], None)[0])
 
@@ -557,17 +557,17 @@ class TestFromPython:
 def test_how_an_image_is_shown(student: Path) -> None:
     model: Any = tsic.load_student(student)
     asked = View(crop=(8, 8))
-    assert labelling.fitting_view(model, asked, (10, 10)) is asked
-    assert labelling.fitting_view(model, None, (2048, 2048)) is WHOLE
-    assert labelling.fitting_view(model, None, (2049, 2048)) is labelling.WINDOWS
+    assert inference.fitting_view(model, asked, (10, 10)) is asked
+    assert inference.fitting_view(model, None, (2048, 2048)) is WHOLE
+    assert inference.fitting_view(model, None, (2049, 2048)) is inference.WINDOWS
     model.only_size = (512, 1024)
-    assert labelling.fitting_view(model, None, (512, 1024)) is WHOLE
-    assert labelling.fitting_view(model, None, (720, 960)) == View(crop=(512, 1024))
+    assert inference.fitting_view(model, None, (512, 1024)) is WHOLE
+    assert inference.fitting_view(model, None, (720, 960)) == View(crop=(512, 1024))
     model.gives = "labels"
-    assert labelling.fitting_view(model, None, (720, 960)) is WHOLE
+    assert inference.fitting_view(model, None, (720, 960)) is WHOLE
     resized: Any = tsic.load_student(student)
     resized.resize = (256, 512)
-    assert labelling.fitting_view(resized, None, (9000, 9000)) is WHOLE
+    assert inference.fitting_view(resized, None, (9000, 9000)) is WHOLE
 
 
 HEAVY = ("transformers", "lightning", "jsonargparse")

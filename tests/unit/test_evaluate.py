@@ -17,11 +17,12 @@ from tsic.cli import main
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
 from tsic.data.readers import open_dataset
-from tsic.deploy.inference import View
+from tsic.deploy import inference
+from tsic.deploy.inference import WHOLE, View
 from tsic.deploy.model import Gives
 from tsic.errors import ConfigError, DataError, ShapeError
 from tsic.evaluation.boundary import boundary_counts
-from tsic.evaluation.evaluate import Report, Trimap, evaluate
+from tsic.evaluation.evaluate import Report, ScorerModel, Trimap, evaluate
 from tsic.files import write_json
 from tsic.grid import Size
 from tsic.student import build_student
@@ -185,6 +186,20 @@ def test_views_reach_the_model(dataset: SegmentationDataset) -> None:
     assert report.confusion.sum() == 6 * 63 * 96
     with pytest.raises(ConfigError, match="answers with labels"):
         evaluate(Seeing(), dataset, view=view)
+
+
+def test_large_images_are_shown_as_predict_shows_them(
+    dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = View(crop=(32, 32), stride=(24, 24))
+    monkeypatch.setattr(inference, "WHOLE_PIXELS", 64 * 96 - 1)
+    monkeypatch.setattr(inference, "WINDOWS", windows)
+    report = evaluate(score, dataset)
+    assert report.view == windows
+    assert torch.equal(report.confusion, evaluate(score, dataset, view=windows).confusion)
+    assert not torch.equal(report.confusion, evaluate(score, dataset, view=WHOLE).confusion)
+    resized = ScorerModel(score, dataset, "cpu", resize=(32, 48))
+    assert evaluate(resized, dataset).view == WHOLE, "it has never seen a part of an image"
 
 
 def test_evaluate_refuses_what_cannot_be_scored(dataset: SegmentationDataset) -> None:

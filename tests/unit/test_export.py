@@ -35,8 +35,7 @@ from tsic.deploy.export.proof import (
     labelled_images,
 )
 from tsic.deploy.export.writers import capture, write
-from tsic.deploy.inference import WHOLE, label_images
-from tsic.deploy.labelling import fitting_view
+from tsic.deploy.inference import WHOLE, fitting_view, label_images
 from tsic.deploy.opening import open_model
 from tsic.errors import CheckpointError, ConfigError, DataError
 from tsic.evaluation.metrics import to_labels

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from tsic.grid import (
+    even_parts,
     fit_to_image,
     resize,
     resize_images,
@@ -89,3 +90,17 @@ def test_resize_part_is_a_part_of_the_whole_resize(size: tuple[int, int]) -> Non
         part = resize_part(maps, size, rows, columns)
         expected = whole[:, rows.start : rows.stop, columns.start : columns.stop]
         torch.testing.assert_close(part, expected)
+
+
+@pytest.mark.parametrize("size", [(7, 10), (12, 5), (4, 4), (1, 9)])
+def test_even_parts_cover_an_image_once(size: tuple[int, int]) -> None:
+    seen = torch.zeros(size)
+    shapes = []
+    for rows, columns in even_parts(size, 4):
+        seen[rows, columns] += 1
+        shapes.append(seen[rows, columns].shape)
+    assert bool((seen == 1).all())
+    assert len(shapes) == -(-size[0] // 4) * -(-size[1] // 4)
+    for sides in zip(*shapes, strict=True):
+        assert max(sides) <= 4
+        assert max(sides) - min(sides) <= 1

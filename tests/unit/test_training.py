@@ -27,6 +27,7 @@ from tsic.pretrain.promptable import Promptable
 from tsic.student import StudentOutput
 from tsic.teacher.sam import load_foundation, save_foundation
 from tsic.training import loop
+from tsic.training import module as training_module
 from tsic.training.callbacks import CsvLog, ShowProgress, read_metrics
 from tsic.training.finite import limit_gradients
 from tsic.training.folder import TrainingFolder
@@ -204,6 +205,24 @@ def test_a_prompt_that_has_no_effect_is_told_at_any_size(tiny_cycle: Cycle) -> N
     module.validation_step({"images": images, "labels": labels, "names": [""], "hints": None}, 0)
     assert module.probe.compute()["prompt_sensitivity"] == 0
     assert len(looks) == 1, "one look serves all prompts"
+
+
+@pytest.mark.parametrize("resize", [None, (32, 48)])
+def test_validation_cuts_large_images(
+    tiny_cycle: Cycle, monkeypatch: pytest.MonkeyPatch, resize: tuple[int, int] | None
+) -> None:
+    monkeypatch.setattr(training_module, "WHOLE_PIXELS", 64 * 96 - 1)
+    monkeypatch.setattr(training_module, "LONGEST", 48)
+    module = module_of(tiny_cycle, resize=resize).eval()
+    module.trainer = Trainer(barebones=True, accelerator="cpu")
+    shown: list[tuple[int, ...]] = []
+    tiny_cycle.student.register_forward_pre_hook(lambda _, given: shown.append(given[0].shape[2:]))
+    labels = torch.randint(3, (1, 64, 96))
+    labels[:, 0] = 255
+    batch: Any = {"images": torch.rand(1, 3, 64, 96), "labels": labels, "names": [""]}
+    module.validation_step({**batch, "hints": None}, 0)
+    assert [tuple(size) for size in shown] == ([(32, 48)] * 4 if resize is None else [resize])
+    assert module.contest.confusions[0].sum() == 63 * 96, "every labelled pixel once"
 
 
 def test_a_checkpoint_holds_the_average_and_nothing_that_is_frozen(tiny_cycle: Cycle) -> None:

@@ -61,10 +61,11 @@ def evaluate_command(words: Sequence[str]) -> int:
     import torch
 
     from tsic.data.check import require_clean
-    from tsic.deploy.inference import View
+    from tsic.deploy.inference import WHOLE, View
     from tsic.evaluation.evaluate import evaluate
 
-    view = View(options.crop, options.stride, options.flip, options.scales)
+    asked = View(options.crop, options.stride, options.flip, options.scales)
+    view = None if asked == WHOLE else asked
     if options.threads:
         torch.set_num_threads(options.threads)
     for file in filter(None, (options.json, options.markdown)):
@@ -156,4 +157,4 @@ def _teacher(options: argparse.Namespace, dataset: "SegmentationDataset") -> "Mo
         )
     require_same_classes(f"'{options.model}'", classes, dataset)
     module = on_device(module, options.device)
-    return ScorerModel(scorers(module)["teacher"], dataset, module.device)
+    return ScorerModel(scorers(module)["teacher"], dataset, module.device, module.resize)

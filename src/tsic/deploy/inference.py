@@ -92,6 +92,33 @@ class View:
 
 WHOLE = View()
 
+WHOLE_PIXELS = 2048 * 2048
+"""Images of more pixels go by windows, unless the user says how."""
+
+WINDOWS = View(crop=(1024, 1024), stride=(768, 768))
+"""How large images are shown; neighbouring windows share a quarter."""
+
+
+def fitting_view(model: Model, asked: View | None, size: Size) -> View:
+    """Choose how an image is shown.
+
+    Args:
+        model: Who scores.
+        asked: What the user asked for, if anything.
+        size: Height and width of the image.
+
+    Returns:
+        What was asked for; else the whole image, or windows of one that is large or that the model
+        does not take as a whole.
+    """
+    if asked is not None:
+        return asked
+    if model.gives == "labels" or model.resize:
+        return WHOLE
+    if model.only_size is not None:
+        return WHOLE if size == model.only_size else View(crop=model.only_size)
+    return WINDOWS if size[0] * size[1] > WHOLE_PIXELS else WHOLE
+
 
 @torch.inference_mode()
 def label_images(model: Model, images: Tensor, view: View = WHOLE) -> Tensor:

@@ -11,44 +11,24 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from tsic.data.images import read_image, rgb_pixels
-from tsic.deploy.inference import WHOLE, View, label_image, label_images, score_image
+from tsic.deploy.inference import (
+    WHOLE,
+    View,
+    fitting_view,
+    label_image,
+    label_images,
+    score_image,
+)
 from tsic.deploy.model import Model, require_evaluation_mode
 from tsic.errors import DataError, ShapeError, one_line
 from tsic.evaluation.metrics import best_class, to_labels
-from tsic.grid import Size, size_of
-
-WHOLE_PIXELS = 2048 * 2048
-"""Images of more pixels go by windows, unless the user says how."""
-
-WINDOWS = View(crop=(1024, 1024), stride=(768, 768))
-"""How large images are shown; neighbouring windows share a quarter."""
+from tsic.grid import size_of
 
 FLOAT_SLACK = 0.01
 """How far floats may lie beyond [0, 1], as after a resize that overshoots."""
 
 AnyImage = str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor
 """What counts as an image in Python."""
-
-
-def fitting_view(model: Model, asked: View | None, size: Size) -> View:
-    """Choose how an image is shown.
-
-    Args:
-        model: Who scores.
-        asked: What the user asked for, if anything.
-        size: Height and width of the image.
-
-    Returns:
-        What was asked for; else the whole image, or windows of one that is large or that the model
-        does not take as a whole.
-    """
-    if asked is not None:
-        return asked
-    if model.gives == "labels" or model.resize:
-        return WHOLE
-    if model.only_size is not None:
-        return WHOLE if size == model.only_size else View(crop=model.only_size)
-    return WINDOWS if size[0] * size[1] > WHOLE_PIXELS else WHOLE
 
 
 def label_batch(model: Model, images: Sequence[Tensor] | Tensor, view: View | None) -> Tensor:

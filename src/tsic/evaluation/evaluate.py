@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tsic.data.classes import ClassTable
 from tsic.data.dataset import SegmentationDataset
-from tsic.deploy.inference import WHOLE, View, label_image
+from tsic.deploy.inference import WHOLE, View, fitting_view, label_image
 from tsic.deploy.model import Gives, Model, require_evaluation_mode
 from tsic.errors import ConfigError, DataError, ShapeError
 from tsic.evaluation.boundary import boundary_counts, trimap_labels
 from tsic.evaluation.metrics import confusion_matrix
 from tsic.evaluation.scores import Report, Trimap
-from tsic.grid import Size
+from tsic.grid import Size, size_of
 from tsic.progress import OnProgress
 
 __all__ = ["Report", "Scorer", "ScorerModel", "Trimap", "evaluate"]
@@ -32,20 +32,25 @@ class ScorerModel:
         score: The function.
         dataset: Whose classes it should know.
         device: Where it wants its images.
+        resize: Size that it brings every image to; ``None`` if it does not.
     """
 
     gives: Gives = "scores"
     only_size: Size | None = None
     only_batch: int | None = None
-    resize: Size | None = None
 
     def __init__(
-        self, score: Scorer, dataset: SegmentationDataset, device: torch.device | str
+        self,
+        score: Scorer,
+        dataset: SegmentationDataset,
+        device: torch.device | str,
+        resize: Size | None = None,
     ) -> None:
         self._score = score
         self._dataset = dataset
         self.classes = dataset.classes
         self.device = torch.device(device)
+        self.resize = resize
 
     def __call__(self, images: Tensor) -> Tensor:
         """Score a batch.
@@ -74,7 +79,7 @@ def evaluate(
     dataset: SegmentationDataset,
     *,
     device: torch.device | str = "cpu",
-    view: View = WHOLE,
+    view: View | None = None,
     boundary: bool = False,
     trimap: int | None = None,
     on_progress: OnProgress | None = None,
@@ -87,7 +92,8 @@ def evaluate(
             ``(1, K, h, w)`` on any grid.
         dataset: Labelled images.
         device: Where a function runs; a model says so itself.
-        view: How images are shown: whole, in windows, mirrored, at several scales.
+        view: How images are shown: whole, in windows, mirrored, at several scales; by default each
+            as `tsic predict` shows it.
         boundary: Whether boundary IoU is computed, too.
         trimap: Pixels from a border of the labels up to which IoU is computed once more.
         on_progress: Called with images done and in all.
@@ -112,8 +118,11 @@ def evaluate(
     num_classes = dataset.classes.num_classes
     confusion, near = (torch.zeros(num_classes, num_classes, dtype=torch.int64) for _ in range(2))
     borders = torch.zeros(2, num_classes, dtype=torch.int64)
+    used = view or WHOLE
     for done, (image, labels) in enumerate(_read_ahead(dataset), start=1):
-        predicted = label_image(shown, image, view)
+        how = fitting_view(shown, view, size_of(image))
+        used = used if how is WHOLE else how
+        predicted = label_image(shown, image, how)
         counts = confusion_matrix(predicted, labels, num_classes)
         confusion += counts
         if on_image:
@@ -128,7 +137,7 @@ def evaluate(
         dataset.classes.names,
         confusion,
         len(dataset),
-        view,
+        used,
         borders if boundary else None,
         None if trimap is None else Trimap(trimap, near),
     )

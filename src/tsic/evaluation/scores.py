@@ -51,7 +51,7 @@ class Report:
         class_names: Names of the ``K`` classes.
         confusion: Pixel counts, int64 ``(K, K)``, true classes in rows.
         images: Images that were scored.
-        view: How they were shown.
+        view: How they were shown, the large ones if not all alike.
         boundary: Pixel counts of boundary IoU, int64 ``(2, K)``: intersections and unions.
         trimap: The band around the labels' borders.
     """

@@ -218,6 +218,8 @@ def tiles(
 ) -> dict[str, Pixels]:
     """Image, label, student and, with a teacher, its prompted masks, if any, and its answer.
 
+    Of an image that is too large to be shown as a whole, a part in its middle.
+
     Args:
         module: What is being or was trained.
         image: RGB uint8 ``(3, H, W)``.
@@ -228,6 +230,9 @@ def tiles(
     Returns:
         Pictures by title.
     """
+    parts = list(module.parts(image))
+    rows, columns = parts[len(parts) // 2]
+    image, labels = image[:, rows, columns], labels[rows, columns]
     size = size_of(labels)
     images = image[None].to(module.device).float() / 255
     logits, answer = module.answer(images, with_teacher=with_teacher)

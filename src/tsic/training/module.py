@@ -1,5 +1,7 @@
 """The cycle as a LightningModule: losses to gradients, scores at validation, small checkpoints."""
 
+import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,7 +15,8 @@ from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
 from tsic.data.batches import Batch
 from tsic.data.sampling import position_seed, spread
-from tsic.grid import Size, resize_images
+from tsic.deploy.inference import WHOLE_PIXELS
+from tsic.grid import Size, even_parts, resize_images, size_of
 from tsic.networks.depthwise import widen_depthwise
 from tsic.streams import tell
 from tsic.student import Student
@@ -25,6 +28,9 @@ from tsic.training.optim import build_optimizer, moving_average
 
 _NETWORKS = ("student", "teacher")
 """What is clipped; projections for a loss are not."""
+
+LONGEST = 1024
+"""Longest side of the parts into which validation cuts an image of more than `WHOLE_PIXELS`."""
 
 _HELD = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What frozen weights are held in, by precision."""
@@ -217,19 +223,27 @@ class CycleModule(LightningModule):
         teacher = self.cycle.teacher if with_teacher else None
         return logits, None if teacher is None else teacher(images, logits)
 
+    def parts(self, images: Tensor) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of the parts in which whole images are shown: large ones are cut."""
+        size = size_of(images)
+        is_large = self.resize is None and math.prod(size) > WHOLE_PIXELS
+        return even_parts(size, LONGEST if is_large else max(size))
+
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, teacher = self.answer(batch["images"], with_teacher=self._scores_teacher)
-        self.contest.update(logits, None if teacher is None else teacher.logits, batch["labels"])
-        if teacher is not None and batch_idx in self._probed:
-            self._probe(batch, logits, teacher)
+        for rows, columns in self.parts(batch["images"]):
+            images, labels = batch["images"][:, :, rows, columns], batch["labels"][:, rows, columns]
+            logits, teacher = self.answer(images, with_teacher=self._scores_teacher)
+            self.contest.update(logits, None if teacher is None else teacher.logits, labels)
+            if teacher is not None and batch_idx in self._probed:
+                self._probe(images, labels, logits, teacher)
 
-    def _probe(self, batch: Batch, logits: Tensor, taught: TeacherOutput) -> None:
+    def _probe(self, images: Tensor, labels: Tensor, logits: Tensor, taught: TeacherOutput) -> None:
         """Ask the teacher again, with a prompt without place and with a perfect one."""
         asked = self.cycle.teacher
         if not isinstance(asked, Teacher) or asked.prompt == "none":
             return
-        images, labels = resize_images(batch["images"], self.resize), batch["labels"]
+        images = resize_images(images, self.resize)
         blank = asked(images, blank_prompt(logits), taught.seen).logits
         told = asked(images, perfect_prompt(logits, labels), taught.seen).logits
         self.probe.update(taught.logits, blank, told, labels)

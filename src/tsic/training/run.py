@@ -23,7 +23,7 @@ from tsic.data.unlabelled import Joined, TrainImages, open_unlabelled, without_c
 from tsic.deploy.card import SCORES
 from tsic.errors import ConfigError
 from tsic.evaluation.confusions import Confusions
-from tsic.evaluation.evaluate import Report, evaluate
+from tsic.evaluation.evaluate import Report, ScorerModel, evaluate
 from tsic.files import public_name, write_json
 from tsic.grid import Size, size_of
 from tsic.losses import balanced_class_weights
@@ -260,9 +260,8 @@ def _finish(
     confusions = Confusions(val_set.classes.num_classes)
     reports = {
         role: evaluate(
-            score,
+            ScorerModel(score, val_set, device, config.data.resize),
             val_set,
-            device=device,
             on_image=confusions.add if role == "student" else None,
         )
         for role, score in scorers(module).items()
