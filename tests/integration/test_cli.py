@@ -44,6 +44,8 @@ Said = Callable[..., tuple[int, str]]
         (["evaluate", "nowhere"], "'nowhere' does not exist; give a run's folder"),
         (["evaluate", "camvid-compact"], "does not exist; give zoo:camvid-compact, a run's folder"),
         (["evaluate"], "the following arguments are required: model"),
+        (["compare", "--methd", "alone"], "unknown key 'methd' (did you mean 'methods'?)"),
+        (["compare", "--methods", "alone"], "--config FILE is missing: the YAML file of a run"),
         (["demo", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["demo", "--seed", "-1"], "--seed must be at least 0, got -1"),
         (["demo", "--step", "x"], "--step"),

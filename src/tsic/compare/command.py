@@ -41,6 +41,10 @@ def compare_command(words: Sequence[str]) -> int:
     if options.ablate and (options.methods or options.offline):
         raise ConfigError("--ablate varies the cycle alone: it goes without --methods, --offline")
     base = load_config(options.config, overrides, parser)
+    if options.config is None:
+        raise ConfigError(
+            "--config FILE is missing: the YAML file of a run; see tsic compare --help"
+        )
     folder: Path = options.out / name_of(options)
     runs = folder / "runs"
     shared = words_of(("data", "trainer"), overrides, but=OWN)
@@ -179,7 +183,7 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", type=Path, required=True, help="YAML file of the cycle's run, as of train"
+        "--config", type=Path, help="YAML file of the cycle's run, as of train (always needed)"
     )
     parser.add_argument(
         "--methods",
