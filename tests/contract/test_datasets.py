@@ -12,8 +12,9 @@ from PIL import Image
 
 from tsic.data.check import check_dataset
 from tsic.data.dataset import Problem, SegmentationDataset
-from tsic.data.readers import open_dataset
+from tsic.data.readers import READERS, open_dataset
 from tsic.errors import DataError
+from tsic.options import DATASETS
 
 STEMS = {"train": ("a", "b", "c"), "val": ("d", "e")}
 Draw = Callable[[Path], None]
@@ -214,3 +215,7 @@ def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "data" / "train.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match=r"train\.txt: list cannot be read: not a text file"):
         open_dataset("camvid", tmp_path / "data", "train")
+
+
+def test_every_reader_is_known_before_it_is_imported() -> None:
+    assert tuple(READERS) == DATASETS

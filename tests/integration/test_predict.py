@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -560,6 +561,10 @@ def test_how_an_image_is_shown(student: Path) -> None:
     assert inference.fitting_view(model, asked, (10, 10)) is asked
     assert inference.fitting_view(model, None, (2048, 2048)) is WHOLE
     assert inference.fitting_view(model, None, (2049, 2048)) is inference.WINDOWS
+    assert inference.fitting_view(model, View(), (2049, 2048)) == WHOLE
+    mirrored = inference.fitting_view(model, View(flip=True), (2049, 2048))
+    assert mirrored == replace(inference.WINDOWS, flip=True)
+    assert inference.fitting_view(model, View(flip=True), (64, 64)) == View(flip=True)
     model.only_size = (512, 1024)
     assert inference.fitting_view(model, None, (512, 1024)) is WHOLE
     assert inference.fitting_view(model, None, (720, 960)) == View(crop=(512, 1024))

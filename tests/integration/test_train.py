@@ -30,14 +30,18 @@ from tsic.data.class_file import write_classes
 from tsic.data.classes import ClassTable
 from tsic.data.packed import pack_split
 from tsic.data.readers import open_dataset
+from tsic.deploy import inference
+from tsic.deploy.inference import View
 from tsic.errors import CheckpointError, ConfigError, NonFiniteLossError
 from tsic.files import alone_in
 from tsic.pretrain.config import PRETRAIN
 from tsic.teacher import HintEncoder, build_hint_encoder
+from tsic.training import module as training_module
 from tsic.training.build import load_run
 from tsic.training.callbacks import read_metrics
 from tsic.training.dry_run import rehearse
 from tsic.training.embed import embed
+from tsic.training.module import CycleModule
 from tsic.training.run import train
 
 Settings = dict[str, Any]
@@ -305,6 +309,48 @@ def test_rare_classes_weigh_more_as_the_training_split_counts_them(
     assert given[0] is None
     assert given[1] is not None
     torch.testing.assert_close(given[1] * pixels, (pixels.sum() / 3).expand(3).float())
+
+
+@pytest.mark.parametrize("resize", [None, [64, 96]])
+def test_large_images_are_cut_and_scored_by_windows(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resize: list[int] | None
+) -> None:
+    """But for a student that sees whole images always."""
+    for owner, name, value in (
+        (training_module, "WHOLE_PIXELS", 64 * 96 - 1),
+        (training_module, "LONGEST", 50),
+        (inference, "WHOLE_PIXELS", 64 * 96 - 1),
+        (inference, "WINDOWS", View(crop=(32, 48), stride=(24, 36))),
+    ):
+        monkeypatch.setattr(owner, name, value)
+    words = ["--max_steps", "3", "--data.resize", str(resize or "null")]
+    config = load_config(config_file, words)
+    shown: list[torch.Size] = []
+    answer = CycleModule.answer
+
+    def seen(self: CycleModule, images: Tensor, **options: Any) -> Any:
+        shown.append(images.shape[2:])
+        return answer(self, images, **options)
+
+    monkeypatch.setattr(CycleModule, "answer", seen)
+    rehearse(config, steps=1)
+    assert set(shown) == {(64, 96) if resize else (32, 48)}
+    shown.clear()
+    folder = train(config, tmp_path / "run").folder
+    assert shown[:12] == ([(32, 48)] * 12 if resize is None else shown[:12])
+    view = {"crop": None, "stride": None, "flip": False, "scales": [1.0]}
+    if resize is None:
+        view |= {"crop": [32, 48], "stride": [24, 36]}
+    written = json.loads(folder.evaluation.read_text())
+    assert written["view"] == written["teacher"]["view"] == view
+    for role, scores in (("student", written), ("teacher", written["teacher"])):
+        file = tmp_path / f"{role}.json"
+        assert main(["evaluate", str(folder.path), "--role", role, "--json", str(file)]) == 0
+        again = json.loads(file.read_text())
+        assert again["view"] == view
+        assert again["miou"] == pytest.approx(scores["miou"], abs=0.01)
+    assert main(["evaluate", str(folder.path), "--flip", "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["view"] == {**view, "flip": True}
 
 
 def test_a_checkpoint_that_is_none_is_told(config_file: Path, tmp_path: Path) -> None:

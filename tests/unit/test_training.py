@@ -18,6 +18,7 @@ from torch.nn.utils import get_total_norm
 from tsic.config import OptimConfig, RunConfig, TrainerConfig
 from tsic.config_file import RUN, save_config
 from tsic.cycle import Cycle, CycleOutput
+from tsic.data.classes import ClassTable
 from tsic.errors import ConfigError, NonFiniteLossError, TsicError
 from tsic.evaluation.metrics import to_labels
 from tsic.grid import resize_images
@@ -28,7 +29,7 @@ from tsic.student import StudentOutput
 from tsic.teacher.sam import load_foundation, save_foundation
 from tsic.training import loop
 from tsic.training import module as training_module
-from tsic.training.callbacks import CsvLog, ShowProgress, read_metrics
+from tsic.training.callbacks import CsvLog, ShowProgress, read_metrics, tiles
 from tsic.training.finite import limit_gradients
 from tsic.training.folder import TrainingFolder
 from tsic.training.module import CycleModule
@@ -223,6 +224,19 @@ def test_validation_cuts_large_images(
     module.validation_step({**batch, "hints": None}, 0)
     assert [tuple(size) for size in shown] == ([(32, 48)] * 4 if resize is None else [resize])
     assert module.contest.confusions[0].sum() == 63 * 96, "every labelled pixel once"
+
+
+def test_a_picture_of_a_large_image_is_of_its_middle(
+    tiny_cycle: Cycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_module, "WHOLE_PIXELS", 32 * 64 - 1)
+    monkeypatch.setattr(training_module, "LONGEST", 16)
+    module = module_of(tiny_cycle).eval()
+    image = torch.arange(64, dtype=torch.uint8).expand(3, 32, 64)
+    labels, classes = torch.zeros(32, 64).long(), ClassTable.from_names(("a", "b", "c"))
+    shown = tiles(module, image, labels, classes, with_teacher=True)
+    assert {picture.shape[:2] for picture in shown.values()} == {(16, 16)}
+    assert shown["image"][0, 0, 0] == 32
 
 
 def test_a_checkpoint_holds_the_average_and_nothing_that_is_frozen(tiny_cycle: Cycle) -> None:

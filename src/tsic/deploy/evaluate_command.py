@@ -34,8 +34,10 @@ def _evaluate_parser() -> Parser:
     data.add_argument("--data.root", dest="root", help="the dataset's folder; by default the run's")
     data.add_argument("--data.split", dest="split", help="split; by default the run's val split")
     data.add_argument("--data.classes", dest="classes", help="classes YAML of a `folder` dataset")
-    view = own.add_argument_group("how images are shown; by default whole and once")
-    view.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="sliding windows")
+    view = own.add_argument_group("how images are shown; by default once")
+    view.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="sliding windows of "
+                      "this size; by default of images above 4.2 megapixels, 1024 1024 every "
+                      "768 768")  # fmt: skip
     view.add_argument(
         "--stride", type=int, nargs=2, metavar=("H", "W"), help="by default two thirds of the crop"
     )

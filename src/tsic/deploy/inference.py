@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -108,16 +108,22 @@ def fitting_view(model: Model, asked: View | None, size: Size) -> View:
         size: Height and width of the image.
 
     Returns:
-        What was asked for; else the whole image, or windows of one that is large or that the model
-        does not take as a whole.
+        What was asked for, if that is ``WHOLE`` or says how large windows are; else the whole
+        image, or windows of one that is large or that the model does not take as a whole, with the
+        flips and scales that were asked for.
     """
-    if asked is not None:
+    if asked is not None and (asked.is_plain or asked.crop is not None):
         return asked
+    fitting = WHOLE
+    if model.only_size is not None and size != model.only_size:
+        fitting = View(crop=model.only_size)
+    elif model.only_size is None and math.prod(size) > WHOLE_PIXELS:
+        fitting = WINDOWS
     if model.gives == "labels" or model.resize:
-        return WHOLE
-    if model.only_size is not None:
-        return WHOLE if size == model.only_size else View(crop=model.only_size)
-    return WINDOWS if size[0] * size[1] > WHOLE_PIXELS else WHOLE
+        fitting = WHOLE
+    if asked is None:
+        return fitting
+    return replace(asked, crop=fitting.crop, stride=fitting.stride)
 
 
 @torch.inference_mode()

@@ -92,8 +92,8 @@ def evaluate(
             ``(1, K, h, w)`` on any grid.
         dataset: Labelled images.
         device: Where a function runs; a model says so itself.
-        view: How images are shown: whole, in windows, mirrored, at several scales; by default each
-            as `tsic predict` shows it.
+        view: How images are shown: whole, in windows, mirrored, at several scales; see
+            ``fitting_view``: by default as `tsic predict` does, large ones by windows.
         boundary: Whether boundary IoU is computed, too.
         trimap: Pixels from a border of the labels up to which IoU is computed once more.
         on_progress: Called with images done and in all.
@@ -121,7 +121,7 @@ def evaluate(
     used = view or WHOLE
     for done, (image, labels) in enumerate(_read_ahead(dataset), start=1):
         how = fitting_view(shown, view, size_of(image))
-        used = used if how is WHOLE else how
+        used = how if how.crop else used
         predicted = label_image(shown, image, how)
         counts = confusion_matrix(predicted, labels, num_classes)
         confusion += counts

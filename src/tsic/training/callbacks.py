@@ -230,8 +230,12 @@ def tiles(
     Returns:
         Pictures by title.
     """
-    parts = list(module.parts(image))
-    rows, columns = parts[len(parts) // 2]
+    middle = [side // 2 for side in size_of(image)]
+    rows, columns = next(
+        part
+        for part in module.parts(image)
+        if all(one.start <= at < one.stop for one, at in zip(part, middle, strict=True))
+    )
     image, labels = image[:, rows, columns], labels[rows, columns]
     size = size_of(labels)
     images = image[None].to(module.device).float() / 255

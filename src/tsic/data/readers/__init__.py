@@ -35,7 +35,7 @@ READERS: dict[str, Reader] = {
     "voc": open_voc,
     "yolo": open_yolo,
 }
-"""Every dataset by name; a new one is one more entry."""
+"""Every dataset by name; a new one is one more entry here and in `DATASETS`."""
 
 
 def open_dataset(
