@@ -9,7 +9,7 @@ from typing import Any
 from tsic.command_line import Parser, name_of, require_least
 from tsic.config import RunConfig
 from tsic.config_file import RUN, Schema, load_config, parser, read_config, with_values
-from tsic.required import require_foundation, require_root
+from tsic.required import require_foundation, require_offline, require_root
 
 # PyTorch, Lightning and transformers are imported inside the verbs, once the words are right.
 
@@ -50,6 +50,8 @@ def train_command(words: Sequence[str]) -> int:
     require_root(config.data.name, Path(config.data.root))
     if config.teacher.name != "none":
         require_foundation(config.teacher.name)
+    if config.distill.method != "none" and config.distill.teacher is not None:
+        require_offline(config.distill.teacher)
     name = name_of(known, "run")
     if finds_batch:
         config = _with_largest_batch(

@@ -3,6 +3,7 @@
 import difflib
 from pathlib import Path
 
+from tsic.deploy.hub import is_name
 from tsic.errors import CheckpointError, ConfigError, DataError, nearest
 from tsic.options import DATASETS, TINY_MODELS
 
@@ -63,6 +64,18 @@ def require_foundation(name: str, key: str = "teacher.name") -> None:
         raise CheckpointError(
             f"{key} '{name}' is a run that has not finished, or no pretraining; finish it "
             "with tsic pretrain --resume auto"
+        )
+
+
+def require_offline(name: str) -> None:
+    """Refuse a trained network, a run's folder or a student's, that is not there.
+
+    Raises:
+        ConfigError: If it is neither a path nor a name.
+    """
+    if not is_name(name) and not Path(name).exists():
+        raise ConfigError(
+            f"distill.teacher '{name}': no such file or folder; train it first, or check the path"
         )
 
 

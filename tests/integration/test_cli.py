@@ -49,6 +49,10 @@ Said = Callable[..., tuple[int, str]]
         (["demo", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["demo", "--seed", "-1"], "--seed must be at least 0, got -1"),
         (["demo", "--step", "x"], "--step"),
+        (
+            ["train", "--distill.method", "kd", "--distill.teacher", "runs/nope"],
+            "distill.teacher 'runs/nope': no such file or folder; train it first",
+        ),
         (["train", "--name", "/runs/a"], "--name '/runs/a' must be a name; --out takes the folder"),
         (["pretrain", "--name", "../a"], "--name '../a' must be a name"),
     ],
