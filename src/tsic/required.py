@@ -7,6 +7,11 @@ from tsic.deploy.hub import is_name
 from tsic.errors import CheckpointError, ConfigError, DataError, nearest
 from tsic.options import DATASETS, TINY_MODELS
 
+MOBILE = "mobile_sam.pt"
+"""Name under which MobileSAM's authors publish its weights."""
+
+_SETTINGS = "config.json"  # of a model in the hub's format
+
 
 def require_root(name: str, root: Path) -> None:
     """Make sure that a dataset's reader and folder are there.
@@ -77,12 +82,6 @@ def require_offline(name: str) -> None:
         raise ConfigError(
             f"distill.teacher '{name}': no such file or folder; train it first, or check the path"
         )
-
-
-_SETTINGS = "config.json"  # of a model in the hub's format
-
-MOBILE = "mobile_sam.pt"
-"""Name under which MobileSAM's authors publish its weights."""
 
 
 def released_file(path: Path) -> Path | None:

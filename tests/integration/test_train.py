@@ -317,7 +317,6 @@ def test_large_images_are_cut_and_scored_by_windows(
 ) -> None:
     """But for a student that sees whole images always."""
     for owner, name, value in (
-        (training_module, "WHOLE_PIXELS", 64 * 96 - 1),
         (training_module, "LONGEST", 50),
         (inference, "WHOLE_PIXELS", 64 * 96 - 1),
         (inference, "WINDOWS", View(crop=(32, 48), stride=(24, 36))),
@@ -337,7 +336,7 @@ def test_large_images_are_cut_and_scored_by_windows(
     assert set(shown) == {(64, 96) if resize else (32, 48)}
     shown.clear()
     folder = train(config, tmp_path / "run").folder
-    assert shown[:12] == ([(32, 48)] * 12 if resize is None else shown[:12])
+    assert set(shown) == {(64, 96) if resize else (32, 48)}, "panels and last scores, too"
     view = {"crop": None, "stride": None, "flip": False, "scales": [1.0]}
     if resize is None:
         view |= {"crop": [32, 48], "stride": [24, 36]}

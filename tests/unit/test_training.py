@@ -19,6 +19,7 @@ from tsic.config import OptimConfig, RunConfig, TrainerConfig
 from tsic.config_file import RUN, save_config
 from tsic.cycle import Cycle, CycleOutput
 from tsic.data.classes import ClassTable
+from tsic.deploy import inference
 from tsic.errors import ConfigError, NonFiniteLossError, TsicError
 from tsic.evaluation.metrics import to_labels
 from tsic.grid import resize_images
@@ -212,7 +213,7 @@ def test_a_prompt_that_has_no_effect_is_told_at_any_size(tiny_cycle: Cycle) -> N
 def test_validation_cuts_large_images(
     tiny_cycle: Cycle, monkeypatch: pytest.MonkeyPatch, resize: tuple[int, int] | None
 ) -> None:
-    monkeypatch.setattr(training_module, "WHOLE_PIXELS", 64 * 96 - 1)
+    monkeypatch.setattr(inference, "WHOLE_PIXELS", 64 * 96 - 1)
     monkeypatch.setattr(training_module, "LONGEST", 48)
     module = module_of(tiny_cycle, resize=resize).eval()
     module.trainer = Trainer(barebones=True, accelerator="cpu")
@@ -229,7 +230,7 @@ def test_validation_cuts_large_images(
 def test_a_picture_of_a_large_image_is_of_its_middle(
     tiny_cycle: Cycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_module, "WHOLE_PIXELS", 32 * 64 - 1)
+    monkeypatch.setattr(inference, "WHOLE_PIXELS", 32 * 64 - 1)
     monkeypatch.setattr(training_module, "LONGEST", 16)
     module = module_of(tiny_cycle).eval()
     image = torch.arange(64, dtype=torch.uint8).expand(3, 32, 64)

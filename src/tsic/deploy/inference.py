@@ -99,6 +99,11 @@ WINDOWS = View(crop=(1024, 1024), stride=(768, 768))
 """How large images are shown; neighbouring windows share a quarter."""
 
 
+def is_large(size: Size) -> bool:
+    """Whether an image of this height and width is not shown as a whole unasked."""
+    return math.prod(size) > WHOLE_PIXELS
+
+
 def fitting_view(model: Model, asked: View | None, size: Size) -> View:
     """Choose how an image is shown.
 
@@ -117,7 +122,7 @@ def fitting_view(model: Model, asked: View | None, size: Size) -> View:
     fitting = WHOLE
     if model.only_size is not None and size != model.only_size:
         fitting = View(crop=model.only_size)
-    elif model.only_size is None and math.prod(size) > WHOLE_PIXELS:
+    elif model.only_size is None and is_large(size):
         fitting = WINDOWS
     if model.gives == "labels" or model.resize:
         fitting = WHOLE

@@ -1,6 +1,5 @@
 """The cycle as a LightningModule: losses to gradients, scores at validation, small checkpoints."""
 
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,7 +14,7 @@ from tsic.config import OptimConfig
 from tsic.cycle import Cycle, CycleOutput
 from tsic.data.batches import Batch
 from tsic.data.sampling import position_seed, spread
-from tsic.deploy.inference import WHOLE_PIXELS
+from tsic.deploy.inference import is_large
 from tsic.grid import Size, even_parts, resize_images, size_of
 from tsic.networks.depthwise import widen_depthwise
 from tsic.streams import tell
@@ -30,7 +29,7 @@ _NETWORKS = ("student", "teacher")
 """What is clipped; projections for a loss are not."""
 
 LONGEST = 1024
-"""Longest side of the parts into which validation cuts an image of more than `WHOLE_PIXELS`."""
+"""Longest side of the parts into which validation cuts a large image."""
 
 _HELD = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What frozen weights are held in, by precision."""
@@ -226,8 +225,8 @@ class CycleModule(LightningModule):
     def parts(self, images: Tensor) -> Iterator[tuple[slice, slice]]:
         """Rows and columns of the parts in which whole images are shown: large ones are cut."""
         size = size_of(images)
-        is_large = self.resize is None and math.prod(size) > WHOLE_PIXELS
-        return even_parts(size, LONGEST if is_large else max(size))
+        is_cut = self.resize is None and is_large(size)
+        return even_parts(size, LONGEST if is_cut else max(size))
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
