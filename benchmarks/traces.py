@@ -3,6 +3,7 @@
 import math
 import re
 import time
+import weakref
 from collections import Counter
 from typing import Any, Protocol
 
@@ -61,6 +62,46 @@ class Traffic(TorchDispatchMode):
         self.operations += 1
         self.bytes[name] += sum(map(_size, (*read, *tree_leaves(result))))
         return result
+
+
+class Living(TorchDispatchMode):
+    """Counts the bytes of tensors that live at a time; what was made before it does not count.
+
+    Attributes:
+        most: Bytes at the peak.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._now = 0
+        self._watched: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        there = _storages((args, kwargs))
+        for place, storage in _storages(result).items():
+            if place not in there and place not in self._watched:
+                self._watch(place, storage)
+        return result
+
+    def _watch(self, place: int, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        self._now += size
+        self.most = max(self.most, self._now)
+
+        def forget(_: object) -> None:
+            self._now -= size
+            del self._watched[place]
+
+        self._watched[place] = weakref.ref(storage, forget)
+
+
+def _storages(values: object) -> dict[int, torch.UntypedStorage]:
+    """Where the tensors among some values lie in memory, each place once."""
+    tensors = [one for one in tree_leaves(values) if isinstance(one, Tensor)]
+    return {one.untyped_storage()._cdata: one.untyped_storage() for one in tensors}
 
 
 def _size(value: object) -> int:

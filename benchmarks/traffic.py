@@ -1,4 +1,4 @@
-"""Count what a training step on a GPU would move through memory, without a GPU.
+"""Count what a training step on a GPU would move through memory and keep there, without a GPU.
 
     .venv/bin/python benchmarks/traffic.py --json traffic.json
 
@@ -6,6 +6,9 @@ The steps of `step.py` run forward and backward on tensors without data, on whic
 the ways that they take on a GPU; products are brought to bfloat16, as autocast does there. Counted
 are the bytes that each operation reads and writes, as if each did so once; attention's own kernel,
 which differs between GPUs, is left out. So this tells what was saved, not how long a step takes.
+
+Memory is the most that tensors take at a time, weights, their gradients and AdamW's state included;
+libraries' own buffers are not, nor what OHEM sorts.
 """
 
 import argparse
@@ -27,13 +30,18 @@ from torch import Tensor
 
 import tsic
 from step import MODELS, SIZES, Row, Step
-from traces import Traffic
+from traces import Living, Traffic
 
 PRODUCTS = (
     (F, ("conv2d", "conv_transpose2d", "linear")),
     (torch, ("addmm", "bmm", "einsum", "matmul")),
     (Tensor, ("__matmul__", "matmul")),
 )
+LEARNS = 18
+"""Bytes of a weight that learns: in float32, and rounded; its gradient, and AdamW's two means."""
+
+STANDS = 2
+"""Bytes of one that is frozen, in bfloat16."""
 
 
 class _Attention(torch.autograd.Function):
@@ -41,12 +49,14 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        return _laid_out(query, value.shape[-1])
+        answer = _laid_out(query, value.shape[-1])
+        sums = query.new_empty(query.shape[:3], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, answer, sums)
+        return answer
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_laid_out(one, one.shape[-1]) for one in ctx.saved_tensors)
+        return tuple(_laid_out(one, one.shape[-1]) for one in ctx.saved_tensors[:3])
 
 
 def _laid_out(like: Tensor, width: int) -> Tensor:
@@ -102,15 +112,19 @@ def count(row: Row, folder: Path) -> dict[str, Any]:
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(row.batch, row.height, row.width, device="meta", dtype=torch.int64)
     teaching = torch.ones((), device="meta")
-    moved = Traffic()
+    moved, living = Traffic(), Living()
     with as_on_a_gpu():
         cycle(images, labels, teaching=teaching)  # makes constants
-        with moved:
-            cycle(images, labels, teaching=teaching).total.backward()
+        for mode in (moved, living):
+            with mode:
+                cycle(images, labels, teaching=teaching).total.backward()
+    learns = sum(one.numel() for one in cycle.parameters() if one.requires_grad)
+    stands = sum(one.numel() for one in cycle.parameters() if not one.requires_grad)
     return {
         **asdict(row),
         "operations": moved.operations,
         "gigabytes": moved.bytes.total() / 1e9,
+        "peak_memory_mib": (living.most + LEARNS * learns + STANDS * stands) / 2**20,
         "of": {name: size / 1e9 for name, size in moved.bytes.most_common(12)},
     }
 
@@ -121,13 +135,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="images of a step")
     parser.add_argument("--json", type=Path, help="file for everything")
     options = parser.parse_args()
-    height, width, classes = SIZES[0]
-    alone = Row("alone", "", height, width, classes, options.batch)
-    rows = [alone] + [
-        replace(alone, recipe=recipe, teacher=teacher)
-        for teacher in MODELS
-        for recipe in ("release", "cycle", "frozen")
-    ]
+    rows = []
+    for height, width, classes in SIZES:
+        alone = Row("alone", "", height, width, classes, options.batch)
+        rows += [alone] + [
+            replace(alone, recipe=recipe, teacher=teacher)
+            for teacher in MODELS
+            for recipe in ("release", "cycle", "recomputed", "frozen")
+        ]
     found = []
     with tempfile.TemporaryDirectory() as name:
         for model, make in MODELS.items():
@@ -135,8 +150,9 @@ def main() -> None:
         for row in rows:
             found.append(count(row, Path(name)))
             print(
-                f"{row.recipe:8} {row.teacher:18} {found[-1]['gigabytes']:6.1f} GB "
-                f"{found[-1]['operations']:5} operations",
+                f"{row.recipe:10} {row.teacher:18} {row.height}x{row.width} {row.classes:3}",
+                f"{found[-1]['gigabytes']:6.1f} GB {found[-1]['operations']:5} operations",
+                f"{found[-1]['peak_memory_mib']:6.0f} MiB",
                 flush=True,
             )
     report = {

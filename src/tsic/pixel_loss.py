@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from tsic.grid import cells_under, resize_axis, size_of
+from tsic.streams import tell
 
 _AT_ONCE = {"cpu": 2**20}  # else 2**24
 """Scores of a strip of rows: few enough for a CPU's cache, many enough for a GPU's cores."""
@@ -20,6 +21,9 @@ Pixels: TypeAlias = tuple[slice, slice]
 
 Compare: TypeAlias = Callable[[Tensor, Pixels], tuple[Tensor, Tensor | None]]
 """Given a strip of scores and where it lies, its loss and, if asked for, the scores' gradient."""
+
+OfImages: TypeAlias = Callable[[Tensor, slice], tuple[Tensor, Tensor | None]]
+"""Given some images' scores in all columns, but their own rows, the same of all pixels."""
 
 
 @torch.no_grad()
@@ -41,7 +45,7 @@ def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
     # Autocast would round the scores.
     with torch.autocast(logits.device.type, enabled=False):
-        _by_strips(logits, size_of(labels), compare)
+        _by_images(logits, labels.shape[-1], _in_strips(labels.shape[-2], compare))
     return losses
 
 
@@ -85,7 +89,15 @@ class _CrossEntropy(torch.autograd.Function):
                 return loss, None
             return loss, shares.exp_().mul_(weight).scatter_add_(1, true, -weight)
 
-        loss, gradient = _by_strips(logits, size_of(labels), compare)
+        def fused(wide: Tensor, images: slice) -> tuple[Tensor, Tensor]:
+            from tsic.pixel_kernel import cross_entropy_of_rows
+
+            return cross_entropy_of_rows(wide, labels[images], weights[images])
+
+        height, width = size_of(labels)
+        is_fused = learns and logits.dtype == torch.float32 and _has_kernel(logits.device)
+        of_images = fused if is_fused else _in_strips(height, compare)
+        loss, gradient = _by_images(logits, width, of_images)
         ctx.save_for_backward(gradient)
         return loss
 
@@ -143,7 +155,8 @@ class _Divergence(torch.autograd.Function):
                 to_target[images, :, rows] = apart.sub_(share * divergence).mul_(weight)
             return loss, said.exp_().sub_(share).mul_(weight) if learns else None
 
-        loss, to_logits = _by_strips(logits, size_of(target), compare)
+        height, width = size_of(target)
+        loss, to_logits = _by_images(logits, width, _in_strips(height, compare))
         ctx.save_for_backward(to_logits, to_target)
         return loss
 
@@ -154,35 +167,53 @@ class _Divergence(torch.autograd.Function):
         return *(None if one is None else one * upstream for one in ctx.saved_tensors), None, None
 
 
-def _by_strips(
-    logits: Tensor, size: tuple[int, int], compare: Compare
-) -> tuple[Tensor, Tensor | None]:
-    """Loss of scores ``(B, K, h, w)`` resized to ``size``, and their gradient."""
-    height, width = size
+def _by_images(logits: Tensor, width: int, of_images: OfImages) -> tuple[Tensor, Tensor | None]:
+    """Loss of scores ``(B, K, h, w)`` resized to ``width`` and beyond, and their gradient."""
     columns = _columns(logits, width)
     loss, gradients = logits.new_zeros(()), []
     for images in _some_images(logits, width):
-        more, gradient = _of_images(logits, images, columns, height, compare)
+        wide = logits[images] if columns is None else logits[images] @ columns
+        more, to_wide = of_images(wide, images)
         loss += more
-        if gradient is not None:
-            gradients.append(gradient)
+        if to_wide is not None:
+            gradients.append(to_wide if columns is None else to_wide @ columns.T)
     return loss, torch.cat(gradients) if gradients else None
 
 
-def _of_images(
-    logits: Tensor, images: slice, columns: Tensor | None, height: int, compare: Compare
-) -> tuple[Tensor, Tensor | None]:
-    wide = logits[images]
-    if columns is not None:
-        wide = wide @ columns
-    loss, to_wide = wide.new_zeros(()), None
-    for strip in _strips(wide, height):
-        more, change = compare(strip.scores, (images, strip.rows))
-        loss += more
-        if change is not None:
-            to_wide = torch.zeros_like(wide) if to_wide is None else to_wide
-            to_wide[:, :, strip.under] += strip.back(change)
-    return loss, to_wide if to_wide is None or columns is None else to_wide @ columns.T
+def _in_strips(height: int, compare: Compare) -> OfImages:
+    """Resize to so many rows, a few at a time."""
+
+    def of_images(wide: Tensor, images: slice) -> tuple[Tensor, Tensor | None]:
+        loss, to_wide = wide.new_zeros(()), None
+        for strip in _strips(wide, height):
+            more, change = compare(strip.scores, (images, strip.rows))
+            loss += more
+            if change is not None:
+                to_wide = torch.zeros_like(wide) if to_wide is None else to_wide
+                to_wide[:, :, strip.under].add_(strip.back(change))  # += would copy, too
+        return loss, to_wide
+
+    return of_images
+
+
+def _has_kernel(device: torch.device) -> bool:
+    """Whether losses on a device have a kernel of their own."""
+    return device.type in ("cuda", "meta") and _kernel_is_right(device)
+
+
+@cache
+@torch.inference_mode(mode=False)
+def _kernel_is_right(device: torch.device) -> bool:
+    """Try the kernel once; that it fails is told, and losses do without."""
+    try:
+        from tsic.pixel_kernel import require_right
+
+        if device.type != "meta":
+            require_right(device)
+    except Exception as error:  # of compilers, drivers, whatever it is
+        tell(f"tsic: warning: losses of pixels take longer, their kernel fails here: {error}\n")
+        return False
+    return True
 
 
 def _some_images(logits: Tensor, width: int) -> Iterator[slice]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from tsic.networks.compact import Compact
 from tsic.networks.hugging_face import build_hugging_face
 from tsic.networks.imported import build_imported
 from tsic.networks.smp import SMP_NAMES, build_smp
+from tsic.options import require_choice
 
 Weights = Literal["imagenet", "none"]
 _AUXILIARY = "auxiliary_head."
@@ -279,8 +280,7 @@ def build_student(
     """
     if not 2 <= num_classes <= MAX_CLASSES:
         raise ConfigError(f"student.num_classes must be 2 to {MAX_CLASSES}, got {num_classes}")
-    if weights not in get_args(Weights):
-        raise ConfigError(f"student.weights is wrong; {nearest(weights, get_args(Weights))}")
+    require_choice("student.weights", weights, Weights)
     spec = StudentSpec(
         name, num_classes, encoder, weights, output_stride, auxiliary, dict(options or {})
     )
