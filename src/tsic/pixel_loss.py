@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
+from tsic.data.classes import MAX_CLASSES
 from tsic.grid import cells_under, resize_axis, size_of
 from tsic.streams import tell
 
@@ -89,15 +90,11 @@ class _CrossEntropy(torch.autograd.Function):
                 return loss, None
             return loss, shares.exp_().mul_(weight).scatter_add_(1, true, -weight)
 
-        def fused(wide: Tensor, images: slice) -> tuple[Tensor, Tensor]:
-            from tsic.pixel_kernel import cross_entropy_of_rows
-
-            return cross_entropy_of_rows(wide, labels[images], weights[images])
-
-        height, width = size_of(labels)
-        is_fused = learns and logits.dtype == torch.float32 and _has_kernel(logits.device)
-        of_images = fused if is_fused else _in_strips(height, compare)
-        loss, gradient = _by_images(logits, width, of_images)
+        size = size_of(labels)
+        of_images = _in_strips(size[0], compare)
+        if learns and _has_kernel(logits, size):
+            of_images = _in_one(labels, weights)
+        loss, gradient = _by_images(logits, size[1], of_images)
         ctx.save_for_backward(gradient)
         return loss
 
@@ -155,8 +152,11 @@ class _Divergence(torch.autograd.Function):
                 to_target[images, :, rows] = apart.sub_(share * divergence).mul_(weight)
             return loss, said.exp_().sub_(share).mul_(weight) if learns else None
 
-        height, width = size_of(target)
-        loss, to_logits = _by_images(logits, width, _in_strips(height, compare))
+        size = size_of(target)
+        of_images = _in_strips(size[0], compare)
+        if learns and not teaches and _has_kernel(logits, size):
+            of_images = _in_one(target, weights, temperature)
+        loss, to_logits = _by_images(logits, size[1], of_images)
         ctx.save_for_backward(to_logits, to_target)
         return loss
 
@@ -196,9 +196,23 @@ def _in_strips(height: int, compare: Compare) -> OfImages:
     return of_images
 
 
-def _has_kernel(device: torch.device) -> bool:
-    """Whether losses on a device have a kernel of their own."""
-    return device.type in ("cuda", "meta") and _kernel_is_right(device)
+def _in_one(truth: Tensor, weights: Tensor, temperature: float = 1.0) -> OfImages:
+    """Resize and compare all rows in one kernel."""
+
+    def of_images(wide: Tensor, images: slice) -> tuple[Tensor, Tensor]:
+        from tsic.pixel_kernel import compare_rows
+
+        return compare_rows(wide, truth[images], weights[images], temperature)
+
+    return of_images
+
+
+def _has_kernel(logits: Tensor, size: tuple[int, int]) -> bool:
+    """Whether there is one for scores of their kind, where they lie: its numbers have 32 bits."""
+    classes, cells = logits.shape[1:3]
+    is_known = logits.dtype == torch.float32 and logits.device.type in ("cuda", "meta")
+    is_small = classes <= MAX_CLASSES and classes * max(cells, size[0]) * size[1] < 2**31
+    return is_known and is_small and _kernel_is_right(logits.device)
 
 
 @cache
