@@ -60,6 +60,12 @@ def test_the_student_alone_has_one_part(config_file: Path, monkeypatch: pytest.M
     assert found.alone_seconds == found.step_seconds
 
 
+def test_a_published_method_has_no_steps_alone(config_file: Path) -> None:
+    words = ["--teacher.name", "none", "--distill.method", "mutual"]
+    found = rehearse(load_config(config_file, words), steps=1)
+    assert found.alone_seconds == found.step_seconds
+
+
 def test_work_of_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes 3 seconds of what lies before, and 3 of what is timed."""
     clock = [0.0]

@@ -227,6 +227,14 @@ def test_push_never_replaces_another_readme(said: Said, run: Path, tmp_path: Pat
     assert "is a file; name a folder or hf:owner/name" in text
 
 
+def test_a_card_names_the_folder_that_one_stands_in(
+    said: Said, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said("push", run, ".")[0] == 0
+    assert f'load_student("{tmp_path.name}")' in (tmp_path / "README.md").read_text()
+
+
 def test_push_to_the_hub(
     said: Said,
     run: Path,

@@ -24,6 +24,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from tsic.checkpoint import load_student
 from tsic.cli import main
+from tsic.config import StudentConfig
 from tsic.config_file import load_config, read_config
 from tsic.data.check import count_pixels
 from tsic.data.class_file import write_classes
@@ -652,6 +653,15 @@ def test_the_teacher_teaches_on_images_without_labels(
     words += ["--teacher.hint_side", "128"]
     train(load_config(config_file, words), tmp_path / "hints")
     assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 6 + 1
+
+
+def test_a_folder_with_a_colon_in_its_path_is_no_import_path(
+    config_file: Path, tmp_path: Path, segformer: Path
+) -> None:
+    folder = shutil.copytree(segformer, tmp_path / "models:v2" / "segformer")
+    config = load_config(config_file, ["--teacher.name", "none", "--max_steps", "1"])
+    result = train(replace(config, student=StudentConfig(str(folder))), tmp_path / "run")
+    assert load_student(result.folder.path).predict(torch.zeros(3, 32, 48)).shape == (32, 48)
 
 
 def test_hints_are_made_once_for_all_runs(

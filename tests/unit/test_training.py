@@ -417,3 +417,13 @@ def test_numbers_outlive_what_a_crash_left_among_them(tmp_path: Path) -> None:
         stream.write(b'\xff\xfe\0,"\n2,train/total,1.2\n3,train/to')
     CsvLog(file, 2).log_metrics({"train/total": 1.0}, 2)
     assert read_metrics(file) == [(i, "train/total", v) for i, v in ((1, 1.5), (2, 1.2), (3, 1.0))]
+
+
+def test_a_log_that_goes_on_keeps_what_was_logged(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    name = 'val/only_student_right/"building", edifice'
+    CsvLog(path).log_metrics({name: 1.5, "train/kl": 2.0}, step=4)
+    with path.open("a") as file:
+        file.write("6,train/k")
+    CsvLog(path, step=5)
+    assert read_metrics(path) == [(5, name, 1.5), (5, "train/kl", 2.0)]

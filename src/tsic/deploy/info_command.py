@@ -95,7 +95,7 @@ def _write(options: argparse.Namespace, folder: Path) -> list[str]:
     # A repository has no evaluation.json: what it says goes with the student.
     facts |= {"scores": measured(facts, evaluation)}
     card = Card(
-        address=options.target if is_hub(options.target) else Path(options.target).name,
+        address=options.target if is_hub(options.target) else Path(options.target).resolve().name,
         facts=facts,
         evaluation=evaluation,
         config=config,

@@ -69,7 +69,7 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
-                step, name, value = line.split(",")
+                step, name, value = next(csv.reader([line]))
                 rows.append((int(step), name, float(value)))
             except ValueError:
                 continue  # the names of the columns, too

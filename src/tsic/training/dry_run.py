@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tsic.config import RunConfig
 from tsic.data.readers import open_split
+from tsic.deploy.benchmark.turns import multiply_adds_of
 from tsic.markdown import to_markdown
 from tsic.teacher import Teacher
 from tsic.training.cost import peak_mib
@@ -139,7 +139,7 @@ def rehearse(config: RunConfig, *, steps: int = STEPS) -> Rehearsal:
     embeddings, embedding_seconds = _embedding(config, full)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    is_taught = full.cycle.teaches
+    is_taught = full.cycle.teaches and config.distill.method == "none"
     step_seconds = pace(config, full, steps)
     memory = peak_mib(full.device)
     alone_seconds = step_seconds
@@ -190,13 +190,13 @@ def _parts(config: RunConfig, module: CycleModule) -> tuple[Part, ...]:
     height, width = config.data.crop
     image = torch.zeros(1, 3, height, width, device=module.device)
     student, teacher = module.cycle.student, module.cycle.teacher
-    parts = [_part("student", _multiply_adds(lambda: student(image)), student)]
+    parts = [_part("student", multiply_adds_of(lambda: student(image)), student)]
     if isinstance(teacher, Teacher):
         encoder = teacher.foundation.encoder
         _, padded = teacher.foundation.place(image)
         logits = student(image).logits
-        looked = _multiply_adds(lambda: teacher.embed(padded))
-        whole = _multiply_adds(lambda: teacher(image, logits))
+        looked = multiply_adds_of(lambda: teacher.embed(padded))
+        whole = multiply_adds_of(lambda: teacher(image, logits))
         decoders = _part("teacher's decoders", whole - looked, teacher)
         seen = _part("teacher's encoder", looked, encoder)
         parts += [
@@ -208,10 +208,10 @@ def _parts(config: RunConfig, module: CycleModule) -> tuple[Part, ...]:
             ),
         ]
     elif (looks := module.cycle.encoder) is not None:
-        looked = _multiply_adds(lambda: looks(image))
+        looked = multiply_adds_of(lambda: looks(image))
         parts.append(_part("teacher's encoder", looked, looks.foundation.encoder))
     elif teacher is not None:
-        parts.append(_part("teacher", _multiply_adds(lambda: teacher(image, None)), teacher))
+        parts.append(_part("teacher", multiply_adds_of(lambda: teacher(image, None)), teacher))
     return tuple(parts)
 
 
@@ -219,14 +219,6 @@ def _part(name: str, multiply_adds: int, network: nn.Module) -> Part:
     parameters = list(network.parameters())
     trained = sum(one.numel() for one in parameters if one.requires_grad)
     return Part(name, sum(one.numel() for one in parameters), trained, multiply_adds)
-
-
-@torch.no_grad()
-def _multiply_adds(run: Callable[[], Any]) -> int:
-    counter = FlopCounterMode(display=False)
-    with counter:
-        run()
-    return counter.get_total_flops() // 2
 
 
 def _seconds(run: Callable[[], Any]) -> float:

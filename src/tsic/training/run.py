@@ -21,6 +21,7 @@ from tsic.data.readers import open_split
 from tsic.data.transforms import TrainTransform
 from tsic.data.unlabelled import Joined, TrainImages, open_unlabelled, without_copies
 from tsic.deploy.card import SCORES
+from tsic.deploy.consent import names_code
 from tsic.errors import ConfigError
 from tsic.evaluation.confusions import Confusions
 from tsic.evaluation.evaluate import Report, ScorerModel, evaluate
@@ -75,7 +76,7 @@ def train(
         _require_same_classes(files, material)
     images = training_images(config, train_set, apart_from=(train_set, val_set))
     module = build_module(config, train_set.classes, _class_weights(config, train_set))
-    if ":" in config.student.name and not resumes:
+    if names_code(module.student.spec) and not resumes:
         require_class(config.student.name)
     encoder = module.cycle.encoder
     hints = stored_hints(config, encoder, images)

@@ -1,8 +1,8 @@
 """Latency of a model in several engines that take turns, and what the machine would allow."""
 
 import multiprocessing
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -92,15 +92,21 @@ def multiply_adds(model: nn.Module, size: Size) -> int:
         size: Height and width of the image, in pixels.
 
     Returns:
-        Half of the operations that `torch.utils.flop_counter` counts.
+        See `multiply_adds_of`.
 
     Example:
         >>> multiply_adds(nn.Conv2d(3, 8, 3, padding=1), (4, 5))  # 4 * 5 * 8 * 3 * 9
         4320
     """
+    return multiply_adds_of(lambda: model(torch.zeros(1, 3, *size)))
+
+
+@torch.no_grad()
+def multiply_adds_of(run: Callable[[], object]) -> int:
+    """Half of the operations that `torch.utils.flop_counter` counts while something runs."""
     counter = FlopCounterMode(display=False)
     with counter:
-        model(torch.zeros(1, 3, *size))
+        run()
     return counter.get_total_flops() // 2
 
 
@@ -126,7 +132,7 @@ def take_turns(
         What was found, by task; a `Failure` where an engine could not load or run.
     """
     failed: dict[Task, Failure] = {}
-    latencies = {task: _Latencies() for task in tasks}
+    turns: dict[Task, list[Turn]] = {task: [] for task in tasks}
     workers = {task: _Worker(task) for task in tasks}
     done = 0
     try:
@@ -137,31 +143,21 @@ def take_turns(
                     if isinstance(answer, Failure):
                         failed[task] = answer
                     elif answer is not None:
-                        latencies[task].add(answer)
+                        turns[task].append(answer)
                 done += 1
                 on_progress(done, len(tasks) * (rounds + 1))
     finally:
         for worker in workers.values():
             worker.stop()
-    return {task: failed.get(task) or one.summarise() for task, one in latencies.items()}
+    return {task: failed.get(task) or _summed(own) for task, own in turns.items()}
 
 
-@dataclass
-class _Latencies:
-    """Seconds of all turns of one task."""
-
-    network: list[float] = field(default_factory=list)
-    processed: list[float] = field(default_factory=list)
-    peak_memory_mib: float | None = None
-
-    def add(self, turn: Turn) -> None:
-        self.network += turn.network
-        self.processed += turn.processed
-        self.peak_memory_mib = turn.peak_memory_mib  # of the process so far: the last is the most
-
-    def summarise(self) -> Measured:
-        processed = spread(self.processed) if self.processed else None
-        return Measured(spread(self.network), processed, self.peak_memory_mib)
+def _summed(turns: Sequence[Turn]) -> Measured:
+    """What all turns of one task found."""
+    network = [seconds for turn in turns for seconds in turn.network]
+    processed = [seconds for turn in turns for seconds in turn.processed]
+    memory = turns[-1].peak_memory_mib  # of the process so far: the last is the most
+    return Measured(spread(network), spread(processed) if processed else None, memory)
 
 
 @dataclass
@@ -179,8 +175,7 @@ class _Worker:
         self.process = context.Process(target=serve, args=(theirs, self.task), daemon=True)
         self.process.start()
         theirs.close()
-        answer: Failure | None = self._receive()
-        return answer
+        return self._receive()
 
     def take_turn(self, seconds: float) -> Turn | Failure:
         """Let it measure for a while."""
@@ -189,8 +184,7 @@ class _Worker:
             self.connection.send(seconds)
         except OSError:
             return self._death()
-        answer: Turn | Failure = self._receive()
-        return answer
+        return self._receive()
 
     def stop(self) -> None:
         """End the process."""
