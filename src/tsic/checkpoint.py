@@ -207,7 +207,7 @@ def load_student(path: str | Path, *, allow_code: bool = False) -> TrainedStuden
     Nothing in the files is executed: weights are safetensors, the rest is JSON.
 
     Args:
-        path: Folder, file, or ``hf:owner/name`` (``hf:owner/name@revision``).
+        path: Folder, file, ``zoo:name``, or ``hf:owner/name`` (``hf:owner/name@revision``).
         allow_code: Whether the network may be any class whose import path the file names. Without
             it, a local file may name a class of your own that derives from ``torch.nn.Module``,
             and one from the hub none.

@@ -158,8 +158,7 @@ class Cycle(nn.Module):
 
     def _student(self, images: Tensor) -> StudentOutput:
         if not (self.training and self.cutmix):
-            said: StudentOutput = self.student(images)
-            return said
+            return self.student(images)
         boxes = draw_boxes(images, self.cutmix)
         return exchange_back(self.student(exchange(images, boxes)), boxes)
 

@@ -41,8 +41,7 @@ class Offline(nn.Module):
         own: StudentOutput = self.student(images)
         if self.teacher is None:
             return TeacherOutput(own.logits, own.coarsest)
-        answer: TeacherOutput = self.teacher(images, own.logits)
-        return answer
+        return self.teacher(images, own.logits)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def write_comparison(
         summaries: By method, the student alone among them.
         facts: What holds for all: ``split``, ``images``, ``steps``, whether any run is taught on
             images without labels (``unlabelled``), ``student`` (its ``parameters``,
-            ``multiply_adds`` and their ``size``), ``command``.
+            ``multiply_adds`` and their ``size``), ``command``, ``machine``.
         failed: Why runs failed, by name.
         warned: What runs warned of, by name.
 

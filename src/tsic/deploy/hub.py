@@ -117,7 +117,7 @@ def write_folder(
     weights: Path,
     facts: str,
     card: str,
-    exported: Mapping[str, Path] | None = None,
+    exported: Mapping[str, Path],
 ) -> None:
     """Lay a student's files out as a repository of the hub holds them.
 
@@ -135,7 +135,7 @@ def write_folder(
     if readme.is_file() and CARD_MARK not in readme.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"'{readme}' is not a student's card; push to another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, file in {STUDENT_FILES[0]: weights, **(exported or {})}.items():
+    for name, file in {STUDENT_FILES[0]: weights, **exported}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with replacing(folder / name) as part:
             shutil.copyfile(file, part)

@@ -238,8 +238,9 @@ def _strip_width(showings: Sequence[Shown], size: Size, view: View) -> int:
     Strips narrower than a window would score most windows many times and save little.
     """
     width = size[1]
+    windows = [one for one in showings if isinstance(one, SlidingWindows)]
     while view.crop and width > view.crop[1]:
-        if sum(shown.kept_bytes(size, width) for shown in showings) <= SCORE_BYTES:
+        if sum(one.kept_bytes(size, width) for one in windows) <= SCORE_BYTES:
             break
         width = -(-width // 2)
     return width

@@ -1,7 +1,7 @@
 """Class scores of one image, shown whole or in windows, of which any part can be asked for."""
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,38 +12,6 @@ from tsic.grid import Size, cells_under, resize_axis, resize_part, size_of
 
 BATCH_PIXELS = 2**20
 """Pixels of the windows that are shown to a model at a time: four of 512x512."""
-
-
-class Shown(Protocol):
-    """An image that was, or will be, shown to a model.
-
-    Attributes:
-        device: Where its scores lie.
-        num_classes: Classes ``K``.
-    """
-
-    device: torch.device
-    num_classes: int
-
-    def part(self, size: Size, rows: range, columns: range) -> Tensor:
-        """Scores of a part of the image.
-
-        Args:
-            size: Height and width that the image's scores are resized to.
-            rows: The part's rows in it.
-            columns: The part's columns in it.
-
-        Returns:
-            Float32 ``(K, rows, columns)``.
-        """
-
-    def kept_bytes(self, size: Size, width: int) -> int:
-        """Bytes of windows' scores that are kept while a vertical strip is gone through.
-
-        Args:
-            size: Height and width that the image's scores are resized to.
-            width: Columns of the strip.
-        """
 
 
 def ask(model: Model, images: Tensor) -> Tensor:
@@ -76,16 +44,20 @@ class WholeImage:
 
     def __init__(self, model: Model, image: Tensor) -> None:
         self._scores = ask(model, image[None])[0].float()
-        self.device = self._scores.device
         self.num_classes = len(self._scores)
 
     def part(self, size: Size, rows: range, columns: range) -> Tensor:
-        """Scores of a part of the image; see `Shown.part`."""
-        return resize_part(self._scores, size, rows, columns)
+        """Scores of a part of the image.
 
-    def kept_bytes(self, size: Size, width: int) -> int:
-        """None: the scores of the whole image are kept, whatever the strip."""
-        return 0
+        Args:
+            size: Height and width that the image's scores are resized to.
+            rows: The part's rows in it.
+            columns: The part's columns in it.
+
+        Returns:
+            Float32 ``(K, rows, columns)``.
+        """
+        return resize_part(self._scores, size, rows, columns)
 
 
 class Corner(NamedTuple):
@@ -129,7 +101,7 @@ class SlidingWindows:
         self.num_classes = len(first)
 
     def part(self, size: Size, rows: range, columns: range) -> Tensor:
-        """Scores of a part of the image; see `Shown.part`."""
+        """Scores of a part of the image; see `WholeImage.part`."""
         under_rows = cells_under(rows, self._size[0], size[0])
         under_columns = cells_under(columns, self._size[1], size[1])
         joined = self._join(under_rows, under_columns)
@@ -137,7 +109,12 @@ class SlidingWindows:
         return resize_axis(joined, 1, rows, self._size[0], size[0])
 
     def kept_bytes(self, size: Size, width: int) -> int:
-        """Bytes of the windows over a strip; see `Shown.kept_bytes`."""
+        """Bytes of scores that are kept while a vertical strip is gone through.
+
+        Args:
+            size: Height and width that the image's scores are resized to.
+            width: Columns of the strip.
+        """
         columns = -(-width * self._size[1] // size[1])
         in_a_row = min(_reaching(columns, self._window[1], self._stride[1]), len(self._lefts))
         # Parts are bands of a few rows; a stride is more than enough.
@@ -188,6 +165,10 @@ class SlidingWindows:
         rows = slice(corner.top, corner.top + self._window[0])
         columns = slice(corner.left, corner.left + self._window[1])
         return pad_image(self._image[:, rows, columns], self._shown)
+
+
+Shown = WholeImage | SlidingWindows
+"""An image that was, or will be, shown to a model."""
 
 
 def window_starts(side: int, crop: int, stride: int) -> list[int]:

@@ -185,8 +185,7 @@ class SplitBlock(nn.Module):
 
 def _read(model: nn.Module, images: Tensor) -> Maps:
     """Call the network; it returns what `Network` promises."""
-    maps: Maps = model(images)
-    return maps
+    return model(images)
 
 
 def _stage(channels: int, width: int, dilations: Sequence[int]) -> nn.Sequential:

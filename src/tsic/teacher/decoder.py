@@ -73,7 +73,8 @@ def _two_way(
     first = tokens
     for layer in transformer.layers:
         asked = tokens if layer.skip_first_layer_pe else tokens + first
-        heard = _look(layer.self_attn, asked, asked, tokens)
+        among = layer.self_attn
+        heard = _attend(among, among.q_proj(asked), among.k_proj(asked), among.v_proj(tokens))
         tokens = layer.layer_norm1(heard if layer.skip_first_layer_pe else tokens + heard)
 
         into, back = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
@@ -99,11 +100,6 @@ def _project(
     offset += [layer.bias.to(offset[0].dtype).expand(len(positions), -1) for layer in plain]
     answer = F.linear(image, weight).add_(torch.cat(offset, 1))
     return answer.split([layer.out_features for layer in layers], 2)
-
-
-def _look(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    query, key = attention.q_proj(query), attention.k_proj(key)
-    return _attend(attention, query, key, attention.v_proj(value))
 
 
 def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -94,8 +94,7 @@ class Foundation(nn.Module, ABC):
     @property
     def encoder(self) -> nn.Module:
         """The image encoder, whose own weights stay frozen."""
-        encoder: nn.Module = self.model.vision_encoder
-        return encoder
+        return self.model.vision_encoder
 
     def place(self, images: Tensor) -> tuple[Canvas, Tensor]:
         """Resize images ``(B, 3, H, W)``, RGB in [0, 1], normalise them and pad to whole patches.

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation as Conv  # the public code's ConvModule
 
 from tsic.options import Attention
 from tsic.teacher.foundation import Embedding
@@ -44,15 +45,6 @@ class Mapping(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Map to logits ``(B, K, H/4, W/4)`` and the features that distillation compares."""
         ...
-
-
-def _conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Convolution, batch norm, ReLU: the public code's ConvModule."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
 
 
 def _resize(maps: Tensor, like: Tensor) -> Tensor:
@@ -104,13 +96,13 @@ class UperMapping(nn.Module):
             nn.Conv2d(neck_channels, neck_channels, 3, padding=1) for _ in strides
         )
         self.pools = nn.ModuleDict(
-            {str(size): _conv(neck_channels, channels, 1) for size in (1, 2, 3, 6)}
+            {str(size): Conv(neck_channels, channels, 1) for size in (1, 2, 3, 6)}
         )
-        self.pooled = _conv(neck_channels + 4 * channels, channels, 3)
-        self.lateral = nn.ModuleList(_conv(neck_channels, channels, 1) for _ in strides[:-1])
-        self.smooth = nn.ModuleList(_conv(channels, channels, 3) for _ in strides[:-1])
-        self.fuse = _conv(len(strides) * channels, channels, 3)
-        self.query = _conv(channels, channels, 1)
+        self.pooled = Conv(neck_channels + 4 * channels, channels, 3)
+        self.lateral = nn.ModuleList(Conv(neck_channels, channels, 1) for _ in strides[:-1])
+        self.smooth = nn.ModuleList(Conv(channels, channels, 3) for _ in strides[:-1])
+        self.fuse = Conv(len(strides) * channels, channels, 3)
+        self.query = Conv(channels, channels, 1)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 

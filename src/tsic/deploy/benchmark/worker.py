@@ -87,7 +87,7 @@ class Loaded:
 
 
 def serve(connection: Connection, task: Task) -> None:
-    """Load a model, then answer every number of seconds with a `Turn`, until told ``None``.
+    """Load a model, then answer every number of seconds with a `Turn`, until the pipe closes.
 
     The first answer is ``None``, or a `Failure` after which the process ends.
 
@@ -102,8 +102,8 @@ def serve(connection: Connection, task: Task) -> None:
             base_mib, loaded = _load(task)
             loaded.network()  # compiles and plans memory
             connection.send(None)
-            while (seconds := connection.recv()) is not None:
-                connection.send(_take_turn(loaded, seconds, base_mib))
+            while True:
+                connection.send(_take_turn(loaded, connection.recv(), base_mib))
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:  # an engine may raise anything; the others go on

@@ -38,8 +38,7 @@ class OnnxModel(ExportedModel):
 
     def run(self, array: Array) -> Array:
         """Run the graph on its own input."""
-        answer: Array = self._session.run(None, {self._input: array})[0]
-        return answer
+        return self._session.run(None, {self._input: array})[0]
 
 
 class OpenVinoModel(ExportedModel):

@@ -137,8 +137,7 @@ class DeployGraph(nn.Module):
     def _scores(self, normalised: Tensor) -> Tensor:
         """Run the network; a size that is known here is padded and cut."""
         if self._padded is None or self._shown is None:
-            scores: Tensor = self.network(normalised)[0]
-            return scores
+            return self.network(normalised)[0]
         below, right = (p - s for p, s in zip(self._padded, self._shown, strict=True))
         if below or right:
             normalised = F.pad(normalised, (0, right, 0, below))

@@ -111,9 +111,7 @@ class OnnxQuantiser:
         metadata = dict(self._metadata)
         if "tsic" in metadata:
             metadata["tsic"] = json.dumps(json.loads(metadata["tsic"]) | {"precision": "int8"})
-        del model.metadata_props[:]
-        for key, value in metadata.items():
-            model.metadata_props.add(key=key, value=value)
+        onnx.helper.set_model_props(model, metadata)
 
 
 class _Reader(CalibrationDataReader):

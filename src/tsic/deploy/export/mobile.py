@@ -114,8 +114,7 @@ class LiteRtModel(ExportedModel):
         """Run the graph on its own input."""
         self._interpreter.set_tensor(self._input, array)
         self._interpreter.invoke()
-        answer: Array = self._interpreter.get_tensor(self._output)  # a copy
-        return answer
+        return self._interpreter.get_tensor(self._output)  # a copy
 
 
 def _without_whole_splits(program: ExportedProgram) -> GraphModule:

@@ -108,16 +108,10 @@ class Agreement:
     miou_eager: float | None
     miou_exported: float | None
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """What ``export.json`` keeps: no mean IoU without labels."""
-        known: dict[str, Any] = {
-            "max_abs_diff": self.max_abs_diff,
-            "largest_score": self.largest_score,
-            "label_agreement": self.label_agreement,
-        }
-        if self.miou_eager is not None:
-            known |= {"miou_eager": self.miou_eager, "miou_exported": self.miou_exported}
-        return known
+        has_labels = self.miou_eager is not None
+        return {k: v for k, v in vars(self).items() if has_labels or not k.startswith("miou")}
 
     @property
     def drop(self) -> float:
@@ -266,8 +260,7 @@ class CalibrationBatches(Sequence[NDArray[Any]]):
 def _eager(trained: TrainedStudent, exported: ExportedModel, images: Tensor) -> Tensor:
     """Scores of the student; it sees its images at the size that the graph shows them at."""
     seen = exported.resize or exported.size
-    scores: Tensor = trained.student(resize_images(images, seen)).logits
-    return scores
+    return trained.student(resize_images(images, seen)).logits
 
 
 def _labels(answer: Tensor, size: Size) -> Tensor:

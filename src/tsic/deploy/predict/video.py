@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,8 +41,7 @@ def require_av() -> ModuleType:
         import av
     except ImportError as error:
         raise not_installed("av, which videos need,", "video") from error
-    module: ModuleType = av
-    return module
+    return av
 
 
 def label_video(
@@ -112,13 +112,7 @@ Frame = tuple[Pixels, int]
 
 def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
     """As many frames at a time."""
-    gathered: list[Frame] = []
-    for frame in frames:
-        gathered.append(frame)
-        if len(gathered) == size:
-            yield gathered
-            gathered = []
-    if gathered:
+    while gathered := list(islice(frames, size)):
         yield gathered
 
 
