@@ -92,7 +92,7 @@ def test_write_classes_is_read_back(tmp_path: Path) -> None:
 
 
 def test_to_dict_survives_json() -> None:
-    table = ClassTable.from_names(("a", "b"), ignore=(11, 255))
+    table = ClassTable(("a", "b"), ((1, 2, 3), (4, 5, 6)), {11: 255, 255: 255, 0: 0, 1: 1})
     assert ClassTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
 
 

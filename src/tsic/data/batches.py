@@ -1,6 +1,6 @@
 """One sample, and a batch of samples."""
 
-from typing import Literal, NamedTuple, Protocol, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from tsic.data.dataset import SegmentationDataset
 from tsic.data.hints import StoredHints
 from tsic.data.images import size_mismatch
 from tsic.data.sampling import position_seed
-from tsic.data.transforms import ReadRows, View, seeded
+from tsic.data.transforms import ReadRows, TrainTransform, seeded
 from tsic.data.unlabelled import Joined, TrainImages
 from tsic.errors import DataError
 
@@ -52,16 +52,6 @@ class RawBatch(TypedDict):
     hints: Tensor | None
 
 
-class Transform(Protocol):
-    """Turns what a dataset reads into what a batch holds."""
-
-    def draw(self, label: Tensor) -> View:
-        """Draw a view of an image with this uint8 label ``(H, W)``."""
-
-    def cut(self, image: ReadRows, label: Tensor, view: View) -> tuple[Tensor, Tensor]:
-        """Map an image and its label to both, uint8, of the crop's size."""
-
-
 class Item(NamedTuple):
     """One sample of a `RawBatch`."""
 
@@ -99,7 +89,7 @@ class TrainDataset(Dataset[Item | DataError]):
     def __init__(
         self,
         dataset: TrainImages,
-        transform: Transform,
+        transform: TrainTransform,
         seed: int,
         *,
         photometric: bool = True,

@@ -1,7 +1,7 @@
 """Class tables: names, colours, and which value in a mask file means which class."""
 
 import colorsys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -102,14 +102,12 @@ class ClassTable:
         names: Sequence[str],
         *,
         palette: Sequence[Colour] | None = None,
-        ignore: Iterable[int] = (IGNORE,),
     ) -> Self:
-        """Make the table of masks whose values are the positions of the names.
+        """Make the table of masks whose values are the positions of the names; 255 is ignored.
 
         Args:
             names: Class names in the order of their ids.
             palette: RGB colours; `default_palette` when left out.
-            ignore: Values in the mask files that mean "no label".
 
         Returns:
             The table.
@@ -117,7 +115,7 @@ class ClassTable:
         Raises:
             ConfigError: As the class itself.
         """
-        label_map = dict.fromkeys(ignore, IGNORE) | {i: i for i in range(len(names))}
+        label_map = {IGNORE: IGNORE} | {i: i for i in range(len(names))}
         colours = default_palette(len(names)) if palette is None else tuple(palette)
         return cls(tuple(names), colours, label_map)
 

@@ -173,15 +173,13 @@ def _decode(path: Path, extract: Callable[[Image.Image], T], rows: int | None = 
     """Open an image file and turn whatever goes wrong into one error that names it."""
     is_tiff = isinstance(path, Path) and path.suffix.lower() in (".tif", ".tiff")
     try:
+        source: Path | io.BytesIO = path
         if rows is not None and path.suffix.lower() == ".png":
-            content = _cut_png(path.read_bytes(), rows)
-            with Image.open(io.BytesIO(content)) as image:
-                return extract(image)
-        if is_tiff:
+            source = io.BytesIO(_cut_png(path.read_bytes(), rows))
+        elif is_tiff:
             # Pillow maps such a file, and mistakes its rows where it turns it by a quarter.
-            with Image.open(io.BytesIO(path.read_bytes())) as image:
-                return extract(image)
-        with Image.open(path) as image:
+            source = io.BytesIO(path.read_bytes())
+        with Image.open(source) as image:
             return extract(image)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

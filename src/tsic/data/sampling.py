@@ -18,7 +18,7 @@ def sample_order(seed: int, epoch: int, n: int) -> list[int]:
     Returns:
         A permutation of ``range(n)``.
     """
-    generator = torch.Generator().manual_seed(_hash("order", seed, epoch))
+    generator = torch.Generator().manual_seed(position_seed(seed, epoch, "order"))
     return torch.randperm(n, generator=generator).tolist()
 
 
@@ -29,22 +29,17 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def position_seed(seed: int, position: int, purpose: str = "augment") -> int:
-    """Give the seed for augmenting the sample at a position.
+    """Give the seed of what is drawn at a position.
 
     Args:
         seed: The run's seed.
-        position: Count of samples since step 0 over all ranks.
+        position: Which one of its kind; of samples the count since step 0 over all ranks.
         purpose: What is drawn; purposes share nothing.
 
     Returns:
         64 well mixed bits, so that neighbouring positions share nothing.
     """
-    return _hash(purpose, seed, position)
-
-
-def _hash(purpose: str, seed: int, number: int) -> int:
-    """64-bit hash of a number within a seed and a purpose."""
-    return int.from_bytes(blake2b(f"{purpose} {seed} {number}".encode(), digest_size=8).digest())
+    return int.from_bytes(blake2b(f"{purpose} {seed} {position}".encode(), digest_size=8).digest())
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):

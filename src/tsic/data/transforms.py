@@ -106,7 +106,8 @@ class TrainTransform:
 
     def draw(self, label: Tensor) -> View:
         """Draw a view of an image with this label."""
-        ratio = uniform(*self.scale)
+        low, high = self.scale
+        ratio = low + (high - low) * float(torch.rand(()))
         height, width = (max(1, round(side * ratio)) for side in self.resize or label.shape)
         if self.rare_crop and chance(self.rare_crop):
             corner = self._corner_around_any_class(label, (height, width))
@@ -202,16 +203,11 @@ class TrainTransform:
         """Fill up to the crop's size, the image with a plain colour and the label with 255."""
         if label.shape == self.crop:
             return image, label
-        inside = tuple(
-            slice(max(0, -start), max(0, -start) + side)
-            for start, side in zip(corner, label.shape, strict=True)
-        )
-        padded_image = torch.tensor(PAD_COLOUR, dtype=torch.uint8).view(3, 1, 1)
-        padded_image = padded_image.repeat(1, *self.crop)
-        padded_label = torch.full(self.crop, IGNORE, dtype=torch.uint8)
-        padded_image[:, *inside] = image
-        padded_label[inside] = label
-        return padded_image, padded_label
+        top, left = (max(0, -start) for start in corner)
+        height, width = label.shape
+        padding = [left, top, self.crop[1] - left - width, self.crop[0] - top - height]
+        image = TF.pad(image, padding, fill=list(PAD_COLOUR))
+        return image, TF.pad(label[None], padding, fill=IGNORE)[0]
 
 
 @contextmanager
@@ -220,11 +216,6 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-def uniform(low: float, high: float) -> float:
-    """Draw from ``[low, high)`` with torch's global generator."""
-    return low + (high - low) * float(torch.rand(()))
 
 
 def chance(probability: float) -> bool:

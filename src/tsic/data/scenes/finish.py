@@ -153,5 +153,4 @@ def _compress(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """Send a picture through JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    buffer.seek(0)
-    return np.asarray(Image.open(buffer)).copy()
+    return np.array(Image.open(buffer))

@@ -3,7 +3,6 @@
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tsic.data.classes import IGNORE, ClassTable
 
@@ -66,15 +65,10 @@ _NAME_OF = {
 }
 
 
-def _label_table() -> NDArray[np.uint8]:
-    table = np.full(len(Surface), IGNORE, dtype=np.uint8)
-    for surface, name in _NAME_OF.items():
-        table[surface] = SCENE_CLASSES.names.index(name)
-    return table
-
-
-LABEL_OF = _label_table()
+LABEL_OF = np.full(len(Surface), IGNORE, dtype=np.uint8)
 """Class id of each surface code, uint8 ``(len(Surface),)``; 255 for what has no class."""
+
+LABEL_OF[list(_NAME_OF)] = [SCENE_CLASSES.names.index(name) for name in _NAME_OF.values()]
 
 GROUND = (Surface.ROAD, Surface.PAVEMENT, Surface.GRASS)
 """Surfaces that lie flat, so that their grain shrinks with distance."""
