@@ -12,11 +12,10 @@ from tsic.evaluation.metrics import (
     class_accuracy,
     class_iou,
     confusion_matrix,
-    mean_accuracy,
     mean_iou,
-    pixel_accuracy,
     to_labels,
 )
+from tsic.evaluation.scores import Report
 
 CLASSES = 7
 
@@ -63,7 +62,7 @@ def test_scores_equal_scikit_learn(pair: tuple[Tensor, Tensor]) -> None:
     assert iou[5] == 0
     assert math.isnan(iou[6])
     assert mean_iou(matrix) == pytest.approx(100 * expected.mean())
-    assert pixel_accuracy(matrix) == pytest.approx(100 * accuracy_score(truth, guess))
+    assert Report((), matrix, 1).pixel_accuracy == pytest.approx(100 * accuracy_score(truth, guess))
 
 
 def test_accuracies_equal_scikit_learn(pair: tuple[Tensor, Tensor]) -> None:
@@ -76,7 +75,9 @@ def test_accuracies_equal_scikit_learn(pair: tuple[Tensor, Tensor]) -> None:
     expected = recall_score(truth, guess, labels=range(5), average=None)
     np.testing.assert_allclose(accuracy[:5].numpy(), expected)
     assert accuracy[5:].isnan().all()
-    assert mean_accuracy(matrix) == pytest.approx(100 * balanced_accuracy_score(truth, guess))
+    assert Report((), matrix, 1).mean_accuracy == pytest.approx(
+        100 * balanced_accuracy_score(truth, guess)
+    )
 
 
 def test_class_iou_is_exact_for_large_counts() -> None:
@@ -86,10 +87,11 @@ def test_class_iou_is_exact_for_large_counts() -> None:
     assert iou[0].item() == big / (big + 2)
 
 
-def test_mean_iou_is_nan_when_nothing_was_scored() -> None:
-    assert math.isnan(mean_iou(torch.zeros(3, 3, dtype=torch.int64)))
-    assert math.isnan(mean_accuracy(torch.zeros(3, 3, dtype=torch.int64)))
-    assert math.isnan(pixel_accuracy(torch.zeros(3, 3, dtype=torch.int64)))
+def test_scores_are_nan_when_nothing_was_scored() -> None:
+    nothing = Report((), torch.zeros(3, 3, dtype=torch.int64), 0)
+    assert math.isnan(nothing.miou)
+    assert math.isnan(nothing.mean_accuracy)
+    assert math.isnan(nothing.pixel_accuracy)
 
 
 @pytest.mark.parametrize("band", [None, 1, 7, 16, 256])

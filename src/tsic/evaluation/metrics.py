@@ -47,7 +47,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
     """Count pixels by true class (rows) and predicted class (columns).
 
     Args:
-        predicted: Class ids in ``[0, K)``, int64, any shape.
+        predicted: Class ids in ``[0, K)``, any integer type, any shape.
         labels: True class ids, any integer type, same shape; values outside ``[0, K)`` are
             left out.
         num_classes: ``K``.
@@ -97,19 +97,3 @@ def class_accuracy(confusion: Tensor) -> Tensor:
     """
     confusion = confusion.double()
     return confusion.diagonal() / confusion.sum(1)
-
-
-def mean_accuracy(confusion: Tensor) -> float:
-    """Mean of the classes' accuracy over the whole dataset, in percent.
-
-    Classes that the labels do not hold are left out; NaN when none is left.
-
-    Args:
-        confusion: Pixel counts ``(K, K)``, true classes in rows.
-    """
-    return 100 * class_accuracy(confusion).nanmean().item()
-
-
-def pixel_accuracy(confusion: Tensor) -> float:
-    """Share of labelled pixels whose class is right, in percent."""
-    return 100 * (confusion.diagonal().sum() / confusion.sum()).item()

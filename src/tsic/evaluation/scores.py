@@ -8,13 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from tsic.deploy.inference import WHOLE, View
-from tsic.evaluation.metrics import (
-    class_accuracy,
-    class_iou,
-    mean_accuracy,
-    mean_iou,
-    pixel_accuracy,
-)
+from tsic.evaluation.metrics import class_accuracy, class_iou, mean_iou
 from tsic.markdown import to_markdown
 
 ByName = dict[str, float | None]
@@ -71,12 +65,12 @@ class Report:
     @property
     def mean_accuracy(self) -> float:
         """Mean, over the classes that the labels hold, of the share that is right, in percent."""
-        return mean_accuracy(self.confusion)
+        return 100 * class_accuracy(self.confusion).nanmean().item()
 
     @property
     def pixel_accuracy(self) -> float:
         """Share of labelled pixels that are right, in percent."""
-        return pixel_accuracy(self.confusion)
+        return 100 * (self.confusion.diagonal().sum() / self.confusion.sum()).item()
 
     @property
     def per_class_iou(self) -> ByName:

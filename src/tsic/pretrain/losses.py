@@ -6,6 +6,9 @@ from torch import Tensor
 
 from tsic.grid import size_of
 
+ALPHA = 0.25
+"""Weight of the pixels in a mask in `focal`; the others have the rest."""
+
 
 def answer_loss(logits: Tensor, ious: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Score answers against the truth, of several answers to one prompt the best.
@@ -34,13 +37,12 @@ def answer_loss(logits: Tensor, ious: Tensor, targets: Tensor) -> tuple[Tensor, 
     return best.mean(), error.mean()
 
 
-def focal(logits: Tensor, truth: Tensor, alpha: float = 0.25) -> Tensor:
+def focal(logits: Tensor, truth: Tensor) -> Tensor:
     """Cross-entropy that looks away from what is easy, mean over pixels.
 
     Args:
         logits: ``(..., H, W)``.
         truth: Share of each pixel that is covered, in [0, 1], same shape.
-        alpha: Weight of the pixels in the mask; the others have the rest.
 
     Returns:
         ``(...)``.
@@ -50,7 +52,7 @@ def focal(logits: Tensor, truth: Tensor, alpha: float = 0.25) -> Tensor:
         the answer is takes the place of one less the probability of the truth.
     """
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    weight = (1 - alpha) + (2 * alpha - 1) * truth
+    weight = (1 - ALPHA) + (2 * ALPHA - 1) * truth
     return (weight * (logits.sigmoid() - truth).square() * entropy).mean((-2, -1))
 
 

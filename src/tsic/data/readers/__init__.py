@@ -1,4 +1,4 @@
-"""Every dataset that can be opened by name; a new one is one file here and one entry."""
+"""Every dataset that can be opened by name; a new one is a file here and an entry in two tables."""
 
 from collections.abc import Callable
 from pathlib import Path
