@@ -149,7 +149,7 @@ def _recipe(
         return {}
     said = dict(zip(words[::2], words[1::2], strict=True))  # of a word said twice the last
     recipe = said.get("--recipe") or written.get("recipe", "cycle")
-    if recipe not in schema.recipes:
+    if not isinstance(recipe, str) or recipe not in schema.recipes:
         raise ConfigError(f"recipe '{recipe}' is unknown; {nearest(str(recipe), schema.recipes)}")
     return schema.recipes[recipe]
 
@@ -307,7 +307,7 @@ def _parse(schema: Schema[C], merged: Mapping[str, Any], words: Sequence[str]) -
 
 def _why_wrong(schema: Schema[C], key: str, value: Any) -> str | None:
     """What is wrong with one value, in one line; ``None`` when it is right."""
-    word = value if isinstance(value, str) else json.dumps(value)
+    word = value if isinstance(value, str) else json.dumps(value, default=str)  # YAML has dates
     try:
         with redirect_stderr(io.StringIO()):
             parser(schema).parse_args([f"--{key}={word}"])

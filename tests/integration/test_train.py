@@ -237,6 +237,7 @@ def test_an_empty_section_says_nothing(config_file: Path) -> None:
         ("optimm:\n", "did you mean 'optim'"),
         ("max_steps:\n", "max_steps must be of type int, got None"),
         ("recipe:\n", "recipe 'None' is unknown"),
+        ("recipe: [paper]\n", r"recipe '\['paper'\]' is unknown; did you mean 'paper'"),
     ):
         config_file.write_text(text)
         with pytest.raises(ConfigError, match=said):
@@ -244,6 +245,7 @@ def test_an_empty_section_says_nothing(config_file: Path) -> None:
     for text, said in (
         ("base: 5\n", "base must name one file, got 5"),
         ("data: [1, 2]\n", r"^data must hold keys and values, got \[1, 2\]"),
+        ("data: {root: 2020-01-01, crop: x}\n", "^data.crop must be a list of 2 int, .* got 'x'$"),
         ("seed: 1\noptim: {lr: 1}\nseed: 2\n", "key seed stands twice, in lines 1 and 3"),
         ("optim: {lr: 1}\noptim.lr: 2\n", "key optim.lr stands twice"),
     ):
