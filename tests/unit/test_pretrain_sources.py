@@ -54,6 +54,16 @@ def test_crop_takes_the_pixel_nearest_to_each_cell_s_centre() -> None:
     assert np.sort(cut, axis=1).tolist() == [[7, 10], [25, 28], [43, 46]]
 
 
+def test_crop_enlarged_by_more_than_its_side_shows_one_pixel() -> None:
+    ids = np.arange(60, dtype=np.int32).reshape(6, 10)
+    picture, cut = random_crop(
+        np.random.default_rng(0), np.zeros((6, 10, 3), np.uint8), ids, (32, 64), (90, 90)
+    )
+    assert picture.shape == (32, 64, 3)
+    assert cut.shape == (32, 64)
+    assert len(np.unique(cut)) == 1
+
+
 def test_crop_s_ratios_lie_evenly_on_a_logarithmic_scale() -> None:
     """Half of them from 1/4 to 1, half from 1 to 4: as often larger as smaller."""
     ids = np.arange(400)[None].repeat(400, 0)

@@ -126,7 +126,8 @@ def random_crop(
     high, wide = ids.shape
     ratio = max(float(np.exp(rng.uniform(*np.log(scale)))), size[0] / high, size[1] / wide)
     tall, broad = (
-        min(round(side / ratio), most) for side, most in zip(size, (high, wide), strict=True)
+        min(max(1, round(side / ratio)), most)
+        for side, most in zip(size, (high, wide), strict=True)
     )
     top, left = int(rng.integers(high - tall + 1)), int(rng.integers(wide - broad + 1))
     window = slice(top, top + tall), slice(left, left + broad)
