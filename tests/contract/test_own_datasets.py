@@ -438,6 +438,14 @@ class TestCoco:
         expected = [[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0] * 6, [0, 0, 0, 0, 1, 1]]
         assert self._drawn(tmp_path, {"segmentation": parts}) == expected
 
+    @pytest.mark.parametrize("far", [1e20, -1e20])
+    def test_parts_may_lie_further_away_than_whole_numbers_reach(
+        self, tmp_path: Path, far: float
+    ) -> None:
+        parts = [SQUARE, [far, 0, far, 5, 2 * far, 5], [0, far, 5, far, 5, 2 * far]]
+        expected = [[0] * 6, *[[0, 1, 1, 0, 0, 0]] * 2, [0] * 6]
+        assert self._drawn(tmp_path, {"segmentation": parts}) == expected
+
     # Runs go down the columns: 5 out, 2 in (rows 1, 2 of column 1), 3 out, 1 in (row 3 of
     # column 2)... packed, the fourth and fifth are differences: 1 - 2 = -1, 13 - 3 = 10.
     @pytest.mark.parametrize("counts", [[5, 2, 4, 1, 12], "524O8"])
@@ -552,6 +560,15 @@ class TestCoco:
         with pytest.raises(DataError, match=r"images\[0\] must have id"):
             open_coco(tmp_path, "train")
 
+    @pytest.mark.parametrize("wrong", [{"size": [float("inf"), 6]}, {"counts": [float("inf")]}])
+    def test_run_lengths_that_are_not_finite_are_named(
+        self, tmp_path: Path, wrong: dict[str, Any]
+    ) -> None:
+        _coco(tmp_path / "train.json", [{"segmentation": {"size": [4, 6], "counts": [24]} | wrong}])
+        _save(tmp_path / "train" / "a.png")
+        with pytest.raises(DataError, match=r"annotations\[0\] must have image_id, category_id"):
+            open_coco(tmp_path, "train")
+
     def test_missing_images_and_empty_ones(self, tmp_path: Path) -> None:
         file = tmp_path / "train.json"
         annotations = [
@@ -631,6 +648,10 @@ class TestCoco:
                 '{"images": [], "annotations": [{"id": 5, "image_id": 1, "category_id": 3}],'
                 ' "categories": []}',
                 "annotation 5 has category 3, which is no class there",
+            ),
+            (
+                '{"images": [], "annotations": [], "categories": [{"id": 1e999, "name": "a"}]}',
+                r"categories must have an id \(a number\) and a name",
             ),
         ],
     )

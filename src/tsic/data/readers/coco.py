@@ -230,7 +230,7 @@ def _categories(file: Path, content: Mapping[str, list[Any]]) -> tuple[dict[int,
             (int(one["id"]), str(one["name"]), str(one.get("supercategory")))
             for one in content["categories"]
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{file}: categories must have an id (a number) and a name") from error
     entries = (one for one in content["annotations"] if isinstance(one, dict))
     used = [one.get("category_id") for one in entries]
@@ -310,7 +310,7 @@ def _annotations(
             if image in names and category in values:
                 annotation = _annotation(number, values[category], entry.get("segmentation"))
                 by_name.setdefault(names[image], []).append(annotation)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"{file}: annotations[{i}] must have image_id, category_id and, as segmentation, "
                 "lists of numbers or RLE"

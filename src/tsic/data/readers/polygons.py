@@ -102,8 +102,8 @@ def fill_polygon(mask: Ids, points: Points, value: int) -> None:
         value: The id.
     """
     height, width = mask.shape
-    left, top = np.maximum(np.floor(points.min(0)), 0).astype(int)
-    right, bottom = np.minimum(np.ceil(points.max(0)), (width, height)).astype(int)
+    left, top = np.clip(np.floor(points.min(0)), 0, (width, height)).astype(int)
+    right, bottom = np.clip(np.ceil(points.max(0)), 0, (width, height)).astype(int)
     if left >= right or top >= bottom:
         return
     (x0, y0), (x1, y1) = points.T, np.roll(points, -1, axis=0).T
