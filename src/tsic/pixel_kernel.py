@@ -115,18 +115,6 @@ def _of_rows(
     return losses, to_upper, to_lower
 
 
-@_of_rows.register_fake
-def _(
-    wide: Tensor,
-    truth: Tensor,
-    weights: Tensor,
-    firsts: Tensor,
-    shares: Tensor,
-    temperature: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _made(wide)
-
-
 def _block(wide: Tensor) -> tuple[int, int]:
     """Classes and columns of a program."""
     classes: int = triton.next_power_of_2(wide.shape[1])
@@ -139,6 +127,9 @@ def _made(wide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     blocks = -(-width // _block(wide)[1])
     losses = wide.new_empty(images, cells, blocks)
     return losses, torch.empty_like(wide), torch.empty_like(wide)
+
+
+_of_rows.register_fake(lambda wide, *_: _made(wide))
 
 
 def compare_rows(
