@@ -1,4 +1,4 @@
-"""Losses of every pixel, whose resized scores are made and forgotten in strips of rows."""
+"""Losses of every pixel, whose resized scores are made and forgotten: in strips, or in a kernel."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -75,7 +75,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Compare ``(B, K, h, w)`` scores with labels, strip by strip."""
+    """Compare ``(B, K, h, w)`` scores with labels."""
 
     @staticmethod
     @override
@@ -129,7 +129,7 @@ def weighted_kl(
 
 
 class _Divergence(torch.autograd.Function):
-    """Compare ``(B, K, h, w)`` scores with a target's, strip by strip."""
+    """Compare ``(B, K, h, w)`` scores with a target's."""
 
     @staticmethod
     @override

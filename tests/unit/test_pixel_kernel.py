@@ -1,4 +1,4 @@
-"""The kernel of cross-entropy, without a GPU: interpreted, and compiled for some."""
+"""The kernel of losses, without a GPU: interpreted, and compiled for some."""
 
 import os
 import subprocess
